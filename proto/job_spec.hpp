@@ -1,0 +1,205 @@
+// What a job is: model, data, optimizer, elasticity, seed. The TOML file of a user becomes one JobSpec; every process
+// of the job agrees on it by its hash.
+//
+// Fields under `cluster`, `checkpoint`, `metrics` and `security` say how the job is run and don't change its bits; all
+// others, and the hash of the data, go into job_hash.
+//
+// Thread contract: plain values.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/hash.hpp"
+#include "common/result.hpp"
+
+namespace planaria {
+
+enum class ModelFamily : std::uint8_t { gpt2, llama, count_ };
+
+struct ModelSpec {
+  ModelFamily family = ModelFamily::gpt2;
+  std::uint32_t layers = 6;
+  std::uint32_t heads = 6;
+  std::uint32_t kv_heads = 6;  // llama only; equals heads for gpt2
+  std::uint32_t width = 384;   // a multiple of heads
+  std::uint32_t ffn_width = 1536;
+  std::uint32_t vocab = 256;
+  std::uint32_t context = 256;  // T: tokens of a sequence
+  bool tied_embedding = true;   // head weight = token embedding
+  double dropout = 0.0;         // on embedding output, attention output and MLP output (gpt2); 0 switches it off
+  double rope_theta = 10000.0;  // llama
+  double norm_epsilon = 1e-5;
+
+  template <class V>
+  void fields(V& v) {
+    v(family, layers, heads, kv_heads, width, ffn_width, vocab, context, tied_embedding, dropout, rope_theta,
+      norm_epsilon);
+  }
+};
+
+enum class DataFormat : std::uint8_t { text, tokens_u16, count_ };
+enum class TokenizerKind : std::uint8_t { bytes, bpe, count_ };
+
+struct DataSpec {
+  std::string path;            // file or directory; a directory's files are taken in name order
+  std::string extensions;      // for a directory: comma-separated endings to take (".pod,.txt"); empty = all files
+  DataFormat format = DataFormat::text;
+  TokenizerKind tokenizer = TokenizerKind::bytes;
+  std::string tokenizer_file;  // tokenizer.json for bpe
+  double validation_fraction = 0.05;  // the tail of the token stream
+  Hash128 content_hash;        // over the data's bytes; filled when the data is opened
+
+  template <class V>
+  void fields(V& v) {
+    v(path, extensions, format, tokenizer, tokenizer_file, validation_fraction, content_hash);
+  }
+};
+
+struct BatchSpec {
+  std::uint32_t micro_batches = 32;     // M of a step; a multiple of slots
+  std::uint32_t sequences = 1;          // B of a micro-batch
+  std::uint32_t slots = 32;             // V, a power of two
+
+  template <class V>
+  void fields(V& v) {
+    v(micro_batches, sequences, slots);
+  }
+};
+
+enum class ScheduleKind : std::uint8_t { constant, cosine, wsd, count_ };
+enum class NonfinitePolicy : std::uint8_t { skip, halt, count_ };
+
+struct OptimizerSpec {
+  double learning_rate = 6e-4;
+  double min_learning_rate = 6e-5;
+  ScheduleKind schedule = ScheduleKind::cosine;
+  std::uint64_t warmup_steps = 100;
+  double decay_fraction = 0.2;  // wsd: the last part of the run that decays
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;  // decoupled, on tensors of two or more dimensions
+  double clip_norm = 1.0;     // global gradient norm; 0 = no clipping
+  NonfinitePolicy nonfinite = NonfinitePolicy::skip;
+
+  template <class V>
+  void fields(V& v) {
+    v(learning_rate, min_learning_rate, schedule, warmup_steps, decay_fraction, beta1, beta2, epsilon, weight_decay,
+      clip_norm, nonfinite);
+  }
+};
+
+struct TrainSpec {
+  std::uint64_t steps = 1000;  // total; the last one is followed by a final evaluation
+  std::uint64_t seed = 1;
+  std::uint32_t tile_elements = 65536;  // a power of two
+  std::uint32_t evaluate_every = 50;    // steps; 0 = only at the end
+  std::uint32_t evaluation_batches = 32;  // micro-batches of validation text of one evaluation
+
+  template <class V>
+  void fields(V& v) {
+    v(steps, seed, tile_elements, evaluate_every, evaluation_batches);
+  }
+};
+
+struct ClusterSpec {
+  std::uint32_t workers = 3;      // started by `run`, and awaited before the first step
+  std::uint32_t min_workers = 1;  // below this the job waits
+  std::uint32_t threads = 1;      // compute threads of a worker
+  std::uint32_t heartbeat_ms = 50;
+  std::uint32_t lease_ms = 1000;
+  std::uint32_t suspect_grace_ms = 40;   // lease that is left after evidence of death
+  std::uint32_t prepare_timeout_ms = 2000;  // a member that doesn't report within this is excluded
+  std::uint32_t stall_timeout_ms = 10000;   // no progress of any member: a new view
+  std::uint32_t join_timeout_ms = 120000;   // awaiting the first members
+  std::uint32_t reconnect_timeout_ms = 60000;  // a worker that finds no coordinator for this long at start gives up
+  double rebalance_gain = 0.10;  // predicted gain that justifies moving slots
+  std::string listen = "127.0.0.1";
+  std::uint16_t control_port = 0;  // 0 = any free one
+  std::uint16_t http_port = 0;
+  std::uint16_t telemetry_port = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v(workers, min_workers, threads, heartbeat_ms, lease_ms, suspect_grace_ms, prepare_timeout_ms, stall_timeout_ms,
+      join_timeout_ms, reconnect_timeout_ms, rebalance_gain, listen, control_port, http_port, telemetry_port);
+  }
+};
+
+struct CheckpointSpec {
+  std::uint64_t every_steps = 100;  // 0 = only at the end
+  std::uint32_t keep = 3;
+
+  template <class V>
+  void fields(V& v) {
+    v(every_steps, keep);
+  }
+};
+
+struct MetricsSpec {
+  bool jsonl = true;
+  bool tensorboard = true;
+
+  template <class V>
+  void fields(V& v) {
+    v(jsonl, tensorboard);
+  }
+};
+
+struct SecuritySpec {
+  bool insecure = false;      // allow other addresses than loopback without the three below
+  std::string join_token;     // shared secret that a joiner shows
+  std::string tls_certificate, tls_key, tls_authority;  // PEM files of the control plane
+
+  template <class V>
+  void fields(V& v) {
+    v(insecure, join_token, tls_certificate, tls_key, tls_authority);
+  }
+};
+
+struct IntegritySpec {
+  std::uint32_t check_every = 10;  // steps between comparisons of the members' parameter hashes
+
+  template <class V>
+  void fields(V& v) {
+    v(check_every);
+  }
+};
+
+struct JobSpec {
+  std::string name = "job";
+  ModelSpec model;
+  DataSpec data;
+  BatchSpec batch;
+  OptimizerSpec optimizer;
+  TrainSpec train;
+  ClusterSpec cluster;
+  CheckpointSpec checkpoint;
+  MetricsSpec metrics;
+  SecuritySpec security;
+  IntegritySpec integrity;
+
+  // M, and the sequences of one step: M · B.
+  [[nodiscard]] std::uint64_t sequences_per_step() const {
+    return std::uint64_t{batch.micro_batches} * batch.sequences;
+  }
+  [[nodiscard]] std::uint64_t tokens_per_step() const { return sequences_per_step() * model.context; }
+  [[nodiscard]] std::uint32_t micro_batches_per_slot() const { return batch.micro_batches / batch.slots; }
+
+  template <class V>
+  void fields(V& v) {
+    v(name, model, data, batch, optimizer, train, cluster, checkpoint, metrics, security, integrity);
+  }
+};
+
+// The hash over everything that determines the bits of the result.
+// Precondition: data.content_hash is filled.
+[[nodiscard]] Hash128 job_hash(const JobSpec& job);
+
+// Refuses values that contradict each other or can't work, naming keys, values and what to change: slots a power of
+// two that divides micro_batches, width a multiple of heads, timeouts in order (heartbeat < suspect grace·k < lease <
+// prepare < stall), and so on.
+[[nodiscard]] Status validate(const JobSpec& job);
+
+}  // namespace planaria
