@@ -1,0 +1,257 @@
+// The coordinator's protocol as a pure state machine: membership by leases, view changes, recovery, the job's end.
+//
+// on(event, now) returns actions in order. A Log action is a barrier: nothing that comes after the first unsynced Log
+// may leave before it is durable (the shell group-commits). There is no I/O, clock, thread or randomness in here; the
+// service (coordinator/shell) and the simulator (chaos/sim) drive the same code.
+//
+// Sessions are the shell's names for open control connections; a session that is lost is never used again.
+//
+// Thread contract: one thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/clock.hpp"
+#include "coordinator/core/recovery.hpp"
+#include "proto/control.hpp"
+#include "proto/job_spec.hpp"
+#include "proto/log_record.hpp"
+#include "proto/mutation.hpp"
+#include "proto/state_map.hpp"
+
+namespace planaria {
+
+using SessionId = StrongId<struct SessionIdTag, std::uint64_t>;
+
+namespace coordinator_event {
+
+// First event of every start: the durable log from its beginning, in order.
+struct Started {
+  std::vector<LogRecord> log;
+};
+struct SessionMessage {
+  SessionId session;
+  WorkerEnvelope envelope;
+};
+// The connection broke: a hint that its worker may be dead.
+struct SessionLost {
+  SessionId session;
+};
+// An operator's wish.
+struct DrainWorker {
+  WorkerId worker;
+  std::string reason;
+};
+struct StopJob {
+  std::string reason;
+};
+struct Tick {};
+
+}  // namespace coordinator_event
+
+using CoordinatorEvent = std::variant<coordinator_event::Started, coordinator_event::SessionMessage,
+                                      coordinator_event::SessionLost, coordinator_event::DrainWorker,
+                                      coordinator_event::StopJob, coordinator_event::Tick>;
+
+namespace coordinator_action {
+
+struct Log {
+  LogRecord record;
+  bool sync = true;  // false: may ride with a later sync (StepLogged)
+};
+struct Send {
+  SessionId session;
+  CoordinatorEnvelope envelope;
+};
+// The reason of a decision, for the operator and the event list.
+struct Announce {
+  std::string text;
+};
+struct Exit {
+  bool success = true;
+  std::string reason;
+};
+
+}  // namespace coordinator_action
+
+using CoordinatorAction = std::variant<coordinator_action::Log, coordinator_action::Send, coordinator_action::Announce,
+                                       coordinator_action::Exit>;
+using CoordinatorActions = std::vector<CoordinatorAction>;
+
+struct CoordinatorCoreConfig {
+  JobSpec job;
+  Hash128 job_hash;
+  std::string job_toml;
+  std::uint64_t job_key = 0;
+  ByteVector frame_key;
+  MutationSet mutations;  // tests only
+};
+
+enum class WorkerStatus : std::uint8_t { joining, member, draining, left, lost, count_ };
+[[nodiscard]] const char* to_string(WorkerStatus status);
+
+enum class JobStatus : std::uint8_t { starting, training, changing, waiting, finished, failed, count_ };
+[[nodiscard]] const char* to_string(JobStatus status);
+
+// What the coordinator knows of a worker.
+struct WorkerRecord {
+  WorkerId worker;
+  Incarnation incarnation;
+  WorkerStatus status = WorkerStatus::joining;
+  std::optional<SessionId> session;
+  std::string host;
+  std::uint32_t threads = 1;
+  std::uint64_t process_id = 0;
+  ByteVector address;
+  Holdings holdings;
+  ViewNumber known_view;        // of its last registration or heartbeat
+  ViewNumber known_prepare;
+  Instant last_heard{};
+  Instant last_progress_at{};
+  std::optional<Instant> suspect_until;  // evidence shortened its lease
+  std::optional<Instant> evidence_at;
+  Heartbeat heartbeat;
+  double speed = 0;             // micro-batches a second, smoothed; 0 = not measured
+  std::uint32_t faults = 0;     // corrupt payloads and standstills laid at its door in this incarnation
+};
+
+// One recovery or planned change, as told to operators; unset times have not happened yet.
+struct RecoveryRecord {
+  ViewNumber view;
+  std::string cause;            // "worker 2 lost: no heartbeat for 1000 ms", "worker 3 joined"
+  bool planned = false;
+  std::vector<WorkerId> victims;
+  Step at_step;
+  std::uint32_t tier = 0;
+  std::uint32_t lost_slots = 0;
+  std::optional<Instant> evidence_at;   // first hint or last heartbeat
+  Instant declared_at{};
+  std::optional<Instant> committed_at;  // the view's commit
+  std::optional<Instant> first_slot_started;
+  std::optional<Instant> last_slot_done;
+  std::optional<Instant> step_committed_at;
+};
+
+class CoordinatorCore {
+ public:
+  explicit CoordinatorCore(CoordinatorCoreConfig config);
+
+  [[nodiscard]] CoordinatorActions on(const CoordinatorEvent& event, Instant now);
+
+  // When the next Tick is wanted at the latest.
+  [[nodiscard]] Instant next_tick() const;
+
+  [[nodiscard]] JobStatus status() const;
+  [[nodiscard]] const std::string& status_reason() const { return status_reason_; }
+  [[nodiscard]] Generation generation() const { return generation_; }
+  [[nodiscard]] const std::optional<ViewRecord>& view() const { return view_; }
+  [[nodiscard]] const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
+  [[nodiscard]] const std::vector<RecoveryRecord>& recoveries() const { return recoveries_; }
+  [[nodiscard]] const std::optional<StepCommitted>& last_commit() const { return last_commit_; }
+  [[nodiscard]] const std::optional<Done>& result() const { return result_; }
+  [[nodiscard]] std::uint64_t steps_committed() const { return steps_committed_; }
+  [[nodiscard]] std::uint64_t views_committed() const { return views_committed_; }
+  [[nodiscard]] const std::string& numeric_class() const { return numeric_class_; }
+
+ private:
+  struct Change {
+    ViewNumber view;
+    std::optional<Step> boundary;      // planned changes only
+    std::set<WorkerId> members;        // who must report
+    std::set<WorkerId> leaving;        // drained ones among them
+    std::map<WorkerId, Report> reports;
+    Instant started_at{};
+    std::string reason;
+    std::size_t recovery = 0;          // index in recoveries_
+  };
+
+  void handle(const coordinator_event::Started& event);
+  void handle(const coordinator_event::SessionMessage& event);
+  void handle(const coordinator_event::SessionLost& event);
+  void handle(const coordinator_event::DrainWorker& event);
+  void handle(const coordinator_event::StopJob& event);
+  void handle(const coordinator_event::Tick& event);
+  void replay(const LogRecord& record);
+
+  void register_worker(SessionId session, const Register& message);
+  void message(WorkerRecord& worker, const Register& message);
+  void message(WorkerRecord& worker, const Heartbeat& message);
+  void message(WorkerRecord& worker, const Report& message);
+  void message(WorkerRecord& worker, const BoundaryPassed& message);
+  void message(WorkerRecord& worker, const Evidence& message);
+  void message(WorkerRecord& worker, const StepCommitted& message);
+  void message(WorkerRecord& worker, const RecomputeNotice& message);
+  void message(WorkerRecord& worker, const CheckpointSaved& message);
+  void message(WorkerRecord& worker, const DrainRequest& message);
+  void message(WorkerRecord& worker, const Done& message);
+
+  void welcome(WorkerRecord& worker, bool with_job);
+  void catch_up(WorkerRecord& worker);
+  void suspect(WorkerRecord& worker, const std::string& why);
+  void lose(WorkerRecord& worker, const std::string& why);
+  void accept_drain(WorkerRecord& worker, const std::string& reason);
+  void check_leases();
+  void check_stall();
+  void consider_change();
+  void start_change(std::string reason, bool planned, std::vector<WorkerId> victims);
+  void send_prepare(const WorkerRecord& worker);
+  void finish_change();
+  void commit(ViewRecord record);
+  void finish_job(bool success, std::string reason);
+  void wait(std::string reason);
+  [[nodiscard]] std::optional<SessionId> session_of(WorkerId worker) const;
+  [[nodiscard]] Instant lease_end(const WorkerRecord& worker) const;
+  [[nodiscard]] bool alive(WorkerId worker) const;
+  [[nodiscard]] bool mutated(Mutation mutation) const { return config_.mutations.has(mutation); }
+  void log(LogRecord record, bool sync = true);
+  void send(const WorkerRecord& worker, CoordinatorMessage message);
+  void send(SessionId session, CoordinatorMessage message);
+  void announce(std::string text);
+
+  const CoordinatorCoreConfig config_;
+  const StateMap map_;
+
+  // Durable: given back by the log.
+  Generation generation_;
+  ViewNumber last_number_;              // highest view number ever prepared
+  std::optional<ViewRecord> view_;
+  std::string numeric_class_;
+  Hash128 probe_;
+  bool job_recorded_ = false;
+  std::optional<log_record::Finished> finished_;
+  std::vector<log_record::NumericDecision> numeric_decisions_;
+  std::set<Step> steps_logged_after_view_;
+  std::uint64_t steps_committed_ = 0;
+  Step last_step_logged_;
+  std::uint64_t views_committed_ = 0;
+
+  // Collected anew after a start.
+  std::map<WorkerId, WorkerRecord> workers_;
+  std::map<SessionId, WorkerId> sessions_;
+  std::optional<Change> change_;
+  bool change_needed_ = false;          // an immediate one, as soon as its members are known
+  std::string change_reason_;
+  std::vector<WorkerId> change_victims_;
+  std::map<WorkerId, Done> done_;
+  std::vector<RecoveryRecord> recoveries_;
+  std::optional<StepCommitted> last_commit_;
+  std::optional<Done> result_;
+  Instant started_at_{};
+  Instant last_progress_at_{};
+  Instant last_rebalance_at_{};
+  std::optional<Instant> state_wait_until_;  // before a worse tier
+  bool waiting_ = false;
+  std::string status_reason_;
+
+  Instant now_{};
+  CoordinatorActions actions_;
+};
+
+}  // namespace planaria

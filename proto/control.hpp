@@ -1,0 +1,292 @@
+// Control messages between workers and the coordinator. They are encoded with common/codec.hpp and travel inside an
+// Envelope; the shell that carries them (CAF) sees bytes only.
+//
+// A coordinator's message carries its generation, a worker's its incarnation: lower ones are refused by the receiver.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/clock.hpp"
+#include "common/codec.hpp"
+#include "common/hash.hpp"
+#include "common/ids.hpp"
+#include "proto/layout.hpp"
+
+namespace planaria {
+
+inline constexpr std::uint32_t kProtocolVersion = 1;
+
+enum class Phase : std::uint8_t { idle, fetch, forward, backward, reduce, gate, update, commit, finished, count_ };
+[[nodiscard]] const char* to_string(Phase phase);
+
+// What a worker holds that could serve others.
+struct Holdings {
+  std::optional<Step> state;           // stamp of its newest complete state
+  std::optional<Step> previous_state;  // stamp of the generation before, while it is intact
+  std::optional<Hash128> state_hash;   // of `state`, when it was compared or asked for
+  std::vector<Step> checkpoints;       // steps of durable checkpoints it can load
+
+  template <class V>
+  void fields(V& v) {
+    v(state, previous_state, state_hash, checkpoints);
+  }
+};
+
+// ---- worker → coordinator ----
+
+struct Identity {
+  WorkerId worker;
+  Incarnation incarnation;
+  ViewNumber view;       // last committed view it knows
+  ViewNumber prepared;   // highest view number it has reported for
+  auto operator<=>(const Identity&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(worker, incarnation, view, prepared);
+  }
+};
+
+struct Register {
+  std::uint32_t protocol = kProtocolVersion;
+  std::optional<Hash128> job;          // absent: the worker asks for the job
+  std::string join_token;
+  std::string numeric_class;
+  Hash128 probe;
+  std::optional<WorkerId> wanted;      // proposed id of a first start
+  std::optional<Identity> identity;    // of a worker that was registered before
+  std::string host;
+  std::uint32_t threads = 1;
+  std::uint64_t process_id = 0;
+  ByteVector address;
+  Holdings holdings;
+
+  template <class V>
+  void fields(V& v) {
+    v(protocol, job, join_token, numeric_class, probe, wanted, identity, host, threads, process_id, address, holdings);
+  }
+};
+
+struct Heartbeat {
+  ViewNumber view;
+  Step step;
+  Phase phase = Phase::idle;
+  std::uint64_t progress = 0;          // counts finished actions; equal values mean a standstill
+  std::optional<WorkerId> waiting_on;  // the lowest member whose message it lacks
+  double micro_batches_per_second = 0;  // of its own computing, 0 = not measured
+  std::uint64_t bytes_sent = 0;
+  std::uint64_t bytes_received = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v(view, step, phase, progress, waiting_on, micro_batches_per_second, bytes_sent, bytes_received);
+  }
+};
+
+// The answer to Prepare.
+struct Report {
+  ViewNumber prepare;
+  ViewNumber view;          // the view it was in; 0 = none
+  Holdings holdings;
+  Step work_step;           // the step whose partial work it holds
+  std::uint32_t attempt = 0;
+  bool released = true;     // no work of work_step was begun, or all of it is committed and freed
+  std::vector<SlotRange> assigned;  // its ranges of work_step
+  std::uint32_t slots_done = 0;     // of these, in the order in which it computes them
+  std::vector<TileRange> reduced;   // tiles of work_step's reduced gradient that it holds, verified
+  std::optional<Hash128> alarm;     // digest of a nonfinite gradient of work_step
+
+  template <class V>
+  void fields(V& v) {
+    v(prepare, view, holdings, work_step, attempt, released, assigned, slots_done, reduced, alarm);
+  }
+};
+
+// A boundary Prepare came too late: the worker has begun the step after it.
+struct BoundaryPassed {
+  ViewNumber prepare;
+  Step step;
+  template <class V>
+  void fields(V& v) {
+    v(prepare, step);
+  }
+};
+
+enum class EvidenceKind : std::uint8_t {
+  peer_unreachable,  // the transport says so; a hint
+  corrupt_payload,   // a payload didn't match its hash
+  nonfinite,         // the step's gradient norm is not finite
+  state_mismatch,    // a member's parameter hash differs
+  fetch_failed,      // state could not be fetched from its source
+  count_
+};
+[[nodiscard]] const char* to_string(EvidenceKind kind);
+
+struct Evidence {
+  ViewNumber view;
+  EvidenceKind kind = EvidenceKind::peer_unreachable;
+  WorkerId about;
+  Step step;
+  std::string detail;
+  template <class V>
+  void fields(V& v) {
+    v(view, kind, about, step, detail);
+  }
+};
+
+struct StepCommitted {
+  ViewNumber view;
+  Step step;
+  double loss = 0;  // mean over the step's tokens, nats
+  std::optional<double> validation_loss;  // of the parameters before the step
+  double gradient_norm = 0;
+  double learning_rate = 0;
+  bool skipped = false;  // update skipped: nonfinite gradient
+  std::uint64_t micro_batches_computed = 0;  // by this worker, in this step
+  template <class V>
+  void fields(V& v) {
+    v(view, step, loss, validation_loss, gradient_norm, learning_rate, skipped, micro_batches_computed);
+  }
+};
+
+// When a worker began and ended to compute slots that it took over (host's monotonic clock).
+struct RecomputeNotice {
+  ViewNumber view;
+  Step step;
+  Instant first_slot_started;
+  std::optional<Instant> last_slot_done;
+  template <class V>
+  void fields(V& v) {
+    v(view, step, first_slot_started, last_slot_done);
+  }
+};
+
+struct CheckpointSaved {
+  Step step;
+  bool ok = true;
+  std::string detail;
+  template <class V>
+  void fields(V& v) {
+    v(step, ok, detail);
+  }
+};
+
+struct DrainRequest {
+  std::string reason;
+  template <class V>
+  void fields(V& v) {
+    v(reason);
+  }
+};
+
+// Every step and the final evaluation are committed here; the writer's last checkpoint is durable.
+struct Done {
+  ViewNumber view;
+  Step step;
+  Hash128 weights;
+  double final_loss = 0;
+  double final_validation_loss = 0;
+  template <class V>
+  void fields(V& v) {
+    v(view, step, weights, final_loss, final_validation_loss);
+  }
+};
+
+using WorkerMessage = std::variant<Register, Heartbeat, Report, BoundaryPassed, Evidence, StepCommitted,
+                                   RecomputeNotice, CheckpointSaved, DrainRequest, Done>;
+
+struct WorkerEnvelope {
+  std::uint32_t protocol = kProtocolVersion;
+  WorkerId worker;          // both 0 until Welcome
+  Incarnation incarnation;
+  WorkerMessage message;
+  template <class V>
+  void fields(V& v) {
+    v(protocol, worker, incarnation, message);
+  }
+};
+
+// ---- coordinator → worker ----
+
+struct Welcome {
+  WorkerId worker;
+  Incarnation incarnation;
+  std::uint64_t job_key = 0;     // tags data-plane frames of this job
+  ByteVector frame_key;          // 32 bytes when the data plane is keyed, else empty
+  std::string job_toml;          // the job, for workers that asked
+  template <class V>
+  void fields(V& v) {
+    v(worker, incarnation, job_key, frame_key, job_toml);
+  }
+};
+
+struct Refused {
+  std::string reason;
+  bool permanent = true;  // trying again can't help
+  template <class V>
+  void fields(V& v) {
+    v(reason, permanent);
+  }
+};
+
+// Stop using the current view and report. With a boundary: finish that step first.
+struct Prepare {
+  ViewNumber view;
+  std::vector<WorkerId> excluded;
+  std::optional<Step> boundary;
+  bool want_state_hash = false;
+  template <class V>
+  void fields(V& v) {
+    v(view, excluded, boundary, want_state_hash);
+  }
+};
+
+struct CommitView {
+  ViewRecord record;
+  template <class V>
+  void fields(V& v) {
+    v(record);
+  }
+};
+
+// The receiver is not (any more) a member: expelled ones may register again, keeping their state.
+struct Fenced {
+  std::string reason;
+  template <class V>
+  void fields(V& v) {
+    v(reason);
+  }
+};
+
+// A drained worker may leave; nobody needs what it holds.
+struct Released {
+  template <class V>
+  void fields(V&) {}
+};
+
+// `Finished` is logged: everyone may exit.
+struct Finish {
+  std::string reason;
+  bool success = true;
+  template <class V>
+  void fields(V& v) {
+    v(reason, success);
+  }
+};
+
+using CoordinatorMessage = std::variant<Welcome, Refused, Prepare, CommitView, Fenced, Released, Finish>;
+
+struct CoordinatorEnvelope {
+  std::uint32_t protocol = kProtocolVersion;
+  Generation generation;
+  CoordinatorMessage message;
+  template <class V>
+  void fields(V& v) {
+    v(protocol, generation, message);
+  }
+};
+
+}  // namespace planaria

@@ -1,0 +1,110 @@
+// What workers say to each other on the data plane: a small encoded header (DataMeta), then raw little-endian floats.
+//
+// Byte layout of a payload: u32 length of the encoded meta, the meta, zero padding to a multiple of 64, values. The
+// transport's frame around it carries job, view, sender and the hash of all of it. Values of Piece and Reduced: the
+// fp32 gradient of `tiles`, in order. Values of StateTiles: master, first moment and second moment of `tiles`, each in
+// order.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "common/hash.hpp"
+#include "common/ids.hpp"
+#include "common/result.hpp"
+#include "proto/layout.hpp"
+
+namespace planaria {
+
+// Sums over a slot's tokens, in double, in position and micro-batch order.
+struct SlotLoss {
+  SlotIndex slot;
+  double train = 0;
+  double validation = 0;  // of the validation micro-batches that ride on the slot in evaluation steps
+  template <class V>
+  void fields(V& v) {
+    v(slot, train, validation);
+  }
+};
+
+// A sender's sum of one tree node, for the shards of the receiver.
+struct Piece {
+  Step step;
+  std::uint32_t attempt = 0;
+  TreeNode node;
+  std::vector<TileRange> tiles;
+  std::vector<SlotLoss> losses;  // of the node's slots
+  template <class V>
+  void fields(V& v) {
+    v(step, attempt, node, tiles, losses);
+  }
+};
+
+// The finished sum of the sender's shards.
+struct Reduced {
+  Step step;
+  std::uint32_t attempt = 0;
+  std::vector<TileRange> tiles;
+  std::vector<SlotLoss> losses;  // of all V slots
+  template <class V>
+  void fields(V& v) {
+    v(step, attempt, tiles, losses);
+  }
+};
+
+// "I hold the whole reduced gradient of the step": `digest` is the hash over its tile sums and losses.
+struct Gate {
+  Step step;
+  std::uint32_t attempt = 0;
+  Hash128 digest;
+  bool finite = true;
+  template <class V>
+  void fields(V& v) {
+    v(step, attempt, digest, finite);
+  }
+};
+
+// "My parameters of the step are made and verified."
+struct Ack {
+  Step step;
+  std::optional<Hash128> state_hash;  // on steps at which members compare
+  template <class V>
+  void fields(V& v) {
+    v(step, state_hash);
+  }
+};
+
+struct StateRequest {
+  Step stamp;
+  TileRange tiles;
+  template <class V>
+  void fields(V& v) {
+    v(stamp, tiles);
+  }
+};
+
+struct StateTiles {
+  Step stamp;
+  TileRange tiles;
+  bool available = true;  // false: the sender doesn't hold that stamp (any more); no values follow
+  template <class V>
+  void fields(V& v) {
+    v(stamp, tiles, available);
+  }
+};
+
+using DataMeta = std::variant<Piece, Reduced, Gate, Ack, StateRequest, StateTiles>;
+
+// The head of a payload: length, meta, padding.
+[[nodiscard]] std::vector<std::byte> encode_data_head(const DataMeta& meta);
+
+struct DataHead {
+  DataMeta meta;
+  std::size_t values_offset = 0;  // bytes from the payload's start
+};
+[[nodiscard]] Result<DataHead> decode_data_head(std::span<const std::byte> payload);
+
+}  // namespace planaria

@@ -1,0 +1,162 @@
+// Who does what: slots, shards, members, the layout of a view and the plan to resume a step in it.
+//
+// Everything here is a value and every function is pure; coordinator and workers meet in these types.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/codec.hpp"
+#include "common/ids.hpp"
+#include "common/result.hpp"
+#include "proto/state_map.hpp"
+
+namespace planaria {
+
+// Consecutive slots [begin, end).
+struct SlotRange {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
+
+  [[nodiscard]] bool empty() const { return begin >= end; }
+  [[nodiscard]] std::uint32_t size() const { return empty() ? 0 : end - begin; }
+  auto operator<=>(const SlotRange&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(begin, end);
+  }
+};
+
+// A node of the one canonical summation tree over V slots: it sums slots [index·2^level, (index+1)·2^level).
+struct TreeNode {
+  std::uint32_t level = 0;
+  std::uint32_t index = 0;
+
+  [[nodiscard]] SlotRange slots() const { return {index << level, (index + 1) << level}; }
+  [[nodiscard]] TreeNode parent() const { return {level + 1, index / 2}; }
+  [[nodiscard]] TreeNode sibling() const { return {level, index ^ 1U}; }
+  auto operator<=>(const TreeNode&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(level, index);
+  }
+};
+
+// The maximal tree nodes inside a range, left to right: what a worker that owns the range sends.
+[[nodiscard]] std::vector<TreeNode> maximal_nodes(SlotRange range);
+
+// The additions that finish the tree from `cover`, an exact disjoint cover of [0, slots): each entry adds its two
+// children, deepest first; the last one is the root. Errors with `corrupt` when the cover isn't exact.
+struct TreeAddition {
+  TreeNode left, right, sum;
+};
+[[nodiscard]] Result<std::vector<TreeAddition>> finish_tree(std::span<const TreeNode> cover, std::uint32_t slots);
+
+struct Member {
+  WorkerId worker;
+  Incarnation incarnation;
+  std::string host;
+  ByteVector address;  // of its data plane
+
+  template <class V>
+  void fields(V& v) {
+    v(worker, incarnation, host, address);
+  }
+};
+
+struct SlotAssignment {
+  WorkerId worker;
+  SlotRange slots;
+
+  auto operator<=>(const SlotAssignment&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(worker, slots);
+  }
+};
+
+// A shard and the member that finishes its sum (and, with a sharded optimizer, owns its state).
+struct ShardAssignment {
+  WorkerId owner;
+  TileRange tiles;   // inside one block
+  bool ready = false;  // in a resume plan: the owner holds the reduced gradient of these tiles already
+
+  auto operator<=>(const ShardAssignment&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(owner, tiles, ready);
+  }
+};
+
+enum class StateSource : std::uint8_t { initialize, checkpoint, peer, count_ };
+
+// How a member gets state that it lacks.
+struct StateFetch {
+  WorkerId worker;      // who lacks it
+  StateSource source = StateSource::initialize;
+  WorkerId from;        // for peer
+  TileRange tiles;
+  Step stamp;           // the step of the state: 0 for initialize
+
+  template <class V>
+  void fields(V& v) {
+    v(worker, source, from, tiles, stamp);
+  }
+};
+
+// How the members of a new view go on with the first step they work on. From the step after it, Layout::slots and
+// Layout::shards hold.
+struct ResumePlan {
+  Step step;                  // r: every member has or fetches state r-1, or has r already
+  std::uint32_t attempt = 0;  // raised when the step's gradient is computed anew after a numeric alarm
+  bool discard = false;       // partial work of step r that members hold is of an older attempt: drop it
+  bool skip_update = false;   // the gradient is nonfinite by nature: parameters r = parameters r-1
+  bool compute = true;        // false: every shard is ready and no slot is needed
+  std::uint32_t tier = 0;     // DESIGN §5: 0 nothing rolled back, 2 durable checkpoint, 3 initial state
+  std::vector<SlotAssignment> slots;    // a worker may have several ranges; each is folded on its own
+  std::vector<SlotRange> lost;          // slots whose owner is gone, as assigned anew in `slots`
+  std::vector<ShardAssignment> shards;
+  std::vector<StateFetch> fetches;
+
+  template <class V>
+  void fields(V& v) {
+    v(step, attempt, discard, skip_update, compute, tier, slots, lost, shards, fetches);
+  }
+};
+
+// A numbered, immutable layout with its members.
+struct ViewRecord {
+  ViewNumber view;
+  std::vector<Member> members;           // by WorkerId
+  std::vector<SlotAssignment> slots;     // one contiguous range a member, may be empty; covers [0, V)
+  std::vector<ShardAssignment> shards;   // covers all tiles
+  WorkerId checkpoint_writer;            // the member that writes durable checkpoints
+  ResumePlan resume;
+  std::string reason;
+
+  [[nodiscard]] const Member* member(WorkerId worker) const;
+  [[nodiscard]] bool has(WorkerId worker) const { return member(worker) != nullptr; }
+
+  template <class V>
+  void fields(V& v) {
+    v(view, members, slots, shards, checkpoint_writer, resume, reason);
+  }
+};
+
+// Splits all tiles over the members in order, by bytes, cut at block boundaries.
+[[nodiscard]] std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const WorkerId> owners);
+
+// Splits V slots over the members in proportion to their speeds (micro-batches a second), each at least one while
+// slots suffice; of splits within `slack` of the best predicted time the one with the fewest tree nodes wins.
+// Precondition: as many speeds as workers, all > 0.
+[[nodiscard]] std::vector<SlotAssignment> split_slots(std::uint32_t slots, std::span<const WorkerId> workers,
+                                                      std::span<const double> speeds, double slack = 0.005);
+
+// Structural rules that any view must hold; a worker refuses a view that breaks them.
+[[nodiscard]] Status check_view(const ViewRecord& view, std::uint32_t slots, std::uint32_t tiles);
+
+}  // namespace planaria

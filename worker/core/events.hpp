@@ -1,0 +1,251 @@
+// What goes into and comes out of a worker's protocol core.
+//
+// Actions name data, never addresses: the trainer keeps the buffers (a gradient sum per tree node, the reduced
+// gradient, two generations of state) and carries out trainer actions strictly in the order in which the core gave
+// them; the transport carries out sends. The simulator does the same with symbolic values.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/clock.hpp"
+#include "proto/control.hpp"
+#include "proto/data_message.hpp"
+#include "proto/layout.hpp"
+
+namespace planaria {
+
+// Received values, opaque to the core: bytes in a shell, terms in the simulator.
+struct Payload {
+  virtual ~Payload() = default;
+};
+using PayloadRef = std::shared_ptr<const Payload>;
+
+namespace worker_event {
+
+struct ControlConnected {};  // a session with a coordinator is open; the core answers with Register
+struct ControlLost {};
+struct Control {
+  Generation generation;
+  CoordinatorMessage message;
+};
+// Authentic, hash-checked data of exactly this view; the transport holds newer and refuses older ones.
+struct Data {
+  WorkerId from;
+  Incarnation incarnation;
+  ViewNumber view;
+  DataMeta meta;
+  PayloadRef payload;
+};
+struct CorruptData {
+  WorkerId from;
+  ViewNumber view;
+};
+struct PeerUnreachable {
+  WorkerId peer;
+  std::string detail;
+};
+
+// Completions of trainer actions, in their order.
+struct MicroBatchDone {
+  Step step;
+  std::uint32_t attempt = 0;
+  SlotIndex slot;
+  bool slot_finished = false;  // it was the slot's last one, its validation micro-batches included
+  SlotLoss loss;               // of the whole slot, when finished
+  Duration took{};
+};
+struct ShardsReduced {
+  Step step;
+  std::uint32_t attempt = 0;
+};
+struct GradientMeasured {
+  Step step;
+  std::uint32_t attempt = 0;
+  Hash128 digest;
+  bool finite = true;
+  double gradient_norm = 0;
+};
+struct UpdateDone {
+  Step step;
+  std::optional<Hash128> state_hash;
+  double learning_rate = 0;
+};
+struct StateStored {  // of StoreState, InitializeState or LoadCheckpoint
+  Step stamp;
+  TileRange tiles;
+  bool ok = true;
+  std::string detail;
+};
+struct StateHashed {
+  Step stamp;
+  Hash128 hash;
+};
+struct WeightsHashed {
+  Step step;
+  Hash128 weights;
+};
+
+struct CheckpointWritten {  // not a trainer action's end: the storage thread's
+  Step step;
+  bool ok = true;
+  std::string detail;
+};
+struct DrainWanted {
+  std::string reason;
+};
+struct Tick {};
+
+}  // namespace worker_event
+
+using WorkerEvent =
+    std::variant<worker_event::ControlConnected, worker_event::ControlLost, worker_event::Control, worker_event::Data,
+                 worker_event::CorruptData, worker_event::PeerUnreachable, worker_event::MicroBatchDone,
+                 worker_event::ShardsReduced, worker_event::GradientMeasured, worker_event::UpdateDone,
+                 worker_event::StateStored, worker_event::StateHashed, worker_event::WeightsHashed,
+                 worker_event::CheckpointWritten, worker_event::DrainWanted, worker_event::Tick>;
+
+namespace worker_action {
+
+// ---- trainer, in order ----
+
+// Computes one micro-batch with parameters step-1 and adds its gradient to the slot's accumulator, which `position` 0
+// allocates and zeroes. After a slot's last micro-batch its validation micro-batches are evaluated where the job's
+// schedule has them in this step. In the epilogue step (total + 1) only these are.
+struct ComputeMicroBatch {
+  Step step;
+  std::uint32_t attempt = 0;
+  SlotIndex slot;
+  std::uint32_t position = 0;  // within the slot; micro-batch index = slot · M/V + position
+  bool recompute = false;      // a slot taken over from a lost worker
+};
+// sum = left + right, for each in order; the children's accumulators are freed.
+struct FoldNodes {
+  Step step;
+  std::vector<TreeAddition> additions;
+};
+// Finishes the tree of the own shards from own and received nodes, an exact disjoint cover of the V slots, into the
+// reduced gradient.
+struct ReduceShards {
+  struct Input {
+    TreeNode node;
+    PayloadRef payload;             // null: the own accumulator of the node
+    std::vector<TileRange> tiles;   // what the payload holds
+  };
+  Step step;
+  std::uint32_t attempt = 0;
+  std::vector<TileRange> tiles;
+  std::vector<Input> inputs;
+};
+// Copies received reduced tiles into the reduced gradient.
+struct StoreReduced {
+  Step step;
+  std::vector<TileRange> tiles;
+  PayloadRef payload;
+};
+// Adds the tied gradient, computes tile sums, norm and digest (over tile sums and losses).
+struct MeasureGradient {
+  Step step;
+  std::uint32_t attempt = 0;
+  std::vector<SlotLoss> losses;  // of all V slots, in order
+};
+// Reads state step-1, writes state step into the other generation. With `skip` it copies.
+struct ApplyUpdate {
+  Step step;
+  bool skip = false;
+  bool hash = false;  // compute the state's hash
+};
+struct StoreState {
+  Step stamp;
+  TileRange tiles;
+  PayloadRef payload;
+};
+struct InitializeState {};  // the seed's state, stamp 0
+struct LoadCheckpoint {
+  Step step;
+};
+struct HashState {
+  Step stamp;
+};
+// The weights hash of the final state.
+struct HashWeights {
+  Step step;
+};
+// Copies the state stamped `step` to the checkpoint writer.
+struct SaveCheckpoint {
+  Step step;
+  ViewNumber view;
+};
+// Frees the accumulators and the reduced gradient of the step (its commit is known), or of a discarded attempt.
+struct ReleaseStep {
+  Step step;
+};
+
+// ---- data plane ----
+
+// From now on data of `view` is exchanged with these members; held data of it is delivered.
+struct EnterView {
+  ViewNumber view;
+  std::vector<Member> members;
+};
+// Transfers of views up to `view` are over; connections to the excluded are force-closed.
+struct FenceView {
+  ViewNumber view;
+  std::vector<WorkerId> excluded;
+};
+struct SendPiece {
+  WorkerId to;
+  ViewNumber view;
+  Piece meta;
+};
+struct SendReduced {
+  WorkerId to;
+  ViewNumber view;
+  Reduced meta;
+};
+// Gate, Ack, StateRequest, and StateTiles that say "not available".
+struct SendSmall {
+  WorkerId to;
+  ViewNumber view;
+  DataMeta meta;
+};
+struct SendState {
+  WorkerId to;
+  ViewNumber view;
+  StateTiles meta;
+};
+
+// ---- control and the outside ----
+
+struct SendControl {
+  WorkerMessage message;
+};
+// Something an operator or a log should know, with its reason.
+struct Note {
+  std::string text;
+};
+// The worker is done: released, finished or refused.
+struct Stop {
+  bool success = true;
+  std::string reason;
+  bool permanent = false;  // a refusal that trying again can't change
+};
+
+}  // namespace worker_action
+
+using WorkerAction =
+    std::variant<worker_action::ComputeMicroBatch, worker_action::FoldNodes, worker_action::ReduceShards,
+                 worker_action::StoreReduced, worker_action::MeasureGradient, worker_action::ApplyUpdate,
+                 worker_action::StoreState, worker_action::InitializeState, worker_action::LoadCheckpoint,
+                 worker_action::HashState, worker_action::HashWeights, worker_action::SaveCheckpoint,
+                 worker_action::ReleaseStep, worker_action::EnterView, worker_action::FenceView,
+                 worker_action::SendPiece, worker_action::SendReduced, worker_action::SendSmall,
+                 worker_action::SendState, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+
+using WorkerActions = std::vector<WorkerAction>;
+
+}  // namespace planaria
