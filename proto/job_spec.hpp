@@ -1,21 +1,28 @@
 // What a job is: model, data, optimizer, elasticity, seed. The TOML file of a user becomes one JobSpec; every process
 // of the job agrees on it by its hash.
 //
-// Fields under `cluster`, `checkpoint`, `metrics` and `security` say how the job is run and don't change its bits; all
-// others, and the hash of the data, go into job_hash.
+// `model`, `data` (its bytes, not where they lie), `batch`, `optimizer` and `train` determine the bits and go into
+// job_hash; all else says how the job is run.
 //
 // Thread contract: plain values.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "common/hash.hpp"
 #include "common/result.hpp"
 
 namespace planaria {
 
+inline constexpr std::int64_t kMaxSteps = std::int64_t{1} << 40;
+
+// The names of enumerators in job files, in their order.
 enum class ModelFamily : std::uint8_t { gpt2, llama, count_ };
+inline constexpr std::array<std::string_view, 2> kModelFamilyNames{"gpt2", "llama"};
+[[nodiscard]] std::string_view to_string(ModelFamily family);
 
 struct ModelSpec {
   ModelFamily family = ModelFamily::gpt2;
@@ -39,16 +46,23 @@ struct ModelSpec {
 };
 
 enum class DataFormat : std::uint8_t { text, tokens_u16, count_ };
+inline constexpr std::array<std::string_view, 2> kDataFormatNames{"text", "tokens_u16"};
+[[nodiscard]] std::string_view to_string(DataFormat format);
+
 enum class TokenizerKind : std::uint8_t { bytes, bpe, count_ };
+inline constexpr std::array<std::string_view, 2> kTokenizerKindNames{"bytes", "bpe"};
+[[nodiscard]] std::string_view to_string(TokenizerKind kind);
 
 struct DataSpec {
-  std::string path;            // file or directory; a directory's files are taken in name order
-  std::string extensions;      // for a directory: comma-separated endings to take (".pod,.txt"); empty = all files
+  std::string path;        // file or directory; a directory's files are taken in name order
+  std::string extensions;  // for a directory: comma-separated endings to take (".pod,.txt"); empty = all files
   DataFormat format = DataFormat::text;
   TokenizerKind tokenizer = TokenizerKind::bytes;
-  std::string tokenizer_file;  // tokenizer.json for bpe
+  std::string tokenizer_file;         // tokenizer.json for bpe
   double validation_fraction = 0.05;  // the tail of the token stream
-  Hash128 content_hash;        // over the data's bytes; filled when the data is opened
+  // Over the data's bytes and the tokenizer's file; filled when the data is opened. A job file that gives it pins the
+  // data: opening others is refused.
+  Hash128 content_hash;
 
   template <class V>
   void fields(V& v) {
@@ -57,9 +71,9 @@ struct DataSpec {
 };
 
 struct BatchSpec {
-  std::uint32_t micro_batches = 32;     // M of a step; a multiple of slots
-  std::uint32_t sequences = 1;          // B of a micro-batch
-  std::uint32_t slots = 32;             // V, a power of two
+  std::uint32_t micro_batches = 32;  // M of a step; a multiple of slots
+  std::uint32_t sequences = 1;       // B of a micro-batch
+  std::uint32_t slots = 32;          // V, a power of two
 
   template <class V>
   void fields(V& v) {
@@ -68,7 +82,12 @@ struct BatchSpec {
 };
 
 enum class ScheduleKind : std::uint8_t { constant, cosine, wsd, count_ };
+inline constexpr std::array<std::string_view, 3> kScheduleKindNames{"constant", "cosine", "wsd"};
+[[nodiscard]] std::string_view to_string(ScheduleKind kind);
+
 enum class NonfinitePolicy : std::uint8_t { skip, halt, count_ };
+inline constexpr std::array<std::string_view, 2> kNonfinitePolicyNames{"skip", "halt"};
+[[nodiscard]] std::string_view to_string(NonfinitePolicy policy);
 
 struct OptimizerSpec {
   double learning_rate = 6e-4;
@@ -93,8 +112,8 @@ struct OptimizerSpec {
 struct TrainSpec {
   std::uint64_t steps = 1000;  // total; the last one is followed by a final evaluation
   std::uint64_t seed = 1;
-  std::uint32_t tile_elements = 65536;  // a power of two
-  std::uint32_t evaluate_every = 50;    // steps; 0 = only at the end
+  std::uint32_t tile_elements = 65536;    // a power of two
+  std::uint32_t evaluate_every = 50;      // steps; 0 = only at the end
   std::uint32_t evaluation_batches = 32;  // micro-batches of validation text of one evaluation
 
   template <class V>
@@ -109,12 +128,12 @@ struct ClusterSpec {
   std::uint32_t threads = 1;      // compute threads of a worker
   std::uint32_t heartbeat_ms = 50;
   std::uint32_t lease_ms = 1000;
-  std::uint32_t suspect_grace_ms = 40;   // lease that is left after evidence of death
-  std::uint32_t prepare_timeout_ms = 2000;  // a member that doesn't report within this is excluded
-  std::uint32_t stall_timeout_ms = 10000;   // no progress of any member: a new view
-  std::uint32_t join_timeout_ms = 120000;   // awaiting the first members
+  std::uint32_t suspect_grace_ms = 40;         // lease that is left after evidence of death
+  std::uint32_t prepare_timeout_ms = 2000;     // a member that doesn't report within this is excluded
+  std::uint32_t stall_timeout_ms = 10000;      // no progress of any member: a new view
+  std::uint32_t join_timeout_ms = 120000;      // awaiting the first members
   std::uint32_t reconnect_timeout_ms = 60000;  // a worker that finds no coordinator for this long at start gives up
-  double rebalance_gain = 0.10;  // predicted gain that justifies moving slots
+  double rebalance_gain = 0.10;                // predicted gain that justifies moving slots
   std::string listen = "127.0.0.1";
   std::uint16_t control_port = 0;  // 0 = any free one
   std::uint16_t http_port = 0;
@@ -148,8 +167,8 @@ struct MetricsSpec {
 };
 
 struct SecuritySpec {
-  bool insecure = false;      // allow other addresses than loopback without the three below
-  std::string join_token;     // shared secret that a joiner shows
+  bool insecure = false;                                // allow other addresses than loopback without the three below
+  std::string join_token;                               // shared secret that a joiner shows
   std::string tls_certificate, tls_key, tls_authority;  // PEM files of the control plane
 
   template <class V>
@@ -193,13 +212,15 @@ struct JobSpec {
   }
 };
 
-// The hash over everything that determines the bits of the result.
+// The hash over everything that determines the bits of the result: model, data (format, tokenizer kind, split and
+// content_hash; not path, extensions or tokenizer_file), batch, optimizer and train.
 // Precondition: data.content_hash is filled.
 [[nodiscard]] Hash128 job_hash(const JobSpec& job);
 
-// Refuses values that contradict each other or can't work, naming keys, values and what to change: slots a power of
-// two that divides micro_batches, width a multiple of heads, timeouts in order (heartbeat < suspect grace·k < lease <
-// prepare < stall), and so on.
+// Refuses values out of range (proto/job_keys.hpp) and values that contradict each other or can't work, naming keys,
+// values and what to change: slots a power of two that divides micro_batches, width a multiple of heads, timeouts in
+// order (3 heartbeats ≤ lease; suspect grace < lease < prepare < stall; lease < join, reconnect), and so on. One
+// problem a line.
 [[nodiscard]] Status validate(const JobSpec& job);
 
 }  // namespace planaria
