@@ -7,7 +7,7 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 find_program(PLANARIA_CCACHE ccache)
-if(PLANARIA_CCACHE)
+if(PLANARIA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${PLANARIA_CCACHE}")
   set(CMAKE_C_COMPILER_LAUNCHER "${PLANARIA_CCACHE}")
 endif()
@@ -20,11 +20,19 @@ add_library(planaria_options INTERFACE)
 target_include_directories(planaria_options INTERFACE "${PROJECT_SOURCE_DIR}")
 # Contraction and reassociation would let the compiler choose the bits; the promise forbids both.
 target_compile_options(planaria_options INTERFACE
-  -Wall -Wextra -Werror -Wno-psabi -ffp-contract=off -fno-fast-math)
+  -Wall -Wextra -Wno-psabi -Wno-missing-field-initializers -ffp-contract=off -fno-fast-math)
+option(PLANARIA_WERROR "Warnings are errors" ON)
+if(PLANARIA_WERROR)
+  target_compile_options(planaria_options INTERFACE -Werror)
+endif()
 
-set(PLANARIA_SANITIZE "" CACHE STRING "Sanitizer build: empty, 'address' (with undefined) or 'thread'")
+set(PLANARIA_SANITIZE "" CACHE STRING "Sanitizer build: empty, 'address' (with undefined), 'thread' or 'fuzzer' (clang)")
 if(PLANARIA_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+elseif(PLANARIA_SANITIZE STREQUAL "fuzzer")
+  add_compile_options(-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=undefined
+    -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)
 elseif(PLANARIA_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
@@ -37,17 +45,66 @@ function(planaria_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
   target_link_libraries(${name} PUBLIC planaria_options ${ARG_LINKS} PRIVATE ${ARG_PRIVATE_LINKS})
+  set_property(GLOBAL APPEND PROPERTY PLANARIA_LIBRARIES ${name})
 endfunction()
 
 # planaria_test(NAME SOURCES a_test.cpp [LINKS lib ...] [TIMEOUT s] [LABELS l ...])
-# One GoogleTest binary; ctest runs each of its cases on its own so that -j spreads them.
+# One GoogleTest binary; ctest runs each of its cases on its own so that -j spreads them. Cases find the source tree
+# by PLANARIA_SOURCE_DIR. A sanitizer's build is slower: its timeouts are longer.
+set(PLANARIA_TEST_ENVIRONMENT
+  "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/sanitizers/tsan.supp:second_deadlock_stack=1"
+  "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/sanitizers/lsan.supp:print_suppressions=0"
+  "UBSAN_OPTIONS=print_stacktrace=1"
+  "ASAN_OPTIONS=detect_stack_use_after_return=1")
 function(planaria_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
+  if(PLANARIA_SANITIZE)
+    math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 5")
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE planaria_options ${ARG_LINKS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE PLANARIA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}" ENVIRONMENT "${PLANARIA_TEST_ENVIRONMENT}")
+endfunction()
+
+# planaria_fuzz(NAME SOURCES a_fuzz.cpp [LINKS lib ...])
+# One libFuzzer target (clang). Its corpus of seeds is tests/fuzz/corpus/NAME, when there is one. Target `fuzzers`
+# builds all; tests/run.sh runs each for a moment.
+function(planaria_fuzz name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE planaria_options ${ARG_LINKS})
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/fuzzers")
+  if(NOT TARGET fuzzers)
+    add_custom_target(fuzzers)
+  endif()
+  add_dependencies(fuzzers ${name})
+endfunction()
+
+# planaria_headers_alone()
+# Target `headers_alone`: every header of the project compiles with nothing included before it. One small unit a
+# header, so that the compiler cache makes an unchanged one free. Call after the last planaria_library.
+function(planaria_headers_alone)
+  set(units)
+  foreach(folder common proto kernels storage worker coordinator chaos cli)
+    file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/${folder}/*.hpp")
+    foreach(header IN LISTS headers)
+      if(header MATCHES "^kernels/cuda/" AND NOT PLANARIA_CUDA)
+        continue()
+      endif()
+      set(unit "${PROJECT_BINARY_DIR}/headers_alone/${header}.cpp")
+      file(CONFIGURE OUTPUT "${unit}" CONTENT "#include \"${header}\"\n#include \"${header}\"\n")
+      list(APPEND units "${unit}")
+    endforeach()
+  endforeach()
+  get_property(libraries GLOBAL PROPERTY PLANARIA_LIBRARIES)
+  add_library(headers_alone OBJECT EXCLUDE_FROM_ALL ${units})
+  target_link_libraries(headers_alone PRIVATE ${libraries})
+  target_compile_options(headers_alone PRIVATE -O0 -g0 -Wno-unused-function -Wno-unused-variable)
+  set_target_properties(headers_alone PROPERTIES UNITY_BUILD OFF)
 endfunction()

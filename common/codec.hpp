@@ -12,6 +12,7 @@
 #pragma once
 
 #include <bit>
+#include <cassert>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -75,7 +76,8 @@ class Encoder {
     const auto* first = static_cast<const std::uint8_t*>(data);
     bytes_.insert(bytes_.end(), first, first + size);
   }
-  void length(std::size_t size) {
+  void length(std::size_t size, [[maybe_unused]] std::size_t bound) {
+    assert(size <= bound && "a message that no one would accept");
     const auto count = static_cast<std::uint32_t>(size);
     raw(&count, sizeof count);
   }
@@ -96,10 +98,10 @@ class Encoder {
     } else if constexpr (std::same_as<T, Duration>) {
       put(static_cast<std::int64_t>(value.count()));
     } else if constexpr (std::same_as<T, std::string> || std::same_as<T, ByteVector>) {
-      length(value.size());
+      length(value.size(), std::same_as<T, std::string> ? kMaxStringBytes : kMaxBlobBytes);
       raw(value.data(), value.size());
     } else if constexpr (detail::IsVector<T>::value) {
-      length(value.size());
+      length(value.size(), kMaxElements);
       for (const auto& element : value) put(element);
     } else if constexpr (detail::IsOptional<T>::value) {
       put(value.has_value());
@@ -169,6 +171,7 @@ class Decoder {
     } else if constexpr (detail::Scalar<T>) {
       raw(&value, sizeof value);
     } else if constexpr (std::is_enum_v<T>) {
+      static_assert(std::is_unsigned_v<std::underlying_type_t<T>>, "the bound below is the only check");
       std::underlying_type_t<T> number{};
       if (raw(&number, sizeof number)) {
         if (number >= static_cast<std::underlying_type_t<T>>(T::count_)) {

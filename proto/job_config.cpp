@@ -42,7 +42,7 @@ void derive(JobSpec& job, const Recorder& keys) {
   if (!keys.given("model.ffn_width")) {
     model.ffn_width = model.family == ModelFamily::gpt2 ? 4 * model.width : (model.width * 8 / 3 + 63) / 64 * 64;
   }
-  if (!keys.given("batch.slots")) job.batch.slots = 1U << std::countr_zero(job.batch.micro_batches);
+  if (!keys.given("batch.slots")) job.batch.slots = 1U << std::min(16, std::countr_zero(job.batch.micro_batches));
   OptimizerSpec& optimizer = job.optimizer;
   if (!keys.given("optimizer.min_learning_rate")) optimizer.min_learning_rate = optimizer.learning_rate / 10;
   if (!keys.given("optimizer.warmup_steps")) {

@@ -47,7 +47,9 @@ TEST_P(StateMapTest, TensorsDoNotOverlapAndTiedTilesHoldNothingElse) {
     for (const TensorInfo& tensor : block.tensors) {
       EXPECT_GE(tensor.offset, end) << block.name << ' ' << tensor.name;
       end = tensor.offset + tensor.elements();
-      if (tensor.tied) EXPECT_EQ(tensor.offset % 1024, 0U);
+      if (tensor.tied) {
+        EXPECT_EQ(tensor.offset % 1024, 0U);
+      }
     }
     EXPECT_EQ(end, block.elements);
   }
