@@ -20,6 +20,10 @@ namespace planaria {
 
 inline constexpr std::uint32_t kProtocolVersion = 1;
 
+// On the wire: a CAF message (atom "ctl", std::vector<uint8_t>) either way, the envelope's bytes in the vector, which
+// both ends register with CAF under this name. An envelope's first four bytes are its protocol version, in every version.
+inline constexpr char kControlBytesType[] = "planaria.bytes";
+
 enum class Phase : std::uint8_t { idle, fetch, forward, backward, reduce, gate, update, commit, finished, count_ };
 [[nodiscard]] const char* to_string(Phase phase);
 
