@@ -1,0 +1,188 @@
+#include "storage/export.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/file_faults.hpp"
+#include "common/file_memory.hpp"
+#include "storage/checkpoint.hpp"
+#include "storage/safetensors.hpp"
+#include "tests/storage/states.hpp"
+
+namespace planaria {
+namespace {
+
+using testing_states::kTileElements;
+using testing_states::random_vector;
+using testing_states::small_model;
+
+std::vector<std::string> names_of(const ModelSpec& model) {
+  std::vector<std::string> names;
+  for (const auto& tensor : export_tensors(model, StateMap(model, kTileElements))) names.push_back(tensor.name);
+  return names;
+}
+
+class ExportTest : public testing::TestWithParam<std::tuple<ModelFamily, bool>> {
+ protected:
+  const ModelSpec model_ = small_model(std::get<0>(GetParam()), std::get<1>(GetParam()));
+  const StateMap map_{model_, kTileElements};
+  std::vector<float> parameters_ = [this] {
+    auto values = random_vector(map_, 5);
+    fill_tied_copy(map_, values);
+    return values;
+  }();
+  MemoryFileSystem fs_;
+};
+
+TEST_P(ExportTest, EveryParameterIsExportedExactlyOnce) {
+  std::vector<int> uses(map_.vector_elements());
+  std::uint64_t total = 0;
+  for (const ExportTensor& tensor : export_tensors(model_, map_)) {
+    for (std::uint64_t i = 0; i < tensor.elements(); ++i) ++uses[tensor.offset + i];
+    total += tensor.elements();
+  }
+  EXPECT_EQ(total, map_.parameter_count());
+  EXPECT_LE(*std::ranges::max_element(uses), 1);
+}
+
+TEST_P(ExportTest, ExportedModelComesBackBitForBit) {
+  ASSERT_TRUE(export_model(fs_, "out/hf", model_, map_, parameters_));
+  const auto imported = import_model(fs_, "out/hf", kTileElements);
+  ASSERT_TRUE(imported) << imported.error().message();
+  EXPECT_EQ(imported->parameters, parameters_);
+  EXPECT_EQ(imported->model.family, model_.family);
+  EXPECT_EQ(imported->model.kv_heads, model_.kv_heads);
+  EXPECT_EQ(imported->model.tied_embedding, model_.tied_embedding);
+  EXPECT_EQ(imported->model.norm_epsilon, model_.norm_epsilon);
+}
+
+TEST_P(ExportTest, WeightsHashInMemoryEqualsTheOneRecomputedFromTheFile) {
+  const auto told = export_model(fs_, "hf", model_, map_, parameters_);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(*told, weights_hash(model_, map_, parameters_));
+  EXPECT_EQ(*told, *weights_hash_of_file(fs_, "hf/model.safetensors"));
+}
+
+TEST_P(ExportTest, WeightsHashSeesEveryParameterAndNoPadding) {
+  const Hash128 before = weights_hash(model_, map_, parameters_);
+  for (const ExportTensor& tensor : export_tensors(model_, map_)) {
+    auto changed = parameters_;
+    changed[tensor.offset + tensor.elements() - 1] += 1;
+    EXPECT_NE(weights_hash(model_, map_, changed), before) << tensor.name;
+  }
+  auto padded = parameters_;
+  padded.back() += map_.blocks().back().offset + map_.blocks().back().elements < map_.vector_elements() ? 1.0F : 0.0F;
+  EXPECT_EQ(weights_hash(model_, map_, padded), before);
+}
+
+TEST_P(ExportTest, FullDiskLeavesTheOldExport) {
+  ASSERT_TRUE(export_model(fs_, "hf", model_, map_, parameters_));
+  FaultyFileSystem full(fs_);
+  full.fill_after(3000);
+  const auto changed = random_vector(map_, 6);
+  EXPECT_EQ(export_model(full, "hf", model_, map_, changed).error().code(), ErrorCode::exhausted);
+  EXPECT_EQ(import_model(fs_, "hf", kTileElements)->parameters, parameters_);
+  EXPECT_EQ(fs_.list("hf")->size(), 2U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, ExportTest,
+                         testing::Combine(testing::Values(ModelFamily::gpt2, ModelFamily::llama), testing::Bool()));
+
+TEST(ExportNames, Gpt2HasConv1dShapesAndNoHeadWhenTied) {
+  const ModelSpec model = small_model();
+  const StateMap map(model, kTileElements);
+  const auto parameters = random_vector(map, 1);
+  MemoryFileSystem fs;
+  ASSERT_TRUE(export_model(fs, "hf", model, map, parameters));
+  const auto file = SafetensorsFile::open(fs, "hf/model.safetensors");
+  std::vector<float> exported(24 * 72);
+  ASSERT_TRUE(file->copy_floats("transformer.h.1.attn.c_attn.weight", std::vector<std::uint64_t>{24, 72}, exported));
+  const BlockInfo& layer = map.block(BlockIndex(2));
+  const float* ours = parameters.data() + layer.offset + layer.tensor("attention.qkv.weight").offset;
+  for (std::size_t in = 0; in < 24; ++in) {
+    for (std::size_t out = 0; out < 72; ++out) ASSERT_EQ(exported[in * 72 + out], ours[out * 24 + in]);
+  }
+  EXPECT_EQ(file->find("lm_head.weight"), nullptr);
+  EXPECT_EQ(file->header().metadata.at("format"), "pt");
+  EXPECT_THAT(names_of(small_model(ModelFamily::gpt2, false)), testing::Contains("lm_head.weight"));
+}
+
+TEST(ExportNames, LlamaSplitsPackedRowsInOrder) {
+  const ModelSpec model = small_model(ModelFamily::llama);
+  const StateMap map(model, kTileElements);
+  const auto parameters = random_vector(map, 1);
+  MemoryFileSystem fs;
+  ASSERT_TRUE(export_model(fs, "hf", model, map, parameters));
+  const auto file = SafetensorsFile::open(fs, "hf/model.safetensors");
+  const BlockInfo& layer = map.block(BlockIndex(1));
+  const float* qkv = parameters.data() + layer.offset + layer.tensor("attention.qkv.weight").offset;
+  std::vector<float> key(12 * 24);
+  ASSERT_TRUE(file->copy_floats("model.layers.0.self_attn.k_proj.weight", std::vector<std::uint64_t>{12, 24}, key));
+  EXPECT_TRUE(std::equal(key.begin(), key.end(), qkv + 24 * 24));
+  const float* gate_up = parameters.data() + layer.offset + layer.tensor("mlp.gate_up.weight").offset;
+  std::vector<float> up(40 * 24);
+  ASSERT_TRUE(file->copy_floats("model.layers.0.mlp.up_proj.weight", std::vector<std::uint64_t>{40, 24}, up));
+  EXPECT_TRUE(std::equal(up.begin(), up.end(), gate_up + 40 * 24));
+}
+
+TEST(Import, PublishedGpt2NamesAndBuffersAreTaken) {
+  const ModelSpec model = small_model();
+  const StateMap map(model, kTileElements);
+  auto parameters = random_vector(map, 1);
+  MemoryFileSystem fs;
+  ASSERT_TRUE(export_model(fs, "hf", model, map, parameters));
+  std::string file = *read_file(fs, "hf/model.safetensors", 1 << 24);
+  for (std::size_t at = 0; (at = file.find("\"transformer.", at)) != std::string::npos;) {
+    file.erase(at + 1, 12);  // names without the prefix …
+    const std::size_t padding = file.find("}}") + 2;
+    file.insert(padding, 12, ' ');  // … in a header of the same length
+  }
+  fs.overwrite("hf/model.safetensors", file);
+  const auto imported = import_model(fs, "hf", kTileElements);
+  ASSERT_TRUE(imported) << imported.error().message();
+  fill_tied_copy(map, parameters);
+  EXPECT_EQ(imported->parameters, parameters);
+}
+
+TEST(Import, ConfigThatTheModelCannotExpressIsRefusedByKey) {
+  std::string config = hugging_face_config(small_model(ModelFamily::llama));
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string changed = config;
+    changed.replace(changed.find(from), from.size(), to);
+    const auto parsed = parse_hugging_face_config(changed);
+    return parsed ? "accepted" : parsed.error().message();
+  };
+  EXPECT_THAT(with("\"silu\"", "\"gelu\""), testing::HasSubstr("hidden_act"));
+  EXPECT_THAT(with("\"attention_bias\": false", "\"attention_bias\": true"), testing::HasSubstr("attention_bias"));
+  EXPECT_THAT(with("\"head_dim\": 6", "\"head_dim\": 8"), testing::HasSubstr("head_dim"));
+  EXPECT_THAT(with("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
+              testing::HasSubstr("num_attention_heads"));
+  EXPECT_THAT(with("\"llama\"", "\"bert\""), testing::HasSubstr("bert"));
+  EXPECT_EQ(with("llama", "llama"), "accepted");
+}
+
+TEST(Import, FileWithAMissingOrUnknownTensorIsRefused) {
+  const ModelSpec model = small_model(ModelFamily::llama, false);
+  const StateMap map(model, kTileElements);
+  MemoryFileSystem fs;
+  ASSERT_TRUE(export_model(fs, "hf", model, map, random_vector(map, 1)));
+  std::string file = *read_file(fs, "hf/model.safetensors", 1 << 24);
+  file.replace(file.find("lm_head.weight"), 14, "my_head.weight");
+  fs.overwrite("hf/model.safetensors", file);
+  EXPECT_THAT(import_model(fs, "hf", kTileElements).error().message(),
+              testing::HasSubstr("'lm_head.weight' is missing"));
+}
+
+TEST(Import, ConfigOfAHugeModelBesideASmallFileIsRefusedWithoutTheMemory) {
+  ModelSpec model = small_model(ModelFamily::llama);
+  const StateMap map(model, kTileElements);
+  MemoryFileSystem fs;
+  ASSERT_TRUE(export_model(fs, "hf", model, map, random_vector(map, 1)));
+  model.layers = 1 << 24;
+  model.width = model.ffn_width = model.vocab = 1 << 24;
+  ASSERT_TRUE(write_file_atomically(fs, "hf/config.json", hugging_face_config(model)));
+  EXPECT_THAT(import_model(fs, "hf", kTileElements).error().message(), testing::HasSubstr("too small"));
+}
+
+}  // namespace
+}  // namespace planaria
