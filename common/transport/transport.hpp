@@ -150,7 +150,7 @@ class Transport {
   [[nodiscard]] virtual ByteVector address() const = 0;
 
   // Replaces any connection to this worker. Returns before the connection stands; an unreachable address shows up as
-  // peer_error. invalid_argument: malformed address, or an incarnation below one already seen.
+  // peer_error. invalid_argument: malformed or another worker's address, or an incarnation that is over.
   virtual Status connect(PeerId peer, const ByteVector& address) = 0;
 
   // Closes by force. Unfinished sends to it end with unavailable, their buffers are released. Frames that it sends are
@@ -177,7 +177,7 @@ class Transport {
   [[nodiscard]] virtual std::uint64_t foreign_frames() const = 0;
 
   // Ends everything within a bounded time: sends that the network has taken get a short while to leave, all other
-  // operations complete with cancelled. May be called again.
+  // operations complete with cancelled. Calls made afterwards do nothing. May be called again.
   virtual void stop() = 0;
 };
 

@@ -1,0 +1,123 @@
+#include "common/transport/ucx_worker.hpp"
+
+#include <algorithm>
+
+namespace planaria {
+namespace {
+
+// Connecting must not block the progress thread, and large payloads go by rendezvous, into their place.
+constexpr std::pair<const char*, const char*> kFixedSettings[] = {
+    {"TCP_CONN_NB", "y"},
+    {"RNDV_THRESH", "64k"},
+    {"KEEPALIVE_INTERVAL", "1s"},
+};
+
+void forward_error(void* argument, ucp_ep_h, ucs_status_t status) {
+  auto* endpoint = static_cast<UcxEndpoint*>(argument);
+  if (endpoint->on_error) endpoint->on_error(status);
+}
+
+}  // namespace
+
+Error ucx_error(ErrorCode code, const char* what, ucs_status_t status) {
+  return {code, std::string(what) + ": " + ucs_status_string(status)};
+}
+
+Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options) {
+  std::unique_ptr<UcxWorker> made(new UcxWorker());
+  ucp_config_t* config = nullptr;
+  ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
+  if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, "reading UCX's configuration", status);
+  const std::unique_ptr<ucp_config_t, decltype(&ucp_config_release)> config_owner(config, ucp_config_release);
+  std::vector<std::pair<const char*, const char*>> settings(std::begin(kFixedSettings), std::end(kFixedSettings));
+  settings.emplace_back("TLS", options.transports.c_str());
+  settings.emplace_back("NET_DEVICES", options.devices.c_str());
+  for (const auto& [name, value] : settings) {
+    status = ucp_config_modify(config, name, value);
+    if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, name, status);
+  }
+
+  ucp_params_t params{};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  status = ucp_init(&params, config, &made->context_);
+  if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, "starting UCX", status);
+
+  ucp_worker_params_t worker_params{};
+  worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  worker_params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
+  status = ucp_worker_create(made->context_, &worker_params, &made->worker_);
+  if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, "making a UCX worker", status);
+  status = ucp_worker_get_efd(made->worker_, &made->event_fd_);
+  if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, "UCX's event descriptor", status);
+
+  ucp_address_t* address = nullptr;
+  std::size_t size = 0;
+  status = ucp_worker_get_address(made->worker_, &address, &size);
+  if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, "UCX's address", status);
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(address);
+  made->address_.assign(bytes, bytes + size);
+  ucp_worker_release_address(made->worker_, address);
+  return made;
+}
+
+UcxWorker::~UcxWorker() {
+  // UCX drops its endpoints' remaining requests here; nothing of it touches memory afterwards.
+  if (worker_ != nullptr) ucp_worker_destroy(worker_);
+  if (context_ != nullptr) ucp_cleanup(context_);
+}
+
+Status UcxWorker::on_message(unsigned id, ucp_am_recv_callback_t callback, void* argument) {
+  ucp_am_handler_param_t param{};
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                     UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  param.id = id;
+  param.flags = UCP_AM_FLAG_WHOLE_MSG;
+  param.cb = callback;
+  param.arg = argument;
+  const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &param);
+  if (status != UCS_OK) return ucx_error(ErrorCode::internal, "registering a message handler", status);
+  return ok_status();
+}
+
+Result<std::shared_ptr<UcxEndpoint>> UcxWorker::open(const ByteVector& address,
+                                                     std::function<void(ucs_status_t)> on_error) {
+  auto endpoint = std::make_shared<UcxEndpoint>();
+  endpoint->on_error = std::move(on_error);
+  ucp_ep_params_t params{};
+  params.field_mask =
+      UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.cb = forward_error;
+  params.err_handler.arg = endpoint.get();
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint->handle);
+  if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, "connecting", status);
+  return endpoint;
+}
+
+void UcxWorker::close(std::shared_ptr<UcxEndpoint> endpoint) {
+  endpoint->on_error = nullptr;
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  const ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint->handle, &param);
+  if (UCS_PTR_IS_PTR(request)) closing_.emplace_back(request, std::move(endpoint));
+}
+
+bool UcxWorker::progress() {
+  bool active = false;
+  while (ucp_worker_progress(worker_) != 0) active = true;
+  std::erase_if(closing_, [](const auto& entry) {
+    if (ucp_request_check_status(entry.first) == UCS_INPROGRESS) return false;
+    ucp_request_free(entry.first);
+    return true;
+  });
+  return active;
+}
+
+bool UcxWorker::arm() {
+  return ucp_worker_arm(worker_) == UCS_OK;
+}
+
+}  // namespace planaria
