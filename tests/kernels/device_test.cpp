@@ -1,0 +1,43 @@
+#include "kernels/device.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <limits>
+
+namespace planaria {
+namespace {
+
+TEST(CpuDevice, MemoryIsAlignedZeroedAndOwned) {
+  auto device = make_cpu_device({.threads = 1});
+  ASSERT_TRUE(device.ok());
+  auto buffer = (*device)->allocate_floats(77);
+  ASSERT_TRUE(buffer.ok());
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->data()) % 64, 0U);
+  for (std::size_t i = 0; i < 77; ++i) EXPECT_EQ(buffer->floats()[i], 0.0F);
+  DeviceBuffer moved = std::move(*buffer);
+  EXPECT_EQ(buffer->data(), nullptr);
+  EXPECT_EQ(moved.bytes(), 77 * sizeof(float));
+}
+
+TEST(CpuDevice, MoreMemoryThanThereIsMeansAnError) {
+  auto device = make_cpu_device({.threads = 1});
+  ASSERT_TRUE(device.ok());
+  for (const std::size_t bytes :
+       {std::numeric_limits<std::size_t>::max(), std::numeric_limits<std::size_t>::max() / 2}) {
+    auto buffer = (*device)->allocate(bytes);
+    ASSERT_FALSE(buffer.ok());
+    EXPECT_EQ(buffer.error().code(), ErrorCode::exhausted);
+  }
+}
+
+TEST(CpuDevice, ThreadCountsOutOfRangeAreRefused) {
+  for (const std::size_t threads : {0, 5000}) {
+    const auto device = make_cpu_device({.threads = threads});
+    ASSERT_FALSE(device.ok());
+    EXPECT_EQ(device.error().code(), ErrorCode::invalid_argument);
+  }
+}
+
+}  // namespace
+}  // namespace planaria
