@@ -21,7 +21,8 @@ namespace planaria {
 inline constexpr std::uint32_t kProtocolVersion = 1;
 
 // On the wire: a CAF message (atom "ctl", std::vector<uint8_t>) either way, the envelope's bytes in the vector, which
-// both ends register with CAF under this name. An envelope's first four bytes are its protocol version, in every version.
+// both ends register with CAF under this name. An envelope's first four bytes are its protocol version, in every
+// version.
 inline constexpr char kControlBytesType[] = "planaria.bytes";
 
 enum class Phase : std::uint8_t { idle, fetch, forward, backward, reduce, gate, update, commit, finished, count_ };
@@ -45,8 +46,8 @@ struct Holdings {
 struct Identity {
   WorkerId worker;
   Incarnation incarnation;
-  ViewNumber view;       // last committed view it knows
-  ViewNumber prepared;   // highest view number it has reported for
+  ViewNumber view;      // last committed view it knows
+  ViewNumber prepared;  // highest view number it has reported for
   auto operator<=>(const Identity&) const = default;
   template <class V>
   void fields(V& v) {
@@ -56,12 +57,12 @@ struct Identity {
 
 struct Register {
   std::uint32_t protocol = kProtocolVersion;
-  std::optional<Hash128> job;          // absent: the worker asks for the job
+  std::optional<Hash128> job;  // absent: the worker asks for the job
   std::string join_token;
   std::string numeric_class;
   Hash128 probe;
-  std::optional<WorkerId> wanted;      // proposed id of a first start
-  std::optional<Identity> identity;    // of a worker that was registered before
+  std::optional<WorkerId> wanted;    // proposed id of a first start
+  std::optional<Identity> identity;  // of a worker that was registered before
   std::string host;
   std::uint32_t threads = 1;
   std::uint64_t process_id = 0;
@@ -78,8 +79,8 @@ struct Heartbeat {
   ViewNumber view;
   Step step;
   Phase phase = Phase::idle;
-  std::uint64_t progress = 0;          // counts finished actions; equal values mean a standstill
-  std::optional<WorkerId> waiting_on;  // the lowest member whose message it lacks
+  std::uint64_t progress = 0;           // counts finished actions; equal values mean a standstill
+  std::optional<WorkerId> waiting_on;   // the lowest member whose message it lacks
   double micro_batches_per_second = 0;  // of its own computing, 0 = not measured
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
@@ -93,11 +94,11 @@ struct Heartbeat {
 // The answer to Prepare.
 struct Report {
   ViewNumber prepare;
-  ViewNumber view;          // the view it was in; 0 = none
+  ViewNumber view;  // the view it was in; 0 = none
   Holdings holdings;
-  Step work_step;           // the step whose partial work it holds
+  Step work_step;  // the step whose partial work it holds
   std::uint32_t attempt = 0;
-  bool released = true;     // no work of work_step was begun, or all of it is committed and freed
+  bool released = true;             // no work of work_step was begun, or all of it is committed and freed
   std::vector<SlotRange> assigned;  // its ranges of work_step
   std::uint32_t slots_done = 0;     // of these, in the order in which it computes them
   std::vector<TileRange> reduced;   // tiles of work_step's reduced gradient that it holds, verified
@@ -144,11 +145,11 @@ struct Evidence {
 struct StepCommitted {
   ViewNumber view;
   Step step;
-  double loss = 0;  // mean over the step's tokens, nats
+  double loss = 0;                        // mean over the step's tokens, nats
   std::optional<double> validation_loss;  // of the parameters before the step
   double gradient_norm = 0;
   double learning_rate = 0;
-  bool skipped = false;  // update skipped: nonfinite gradient
+  bool skipped = false;                      // update skipped: nonfinite gradient
   std::uint64_t micro_batches_computed = 0;  // by this worker, in this step
   template <class V>
   void fields(V& v) {
@@ -204,7 +205,7 @@ using WorkerMessage = std::variant<Register, Heartbeat, Report, BoundaryPassed, 
 
 struct WorkerEnvelope {
   std::uint32_t protocol = kProtocolVersion;
-  WorkerId worker;          // both 0 until Welcome
+  WorkerId worker;  // both 0 until Welcome
   Incarnation incarnation;
   WorkerMessage message;
   template <class V>
@@ -218,9 +219,9 @@ struct WorkerEnvelope {
 struct Welcome {
   WorkerId worker;
   Incarnation incarnation;
-  std::uint64_t job_key = 0;     // tags data-plane frames of this job
-  ByteVector frame_key;          // 32 bytes when the data plane is keyed, else empty
-  std::string job_toml;          // the job, for workers that asked
+  std::uint64_t job_key = 0;  // tags data-plane frames of this job
+  ByteVector frame_key;       // 32 bytes when the data plane is keyed, else empty
+  std::string job_toml;       // the job, for workers that asked
   template <class V>
   void fields(V& v) {
     v(worker, incarnation, job_key, frame_key, job_toml);
