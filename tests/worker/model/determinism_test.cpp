@@ -1,0 +1,114 @@
+// The same bits for any number of threads, any cut of the blocks and any fold of the slots.
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "model_test_support.hpp"
+#include "worker/model/init.hpp"
+#include "worker/model/probe.hpp"
+
+namespace planaria {
+namespace {
+
+class DeterminismTest : public ::testing::TestWithParam<ModelFamily> {
+ protected:
+  static JobSpec job() {
+    JobSpec job = small_job(GetParam(), GetParam() == ModelFamily::gpt2, GetParam() == ModelFamily::gpt2 ? 0.1 : 0.0);
+    job.model.width = 96;
+    job.model.ffn_width = 250;
+    job.model.context = 37;
+    job.batch = {.micro_batches = 8, .sequences = 2, .slots = 4};
+    return job;
+  }
+  static std::vector<float> train(std::size_t threads, int steps) {
+    const auto device = cpu(threads);
+    const JobSpec spec = job();
+    const auto trainer = trainer_of(*device, spec);
+    for (int t = 0; t < steps; ++t) EXPECT_TRUE(trainer->step().ok());
+    return trainer->parameters_on_host();
+  }
+};
+
+TEST_P(DeterminismTest, AnyNumberOfThreadsGivesTheSameBits) {
+  const std::vector<float> one = train(1, 3);
+  for (const std::size_t threads : {2U, 3U}) {
+    const std::vector<float> more = train(threads, 3);
+    EXPECT_EQ(std::memcmp(one.data(), more.data(), one.size() * sizeof(float)), 0) << threads << " threads";
+  }
+}
+
+TEST_P(DeterminismTest, TheFoldIsTheCanonicalTree) {
+  const auto device = cpu();
+  const JobSpec spec = job();
+  const auto trainer = trainer_of(*device, spec);
+  ASSERT_TRUE(trainer->accumulate_gradient().ok());
+  const std::size_t elements = trainer->map().vector_elements();
+  auto model = Transformer::create(*device, spec.model, trainer->map(), {spec.batch.sequences, spec.model.context},
+                                   spec.train.seed);
+  ASSERT_TRUE(model.ok());
+  auto pass = ModelPass::create(*model);
+  ASSERT_TRUE(pass.ok());
+  const auto slot = [&](std::uint32_t index) {
+    std::vector<float> sum(elements);
+    std::vector<double> losses(spec.batch.sequences);
+    HostBatch batch;
+    for (std::uint32_t i = 2 * index; i < 2 * index + 2; ++i) {
+      pattern_source(spec)(Step(1), MicroBatchIndex(i), batch);
+      pass->load(batch, Step(1));
+      pass->forward_backward(trainer->parameters(), sum.data(), losses.data());
+    }
+    return sum;
+  };
+  const auto add = [](std::vector<float> a, const std::vector<float>& b) {
+    for (std::size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+    return a;
+  };
+  const std::vector<float> root = add(add(slot(0), slot(1)), add(slot(2), slot(3)));
+  EXPECT_EQ(std::memcmp(root.data(), trainer->gradient(), elements * sizeof(float)), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, DeterminismTest, ::testing::Values(ModelFamily::gpt2, ModelFamily::llama),
+                         [](const auto& info) { return info.param == ModelFamily::gpt2 ? "gpt2" : "llama"; });
+
+TEST(NumericClassProbe, AgreesForAnyNumberOfThreads) {
+  const auto one = probe_numeric_class(*cpu(1));
+  const auto three = probe_numeric_class(*cpu(3));
+  ASSERT_TRUE(one.ok() && three.ok());
+  EXPECT_EQ(one->hex(), three->hex());
+}
+
+TEST(NumericClassProbe, TellsInstructionSetsApart) {
+  auto baseline = make_cpu_device({.threads = 1, .isa = CpuIsa::baseline});
+  ASSERT_TRUE(baseline.ok());
+  const auto best = cpu();
+  if (best->numeric_class() == (*baseline)->numeric_class()) GTEST_SKIP() << "this machine has the baseline only";
+  EXPECT_NE(probe_numeric_class(*best)->hex(), probe_numeric_class(**baseline)->hex());
+}
+
+TEST(BareTrainer, LearnsAPattern) {
+  const auto device = cpu();
+  for (const ModelFamily family : {ModelFamily::gpt2, ModelFamily::llama}) {
+    const JobSpec job = small_job(family, true);
+    const auto trainer = trainer_of(*device, job);
+    const double first = trainer->step()->loss;
+    double last = first;
+    while (trainer->last_step() < Step(50)) last = trainer->step()->loss;
+    EXPECT_NEAR(first, std::log(48.0), 0.1);
+    EXPECT_LT(last, 0.8 * first);
+  }
+}
+
+TEST(BareTrainer, AGradientThatIsNotFiniteLeavesTheParametersAlone) {
+  const auto device = cpu();
+  const JobSpec job = small_job(ModelFamily::gpt2, true);
+  const auto trainer = trainer_of(*device, job);
+  trainer->parameters()[3] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> before = trainer->parameters_on_host();
+  const auto report = trainer->step();
+  ASSERT_TRUE(report.ok());
+  EXPECT_FALSE(report->updated);
+  EXPECT_EQ(std::memcmp(before.data(), trainer->parameters(), before.size() * sizeof(float)), 0);
+}
+
+}  // namespace
+}  // namespace planaria

@@ -1,0 +1,129 @@
+#include "worker/model/bare_loop.hpp"
+
+#include <array>
+#include <bit>
+#include <utility>
+
+#include "worker/model/init.hpp"
+#include "worker/model/schedule.hpp"
+
+namespace planaria {
+
+BatchSource dataset_source(const Dataset& dataset, const WindowOrder& order, BatchShape shape) {
+  return [&dataset, &order, shape](Step step, MicroBatchIndex micro_batch, HostBatch& out) {
+    read_training_batch(dataset, order, shape, step, micro_batch, out);
+  };
+}
+
+BareTrainer::BareTrainer(Device& device, const JobSpec& job, BatchSource source)
+    : device_(device),
+      job_(job),
+      source_(std::move(source)),
+      map_(job.model, job.train.tile_elements),
+      ranges_(update_ranges(map_, {0, map_.tile_count()})),
+      losses_(job.batch.sequences),
+      slot_losses_(job.batch.slots),
+      tile_sums_(map_.tile_count()) {}
+
+Result<std::unique_ptr<BareTrainer>> BareTrainer::create(Device& device, const JobSpec& job, BatchSource source) {
+  std::unique_ptr<BareTrainer> trainer(new BareTrainer(device, job, std::move(source)));
+  PLANARIA_TRY(trainer->allocate());
+  return trainer;
+}
+
+Status BareTrainer::allocate() {
+  PLANARIA_ASSIGN(
+      Transformer transformer,
+      Transformer::create(device_, job_.model, map_, {job_.batch.sequences, job_.model.context}, job_.train.seed));
+  transformer_ = std::make_unique<Transformer>(std::move(transformer));
+  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_));
+  pass_ = std::make_unique<ModelPass>(std::move(pass));
+  const std::size_t elements = map_.vector_elements();
+  for (DeviceBuffer* buffer : {&parameters_, &moment1_, &moment2_}) {
+    PLANARIA_ASSIGN(*buffer, device_.allocate_floats(elements));
+  }
+  for (std::uint32_t level = 0; level < static_cast<std::uint32_t>(std::bit_width(job_.batch.slots)); ++level) {
+    PLANARIA_ASSIGN(DeviceBuffer node, device_.allocate_floats(elements));
+    nodes_.push_back(std::move(node));
+  }
+  std::vector<float> initial(elements);
+  initialize_parameters(job_.model, map_, job_.train.seed, initial);
+  device_.copy_in(parameters_.data(), initial.data(), elements * sizeof(float));
+  return device_.synchronize();
+}
+
+// Joins the slot's gradient of one block with the nodes it completes.
+void BareTrainer::fold_block(std::uint32_t slot, BlockIndex block) {
+  const auto completed = static_cast<std::size_t>(subtrees_completed(slot));
+  if (completed == 0) return;
+  const BlockInfo& info = map_.block(block);
+  const std::size_t oldest = static_cast<std::size_t>(std::popcount(slot)) - completed;
+  std::array<const float*, 33> parts{};
+  for (std::size_t k = 0; k <= completed; ++k) parts[k] = nodes_[oldest + k].floats() + info.offset;
+  device_.fold(info.elements, std::span(parts).first(completed + 1), nodes_[oldest].floats() + info.offset);
+}
+
+Result<double> BareTrainer::accumulate_gradient() {
+  const Step step = last_step_.next();
+  const std::uint32_t per_slot = job_.micro_batches_per_slot();
+  for (std::uint32_t slot = 0; slot < job_.batch.slots; ++slot) {
+    slot_losses_[slot] = 0.0;
+    float* own = nodes_[static_cast<std::size_t>(std::popcount(slot))].floats();
+    device_.zero(map_.vector_elements(), own);
+    for (std::uint32_t i = 0; i < per_slot; ++i) {
+      source_(step, MicroBatchIndex(slot * per_slot + i), batch_);
+      pass_->load(batch_, step);
+      ModelPass::BlockDone done;
+      if (i + 1 == per_slot) done = [&](BlockIndex block) { fold_block(slot, block); };
+      pass_->forward_backward(parameters_.floats(), own, losses_.data(), done);
+      PLANARIA_TRY(device_.synchronize());
+      for (const double loss : losses_) slot_losses_[slot] += loss;
+    }
+  }
+  return tree_sum(slot_losses_) / static_cast<double>(job_.tokens_per_step());
+}
+
+Result<BareStepReport> BareTrainer::step() {
+  PLANARIA_ASSIGN(const double loss, accumulate_gradient());
+  last_step_ = last_step_.next();
+  float* gradient = nodes_.front().floats();
+  add_tied_gradient(device_, map_, gradient);
+  for (const BlockInfo& block : map_.blocks()) {
+    tile_sums(device_, map_, {block.first_tile, block.first_tile + block.tiles}, gradient + block.offset,
+              tile_sums_.data() + block.first_tile);
+  }
+  PLANARIA_TRY(device_.synchronize());
+  const ClipDecision clip =
+      clip_decision(sum_of_tiles(map_, tile_sums_), job_.tokens_per_step(), job_.optimizer.clip_norm);
+  if (clip.finite) {
+    update(device_, adamw_step(job_.optimizer, job_.train.steps, last_step_, clip.scale), ranges_,
+           {parameters_.floats(), moment1_.floats(), moment2_.floats()}, gradient,
+           {parameters_.floats(), moment1_.floats(), moment2_.floats()});
+    after_update(device_, map_, parameters_.floats());
+    PLANARIA_TRY(device_.synchronize());
+  }
+  return BareStepReport{last_step_, loss, clip.norm,
+                        planaria::learning_rate(job_.optimizer, job_.train.steps, last_step_), clip.finite};
+}
+
+Result<double> BareTrainer::evaluate(const Dataset& dataset, std::uint32_t count) {
+  std::vector<double> sums;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    read_validation_batch(dataset, job_.batch.sequences, i, count, batch_);
+    pass_->load(batch_, last_step_);
+    pass_->evaluate(parameters_.floats(), losses_.data());
+    PLANARIA_TRY(device_.synchronize());
+    sums.insert(sums.end(), losses_.begin(), losses_.end());
+  }
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return total / (static_cast<double>(sums.size()) * job_.model.context);
+}
+
+std::vector<float> BareTrainer::parameters_on_host() const {
+  std::vector<float> host(map_.vector_elements());
+  device_.copy_out(host.data(), parameters_.data(), host.size() * sizeof(float));
+  return host;
+}
+
+}  // namespace planaria
