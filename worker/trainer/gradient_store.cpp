@@ -1,0 +1,225 @@
+#include "worker/trainer/gradient_store.hpp"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace planaria {
+
+namespace {
+
+std::string name_of(TreeNode node) {
+  return "tree node " + std::to_string(node.index) + " of level " + std::to_string(node.level);
+}
+
+Error missing(TreeNode node) {
+  return {ErrorCode::internal, name_of(node) + " isn't held by the trainer"};
+}
+
+}  // namespace
+
+std::vector<TreeAddition> fold_cascade(std::uint32_t range_begin, SlotIndex slot) {
+  std::vector<TreeAddition> additions;
+  for (TreeNode right{0, slot.value()}; (right.index & 1U) != 0; right = right.parent()) {
+    const TreeNode left = right.sibling();
+    if (left.slots().begin < range_begin) break;
+    additions.push_back({left, right, right.parent()});
+  }
+  return additions;
+}
+
+GradientStore::GradientStore(Device& device, std::shared_ptr<BufferPool> pool, const StateMap& map, std::uint32_t slots)
+    : device_(device), pool_(std::move(pool)), map_(map), slots_(slots) {}
+
+void GradientStore::enter(Step step) {
+  if (step_ == step) return;
+  release(step_);
+  step_ = step;
+}
+
+void GradientStore::release(Step step) {
+  if (step_ != step) return;
+  nodes_.clear();
+  reduced_.reset();
+  held_.assign(map_.tile_count(), false);
+  step_ = Step(0);
+}
+
+Result<float*> GradientStore::begin_slot(SlotIndex slot) {
+  const TreeNode leaf{0, slot.value()};
+  nodes_.erase(leaf);
+  PLANARIA_ASSIGN(Buffer buffer, pool_->take());
+  device_.zero(pool_->elements(), buffer.floats());
+  auto shared = std::make_shared<Buffer>(std::move(buffer));
+  float* values = shared->floats();
+  nodes_[leaf] = std::move(shared);
+  return values;
+}
+
+Result<float*> GradientStore::slot(SlotIndex slot) {
+  const auto found = nodes_.find({0, slot.value()});
+  if (found == nodes_.end()) return missing({0, slot.value()});
+  return found->second->floats();
+}
+
+Result<GradientStore::Fold> GradientStore::begin_fold(std::span<const TreeAddition> chain) {
+  Fold fold{.parts = {}, .sources = {}, .sum = chain.back().sum, .fresh = {}, .reuse = SIZE_MAX};
+  for (std::size_t i = chain.size(); i-- > 0;) fold.parts.push_back(chain[i].left);
+  fold.parts.push_back(chain.front().right);
+  for (std::size_t i = 0; i < fold.parts.size(); ++i) {
+    const auto found = nodes_.find(fold.parts[i]);
+    if (found == nodes_.end()) return missing(fold.parts[i]);
+    fold.sources.push_back(found->second->floats());
+    const bool writable = !found->second->leased() && found->second.use_count() == 1;
+    if (fold.reuse == SIZE_MAX && writable) fold.reuse = i;
+  }
+  if (fold.reuse == SIZE_MAX) {
+    PLANARIA_ASSIGN(fold.fresh, pool_->take());
+  }
+  return fold;
+}
+
+void GradientStore::fold(Fold& fold, ElementRange elements) {
+  std::vector<const float*> parts(fold.sources.size());
+  for (std::size_t i = 0; i < parts.size(); ++i) parts[i] = fold.sources[i] + elements.begin;
+  float* target = fold.fresh ? fold.fresh.floats() : nodes_.at(fold.parts[fold.reuse])->floats();
+  device_.fold(elements.size(), parts, target + elements.begin);
+}
+
+void GradientStore::finish(Fold fold) {
+  SharedBuffer sum = fold.fresh ? std::make_shared<Buffer>(std::move(fold.fresh)) : nodes_.at(fold.parts[fold.reuse]);
+  for (const TreeNode part : fold.parts) nodes_.erase(part);
+  nodes_[fold.sum] = std::move(sum);
+}
+
+Status GradientStore::add(std::span<const TreeAddition> additions) {
+  if (!additions.empty() && nodes_.contains(additions.back().sum) && !nodes_.contains(additions.front().left) &&
+      !nodes_.contains(additions.front().right)) {
+    return ok_status();  // done with the backward pass
+  }
+  while (!additions.empty()) {
+    std::size_t length = 1;
+    while (length < additions.size() && additions[length].right == additions[length - 1].sum) ++length;
+    PLANARIA_ASSIGN(Fold chain, begin_fold(additions.first(length)));
+    fold(chain, {0, pool_->elements()});
+    finish(std::move(chain));
+    additions = additions.subspan(length);
+  }
+  return device_.synchronize();
+}
+
+Status GradientStore::need_reduced() {
+  if (held_.empty()) held_.assign(map_.tile_count(), false);
+  if (reduced_) return ok_status();
+  PLANARIA_ASSIGN(Buffer buffer, pool_->take());
+  reduced_ = std::make_shared<Buffer>(std::move(buffer));
+  return ok_status();
+}
+
+std::vector<TileRange> GradientStore::lacking(TileRange tiles) const {
+  std::vector<TileRange> parts;
+  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    if (held_[tile]) continue;
+    if (!parts.empty() && parts.back().end == tile) {
+      parts.back().end = tile + 1;
+    } else {
+      parts.push_back({tile, tile + 1});
+    }
+  }
+  return parts;
+}
+
+void GradientStore::mark(TileRange tiles) {
+  std::fill(held_.begin() + tiles.begin, held_.begin() + tiles.end, true);
+}
+
+Result<const float*> GradientStore::input_values(const Input& input, TileRange tiles) const {
+  const std::uint64_t first = map_.tile(TileIndex(tiles.begin)).begin;
+  if (input.values.empty()) {
+    const auto found = nodes_.find(input.node);
+    if (found == nodes_.end()) return missing(input.node);
+    return found->second->floats() + first;
+  }
+  std::uint64_t offset = 0;
+  for (const TileRange& range : input.tiles) {
+    if (range.begin <= tiles.begin && tiles.end <= range.end) {
+      offset += map_.bytes({range.begin, tiles.begin}) / sizeof(float);
+      if (offset + map_.bytes(tiles) / sizeof(float) > input.values.size()) break;
+      return input.values.data() + offset;
+    }
+    offset += map_.bytes(range) / sizeof(float);
+  }
+  return Error(ErrorCode::internal, "a received " + name_of(input.node) + " lacks tiles of the own shards");
+}
+
+Status GradientStore::reduce(std::span<const TileRange> tiles, std::span<const Input> inputs) {
+  std::vector<TreeNode> cover;
+  for (const Input& input : inputs) cover.push_back(input.node);
+  PLANARIA_ASSIGN(const TreeReducer reducer, TreeReducer::plan(cover, slots_));
+  std::uint64_t bytes = 0;
+  for (const TileRange& range : tiles) bytes += map_.bytes(range);
+  const bool whole = bytes == map_.bytes({0, map_.tile_count()});
+  if (whole && !reduced_ && inputs.size() == 1 && inputs[0].values.empty()) {
+    const auto root = nodes_.find(inputs[0].node);
+    if (root == nodes_.end()) return missing(inputs[0].node);
+    reduced_ = root->second;  // nothing is left to add
+    held_.assign(map_.tile_count(), true);
+    return ok_status();
+  }
+  PLANARIA_TRY(need_reduced());
+  if (scratch_.bytes() < reducer.scratch_elements() * sizeof(float)) {
+    PLANARIA_ASSIGN(scratch_, device_.allocate_floats(reducer.scratch_elements()));
+  }
+  std::vector<const float*> values(inputs.size());
+  for (const TileRange& range : tiles) {
+    for (const TileRange& part : lacking(range)) {
+      for (std::size_t i = 0; i < inputs.size(); ++i) {
+        PLANARIA_ASSIGN(values[i], input_values(inputs[i], part));
+      }
+      const std::uint64_t first = map_.tile(TileIndex(part.begin)).begin;
+      const std::uint64_t count = map_.tile(TileIndex(part.end - 1)).end - first;
+      reducer.run(device_, count, values, scratch_.floats(), reduced_->floats() + first);
+    }
+    mark(range);
+  }
+  return device_.synchronize();
+}
+
+Status GradientStore::store_reduced(std::span<const TileRange> tiles, std::span<const float> values) {
+  PLANARIA_TRY(need_reduced());
+  const float* source = values.data();
+  for (const TileRange& range : tiles) {
+    const std::uint64_t count = map_.bytes(range) / sizeof(float);
+    if (source + count > values.data() + values.size()) {
+      return Error(ErrorCode::internal, "a reduced gradient arrived with too few values");
+    }
+    for (const TileRange& part : lacking(range)) {
+      const float* from = source + map_.bytes({range.begin, part.begin}) / sizeof(float);
+      for (const ElementRange& run : element_runs(map_, std::span(&part, 1))) {
+        device_.copy_in(reduced_->floats() + run.begin, from, run.size() * sizeof(float));
+        from += run.size();
+      }
+    }
+    source += count;
+    mark(range);
+  }
+  return device_.synchronize();
+}
+
+Result<ValueSource> GradientStore::lease_node(TreeNode node) const {
+  const auto found = nodes_.find(node);
+  if (found == nodes_.end()) return missing(node);
+  return ValueSource{found->second->floats(), found->second->lease()};
+}
+
+Result<ValueSource> GradientStore::lease_reduced() const {
+  if (!reduced_) return Error(ErrorCode::internal, "no reduced gradient is held");
+  return ValueSource{reduced_->floats(), reduced_->lease()};
+}
+
+Result<const float*> GradientStore::reduced() const {
+  if (!reduced_) return Error(ErrorCode::internal, "no reduced gradient is held");
+  return reduced_->floats();
+}
+
+}  // namespace planaria

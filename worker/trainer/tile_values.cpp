@@ -1,0 +1,103 @@
+#include "worker/trainer/tile_values.hpp"
+
+#include <utility>
+
+namespace planaria {
+
+namespace {
+
+template <class Skip>
+void append_runs(const StateMap& map, TileRange tiles, std::vector<ElementRange>& runs, Skip&& skip) {
+  for (std::uint32_t i = tiles.begin; i < tiles.end; ++i) {
+    const TileIndex tile(i);
+    if (skip(tile)) continue;
+    const ElementRange elements = map.tile(tile);
+    if (!runs.empty() && runs.back().end == elements.begin) {
+      runs.back().end = elements.end;
+    } else {
+      runs.push_back(elements);
+    }
+  }
+}
+
+bool fits(const StateMap& map, TileRange tiles) {
+  return tiles.begin <= tiles.end && tiles.end <= map.tile_count();
+}
+
+Result<std::size_t> expected_values(const StateMap& map, const DataMeta& meta) {
+  const auto bad = [] { return Error(ErrorCode::corrupt, "a data message names tiles that the model doesn't have"); };
+  const auto gradients = [&](const std::vector<TileRange>& tiles) -> Result<std::size_t> {
+    std::size_t count = 0;
+    for (const TileRange& range : tiles) {
+      if (!fits(map, range)) return bad();
+      count += map.bytes(range) / sizeof(float);
+    }
+    return count;
+  };
+  if (const auto* piece = std::get_if<Piece>(&meta)) return gradients(piece->tiles);
+  if (const auto* reduced = std::get_if<Reduced>(&meta)) return gradients(reduced->tiles);
+  if (const auto* request = std::get_if<StateRequest>(&meta)) {
+    if (!fits(map, request->tiles)) return bad();
+  }
+  if (const auto* state = std::get_if<StateTiles>(&meta)) {
+    if (!fits(map, state->tiles)) return bad();
+    if (state->available) return 3 * total_elements(state_runs(map, state->tiles));
+  }
+  return std::size_t{0};
+}
+
+}  // namespace
+
+std::vector<ElementRange> element_runs(const StateMap& map, std::span<const TileRange> tiles) {
+  std::vector<ElementRange> runs;
+  for (const TileRange& range : tiles) append_runs(map, range, runs, [](TileIndex) { return false; });
+  return runs;
+}
+
+std::vector<ElementRange> state_runs(const StateMap& map, TileRange tiles) {
+  std::vector<ElementRange> runs;
+  append_runs(map, tiles, runs, [&](TileIndex tile) { return map.is_tied(tile); });
+  return runs;
+}
+
+std::size_t total_elements(std::span<const ElementRange> runs) {
+  std::size_t count = 0;
+  for (const ElementRange& run : runs) count += run.size();
+  return count;
+}
+
+Result<DataFrame> read_data_frame(const StateMap& map, MutableSlice frame) {
+  PLANARIA_ASSIGN(DataHead head, decode_data_head(frame.bytes));
+  PLANARIA_ASSIGN(const std::size_t expected, expected_values(map, head.meta));
+  if (head.values_offset > frame.bytes.size() || frame.bytes.size() - head.values_offset != expected * sizeof(float)) {
+    return Error(ErrorCode::corrupt, "a data message of " + std::to_string(frame.bytes.size()) + " bytes should hold " +
+                                         std::to_string(expected) + " values");
+  }
+  DataFrame read{std::move(head.meta), nullptr};
+  if (expected == 0) return read;
+  const std::byte* values = frame.bytes.data() + head.values_offset;
+  if (reinterpret_cast<std::uintptr_t>(values) % alignof(float) != 0) {
+    return Error(ErrorCode::internal, "the transport delivered a frame that is not aligned for floats");
+  }
+  auto payload = std::make_shared<FramePayload>();
+  payload->values = {reinterpret_cast<const float*>(values), expected};
+  payload->frame = std::move(frame);
+  read.payload = std::move(payload);
+  return read;
+}
+
+std::vector<ConstSlice> data_slices(const DataMeta& meta, std::span<const ElementRange> runs,
+                                    std::span<const ValueSource> vectors) {
+  auto head = std::make_shared<const std::vector<std::byte>>(encode_data_head(meta));
+  std::vector<ConstSlice> slices;
+  slices.reserve(1 + runs.size() * vectors.size());
+  slices.push_back({std::span(*head), head});
+  for (const ValueSource& source : vectors) {
+    for (const ElementRange& run : runs) {
+      slices.push_back({std::as_bytes(std::span(source.vector + run.begin, run.size())), source.owner});
+    }
+  }
+  return slices;
+}
+
+}  // namespace planaria

@@ -1,0 +1,49 @@
+// Where the values of tiles lie in a flat vector, and payloads of such values as the data plane carries them
+// (proto/data_message.hpp).
+//
+// Thread contract: pure functions and values.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/result.hpp"
+#include "common/transport/transport.hpp"
+#include "proto/data_message.hpp"
+#include "proto/state_map.hpp"
+#include "worker/core/events.hpp"
+
+namespace planaria {
+
+// The elements of `tiles` in order, as few runs as possible (padding between blocks breaks a run).
+[[nodiscard]] std::vector<ElementRange> element_runs(const StateMap& map, std::span<const TileRange> tiles);
+// The same without tied copies, which state messages leave out: they follow from the embedding.
+[[nodiscard]] std::vector<ElementRange> state_runs(const StateMap& map, TileRange tiles);
+
+[[nodiscard]] std::size_t total_elements(std::span<const ElementRange> runs);
+
+// A received payload; the values lie in the transport's buffer.
+struct FramePayload final : Payload {
+  MutableSlice frame;
+  std::span<const float> values;
+};
+
+struct DataFrame {
+  DataMeta meta;
+  std::shared_ptr<const FramePayload> payload;  // null when the message carries no values
+};
+
+// Reads a frame's payload; corrupt unless meta, tiles and the number of values fit together and `map`.
+[[nodiscard]] Result<DataFrame> read_data_frame(const StateMap& map, MutableSlice frame);
+
+// A message's head, then values: `vectors` (one for gradients; master and both moments for state), each by `runs`.
+struct ValueSource {
+  const float* vector = nullptr;
+  std::shared_ptr<const void> owner;
+};
+[[nodiscard]] std::vector<ConstSlice> data_slices(const DataMeta& meta, std::span<const ElementRange> runs,
+                                                  std::span<const ValueSource> vectors);
+
+}  // namespace planaria

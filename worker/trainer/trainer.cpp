@@ -1,0 +1,259 @@
+#include "worker/trainer/trainer.hpp"
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "worker/trainer/step_executor.hpp"
+
+namespace planaria {
+
+namespace {
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+}  // namespace
+
+class Trainer::Impl {
+ public:
+  Impl(std::unique_ptr<StepExecutor> executor, TrainerHooks hooks, std::uint32_t per_slot, std::uint64_t total_steps)
+      : executor_(std::move(executor)), hooks_(std::move(hooks)), per_slot_(per_slot), total_steps_(total_steps) {}
+
+  void start() {
+    thread_ = std::thread([this] { run(); });
+  }
+
+  void post(WorkerAction action, ViewNumber view, SlotRange range) {
+    {
+      const std::scoped_lock lock(mutex_);
+      if (stopping_) return;
+      queue_.push_back({std::move(action), view, range});
+    }
+    wake_.notify_one();
+  }
+
+  void stop() {
+    {
+      const std::scoped_lock lock(mutex_);
+      stopping_ = true;
+      queue_.clear();
+    }
+    wake_.notify_one();
+    if (thread_.joinable()) {
+      thread_.join();
+      executor_->finish_checkpoints();
+    }
+  }
+
+  void set_ledger(std::unique_ptr<Ledger> ledger) {
+    const std::scoped_lock lock(mutex_);
+    new_ledger_ = std::move(ledger);
+  }
+  void poison(Step step) {
+    const std::scoped_lock lock(mutex_);
+    poisoned_ = step;
+  }
+
+  StepExecutor& executor() { return *executor_; }
+  std::atomic<double> speed{1.0};
+
+  [[nodiscard]] TrainerCounters counters() const {
+    return {.micro_batches = micro_batches_.load(std::memory_order_relaxed),
+            .recomputed = recomputed_.load(std::memory_order_relaxed),
+            .ledger_failures = ledger_failures_.load(std::memory_order_relaxed),
+            .torn_leases = executor_->torn_leases(),
+            .buffer_bytes = executor_->buffer_bytes()};
+  }
+
+ private:
+  struct Item {
+    WorkerAction action;
+    ViewNumber view;
+    SlotRange range;
+  };
+
+  void run() {
+    while (true) {
+      std::optional<Item> item;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+        if (stopping_) return;
+        item = std::move(queue_.front());
+        queue_.pop_front();
+        if (new_ledger_) ledger_ = std::move(new_ledger_);
+      }
+      const Status done = carry_out(*item);
+      if (done) continue;
+      {
+        const std::scoped_lock lock(mutex_);
+        stopping_ = true;
+        queue_.clear();
+      }
+      hooks_.failed(done.error());
+      return;
+    }
+  }
+
+  Status completed(Result<WorkerEvent> event) {
+    if (!event) return event.error();
+    hooks_.completed(std::move(event).value());
+    return ok_status();
+  }
+
+  Status send(WorkerId to, ViewNumber view, Result<std::vector<ConstSlice>> payload) {
+    if (!payload) return payload.error();
+    hooks_.send(to, view, std::move(payload).value());
+    return ok_status();
+  }
+
+  Status carry_out(const Item& item) {
+    using namespace worker_action;
+    StepExecutor& x = *executor_;
+    return std::visit(Overloaded{[&](const ComputeMicroBatch& a) { return compute(a, item); },
+                                 [&](const FoldNodes& a) { return x.fold(a); },
+                                 [&](const ReduceShards& a) { return completed(x.reduce(a)); },
+                                 [&](const StoreReduced& a) { return x.store_reduced(a); },
+                                 [&](const MeasureGradient& a) { return completed(x.measure(a)); },
+                                 [&](const ApplyUpdate& a) { return completed(x.update(a)); },
+                                 [&](const StoreState& a) { return completed(x.store_state(a)); },
+                                 [&](const InitializeState&) { return completed(x.initialize()); },
+                                 [&](const LoadCheckpoint& a) { return completed(x.load_checkpoint(a.step)); },
+                                 [&](const HashState& a) { return completed(x.hash_state(a.stamp)); },
+                                 [&](const HashWeights& a) { return completed(x.hash_weights(a.step)); },
+                                 [&](const SaveCheckpoint& a) { return save(a); },
+                                 [&](const ReleaseStep& a) {
+                                   x.release(a.step);
+                                   return ok_status();
+                                 },
+                                 [&](const SendPiece& a) { return send(a.to, a.view, x.piece_payload(a.meta)); },
+                                 [&](const SendReduced& a) { return send(a.to, a.view, x.reduced_payload(a.meta)); },
+                                 [](const auto&) { return ok_status(); }},
+                      item.action);
+  }
+
+  Status save(const worker_action::SaveCheckpoint& action) {
+    auto refused = executor_->save_checkpoint(action);
+    if (!refused) return refused.error();
+    if (*refused) hooks_.completed(std::move(**refused));
+    return ok_status();
+  }
+
+  Status compute(const worker_action::ComputeMicroBatch& action, const Item& item) {
+    const bool training = action.step.value() <= total_steps_;
+    const bool announced = training && hooks_.entered && entered_ != action.step;
+    if (announced) {
+      entered_ = action.step;
+      hooks_.entered(action.step, Phase::forward);
+    }
+    bool poisoned = false;
+    if (training) {
+      const std::scoped_lock lock(mutex_);
+      poisoned = poisoned_ == action.step;
+      if (poisoned) poisoned_.reset();
+    }
+    std::function<void()> backward_begins;
+    if (announced) backward_begins = [&] { hooks_.entered(action.step, Phase::backward); };
+    auto event = executor_->compute(action, item.range, poisoned, backward_begins);
+    if (!event) return event.error();
+    if (training) {
+      auto& done = std::get<worker_event::MicroBatchDone>(*event);
+      slow_down(done.took);
+      record(action, item.view);
+    }
+    hooks_.completed(std::move(event).value());
+    return ok_status();
+  }
+
+  void slow_down(Duration& took) {
+    const double fraction = speed.load(std::memory_order_relaxed);
+    if (fraction >= 1.0) return;
+    const Duration pause(static_cast<std::int64_t>(static_cast<double>(took.count()) * (1.0 / fraction - 1.0)));
+    std::unique_lock lock(mutex_);
+    wake_.wait_for(lock, pause, [&] { return stopping_; });
+    took += pause;
+  }
+
+  void record(const worker_action::ComputeMicroBatch& action, ViewNumber view) {
+    micro_batches_.fetch_add(1, std::memory_order_relaxed);
+    if (action.recompute) recomputed_.fetch_add(1, std::memory_order_relaxed);
+    if (!ledger_) return;
+    const Status written =
+        ledger_->append({.step = action.step,
+                         .micro_batch = MicroBatchIndex(action.slot.value() * per_slot_ + action.position),
+                         .attempt = action.attempt,
+                         .view = view,
+                         .recompute = action.recompute,
+                         .at = clock_.now()});
+    if (!written) ledger_failures_.fetch_add(1, std::memory_order_relaxed);
+  }
+
+  const std::unique_ptr<StepExecutor> executor_;
+  const TrainerHooks hooks_;
+  const std::uint32_t per_slot_;
+  const std::uint64_t total_steps_;
+  const SteadyClock clock_;
+
+  // The trainer thread's.
+  std::unique_ptr<Ledger> ledger_;
+  Step entered_;
+
+  std::atomic<std::uint64_t> micro_batches_{0};
+  std::atomic<std::uint64_t> recomputed_{0};
+  std::atomic<std::uint64_t> ledger_failures_{0};
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Item> queue_;
+  std::unique_ptr<Ledger> new_ledger_;
+  std::optional<Step> poisoned_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+Result<std::unique_ptr<Trainer>> Trainer::start(TrainerOptions options, TrainerHooks hooks) {
+  const std::uint32_t per_slot = options.job.micro_batches_per_slot();
+  const std::uint64_t total = options.job.train.steps;
+  PLANARIA_ASSIGN(auto executor, StepExecutor::create(std::move(options), hooks.completed));
+  auto impl = std::make_unique<Impl>(std::move(executor), std::move(hooks), per_slot, total);
+  impl->start();
+  return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
+}
+
+Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Trainer::~Trainer() {
+  stop();
+}
+
+void Trainer::post(WorkerAction action, ViewNumber view, SlotRange range) {
+  impl_->post(std::move(action), view, range);
+}
+void Trainer::set_ledger(std::unique_ptr<Ledger> ledger) {
+  impl_->set_ledger(std::move(ledger));
+}
+std::optional<std::vector<ConstSlice>> Trainer::state_payload(const StateTiles& meta) {
+  return impl_->executor().state_payload(meta);
+}
+void Trainer::set_speed(double fraction) {
+  impl_->speed.store(fraction, std::memory_order_relaxed);
+}
+void Trainer::poison(Step step) {
+  impl_->poison(step);
+}
+TrainerCounters Trainer::counters() const {
+  return impl_->counters();
+}
+const StateMap& Trainer::map() const {
+  return impl_->executor().map();
+}
+void Trainer::stop() {
+  impl_->stop();
+}
+
+}  // namespace planaria
