@@ -129,7 +129,7 @@ Environment process_environment() {
   return found;
 }
 
-std::string_view nearest(std::string_view word, std::span<const std::string> candidates) {
+std::string nearest(std::string_view word, std::span<const std::string> candidates) {
   if (word.size() > kMaxComparedWord) return {};
   std::string_view best;
   std::size_t best_distance = std::max<std::size_t>(1, (word.size() + 2) / 3) + 1;
@@ -140,7 +140,7 @@ std::string_view nearest(std::string_view word, std::span<const std::string> can
       best_distance = distance;
     }
   }
-  return best;
+  return std::string(best);
 }
 
 Status Problems::status() const {
@@ -219,7 +219,7 @@ std::string ConfigReader::State::suggestion(const std::string& in_section, std::
     if (other == in_section || !keys.contains(std::string(key))) continue;
     return other.empty() ? "; it belongs above the first section" : fmt::format("; it belongs into [{}]", other);
   }
-  if (const std::string_view near = nearest(key, names); !near.empty()) {
+  if (const std::string near = nearest(key, names); !near.empty()) {
     return fmt::format("; did you mean \"{}\"?", near);
   }
   return names.size() <= 8 ? fmt::format("; known here: {}", fmt::join(names, ", ")) : "";
@@ -242,7 +242,7 @@ void ConfigReader::State::check_keys(const toml::table& keys, const std::string&
       const std::string wanted = is_array ? fmt::format("tables, [[{}]]", name) : fmt::format("a section, [{}]", name);
       problems.add(fmt::format("{}: {}: expected {}, found {}", at(key), name, wanted, describe(node)));
     } else if (top_level && (node.is_table() || node.is_array_of_tables())) {
-      const std::string_view near = nearest(name, sections);
+      const std::string near = nearest(name, sections);
       const std::string hint = near.empty() ? fmt::format("; known: {}", fmt::join(sections, ", "))
                                             : fmt::format("; did you mean [{}]?", near);
       problems.add(fmt::format("{}: [{}]: unknown section{}", at(key), shorten(name), hint));
@@ -268,7 +268,7 @@ void ConfigReader::State::check_overrides() {
     const std::size_t dot = key.find('.');
     const std::string of = dot == std::string::npos ? "" : key.substr(0, dot);
     const std::string name = dot == std::string::npos ? key : key.substr(dot + 1);
-    const std::string_view near = nearest(key, all);
+    const std::string near = nearest(key, all);
     const std::string hint = near.empty() ? suggestion(of, name) : fmt::format("; did you mean \"{}\"?", near);
     problems.add(fmt::format("--set {}: unknown key{}", shorten(key), hint));
   }
@@ -280,7 +280,7 @@ void ConfigReader::State::check_overrides() {
       return !entry.first.empty() && variable.starts_with(variable_name(entry.first) + "_");
     });
     if (!of_section) continue;
-    const std::string_view near = nearest(variable, names);
+    const std::string near = nearest(variable, names);
     problems.add(fmt::format("variable {}: names no key{}", shorten(variable),
                              near.empty() ? "" : fmt::format("; did you mean {}?", near)));
   }
@@ -366,7 +366,7 @@ bool ConfigReader::read_choice(std::string_view name, std::span<const std::strin
   const std::string& text = node != nullptr ? node->get() : found->text;
   const auto choice = std::ranges::find(names, std::string_view(text));
   if (choice == names.end() || (found->node != nullptr && node == nullptr)) {
-    const std::string_view near = nearest(text, std::vector<std::string>(names.begin(), names.end()));
+    const std::string near = nearest(text, std::vector<std::string>(names.begin(), names.end()));
     const std::string hint = near.empty() ? "" : fmt::format(" (did you mean \"{}\"?)", near);
     state_->expected(*found, name, expectation(names) + hint);
     return false;

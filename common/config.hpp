@@ -51,7 +51,7 @@ inline constexpr std::string_view kEnvironmentPrefix = "PLANARIA_";
 [[nodiscard]] Environment process_environment();
 
 // The candidate nearest to `word` by edit distance (swaps count one), or "" when none is near enough to be meant.
-[[nodiscard]] std::string_view nearest(std::string_view word, std::span<const std::string> candidates);
+[[nodiscard]] std::string nearest(std::string_view word, std::span<const std::string> candidates);
 
 // Problems of one document; a Status once all are known. The first kShown are told, the rest counted.
 class Problems {
