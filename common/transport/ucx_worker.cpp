@@ -1,16 +1,40 @@
 #include "common/transport/ucx_worker.hpp"
 
+#include <ucs/debug/log_def.h>
+
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <mutex>
+
+#include "common/log.hpp"
 
 namespace planaria {
 namespace {
 
 // Connecting must not block the progress thread, and large payloads go by rendezvous, into their place.
+// (UCX 1.13 knows the TCP transport's own setting by this name only, without its prefix.)
 constexpr std::pair<const char*, const char*> kFixedSettings[] = {
-    {"TCP_CONN_NB", "y"},
+    {"CONN_NB", "y"},
     {"RNDV_THRESH", "64k"},
     {"KEEPALIVE_INTERVAL", "1s"},
 };
+
+// UCX prints to standard output, where it would end up amid a command's own. What it calls an error is a peer's end in
+// most cases, and the transport reports those itself.
+ucs_log_func_rc_t forward_log(const char*, unsigned, const char*, ucs_log_level_t level,
+                              const ucs_log_component_config_t*, const char* format, va_list arguments) {
+  if (level > UCS_LOG_LEVEL_WARN) return UCS_LOG_FUNC_RC_STOP;
+  static const Log log("ucx");
+  char text[512];
+  std::vsnprintf(text, sizeof text, format, arguments);
+  if (level == UCS_LOG_LEVEL_FATAL) {
+    log.error(text);
+  } else {
+    log.info(text);
+  }
+  return UCS_LOG_FUNC_RC_STOP;
+}
 
 void forward_error(void* argument, ucp_ep_h, ucs_status_t status) {
   auto* endpoint = static_cast<UcxEndpoint*>(argument);
@@ -24,6 +48,8 @@ Error ucx_error(ErrorCode code, const char* what, ucs_status_t status) {
 }
 
 Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options) {
+  static std::once_flag log_once;
+  std::call_once(log_once, [] { ucs_log_push_handler(forward_log); });
   std::unique_ptr<UcxWorker> made(new UcxWorker());
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);

@@ -163,8 +163,10 @@ TEST_F(Faulty, OneSeedHitsTheSameFrames) {
     const auto unreliable = std::make_shared<FaultyTransport>(net.create(peer(1)), seed, still, false);
     Node from(unreliable, peer(1));
     from.connect(to);
+    net.pump();
     unreliable->set_default_rule(Direction::outbound, {.drop = 0.5});
     for (int i = 0; i < 64; ++i) from.send(to, frame_of(std::to_string(i), 0));
+    unreliable->poll();
     net.pump();
     return to.frame_texts();
   };

@@ -210,8 +210,10 @@ TEST_F(Ucx, ADisconnectedPeersFramesAreRefusedUntilItIsConnectedAgain) {
   ASSERT_TRUE(b.wait_frames(1));
   b->disconnect(a.worker());
   ASSERT_TRUE(a.wait_event(TransportEvent::Kind::peer_error));
-  a.connect(b);
   b.connect(a);
+  b.fence(0);  // takes effect behind the connection
+  ASSERT_TRUE(b.wait_fences(1));
+  a.connect(b);
   a.send(b, frame_of("after"));
   ASSERT_TRUE(b.wait_frames(2));
   EXPECT_EQ(b.frame_texts(), (Texts{"before", "after"}));
