@@ -82,7 +82,7 @@ struct SlotAssignment {
 // A shard and the member that finishes its sum (and, with a sharded optimizer, owns its state).
 struct ShardAssignment {
   WorkerId owner;
-  TileRange tiles;   // inside one block
+  TileRange tiles;     // inside one block
   bool ready = false;  // in a resume plan: the owner holds the reduced gradient of these tiles already
 
   auto operator<=>(const ShardAssignment&) const = default;
@@ -96,11 +96,11 @@ enum class StateSource : std::uint8_t { initialize, checkpoint, peer, count_ };
 
 // How a member gets state that it lacks.
 struct StateFetch {
-  WorkerId worker;      // who lacks it
+  WorkerId worker;  // who lacks it
   StateSource source = StateSource::initialize;
-  WorkerId from;        // for peer
+  WorkerId from;  // for peer
   TileRange tiles;
-  Step stamp;           // the step of the state: 0 for initialize
+  Step stamp;  // the step of the state: 0 for initialize
 
   template <class V>
   void fields(V& v) {
@@ -111,14 +111,14 @@ struct StateFetch {
 // How the members of a new view go on with the first step they work on. From the step after it, Layout::slots and
 // Layout::shards hold.
 struct ResumePlan {
-  Step step;                  // r: every member has or fetches state r-1, or has r already
-  std::uint32_t attempt = 0;  // raised when the step's gradient is computed anew after a numeric alarm
-  bool discard = false;       // partial work of step r that members hold is of an older attempt: drop it
-  bool skip_update = false;   // the gradient is nonfinite by nature: parameters r = parameters r-1
-  bool compute = true;        // false: every shard is ready and no slot is needed
-  std::uint32_t tier = 0;     // DESIGN §5: 0 nothing rolled back, 2 durable checkpoint, 3 initial state
-  std::vector<SlotAssignment> slots;    // a worker may have several ranges; each is folded on its own
-  std::vector<SlotRange> lost;          // slots whose owner is gone, as assigned anew in `slots`
+  Step step;                          // r: every member has or fetches state r-1, or has r already
+  std::uint32_t attempt = 0;          // raised when the step's gradient is computed anew after a numeric alarm
+  bool discard = false;               // partial work of step r that members hold is of an older attempt: drop it
+  bool skip_update = false;           // the gradient is nonfinite by nature: parameters r = parameters r-1
+  bool compute = true;                // false: every shard is ready and no slot is needed
+  std::uint32_t tier = 0;             // DESIGN §5: 0 nothing rolled back, 2 durable checkpoint, 3 initial state
+  std::vector<SlotAssignment> slots;  // a worker may have several ranges; each is folded on its own
+  std::vector<SlotRange> lost;        // slots whose owner is gone, as assigned anew in `slots`
   std::vector<ShardAssignment> shards;
   std::vector<StateFetch> fetches;
 
@@ -131,10 +131,10 @@ struct ResumePlan {
 // A numbered, immutable layout with its members.
 struct ViewRecord {
   ViewNumber view;
-  std::vector<Member> members;           // by WorkerId
-  std::vector<SlotAssignment> slots;     // one contiguous range a member, may be empty; covers [0, V)
-  std::vector<ShardAssignment> shards;   // covers all tiles
-  WorkerId checkpoint_writer;            // the member that writes durable checkpoints
+  std::vector<Member> members;          // by WorkerId
+  std::vector<SlotAssignment> slots;    // one contiguous range a member, may be empty; covers [0, V)
+  std::vector<ShardAssignment> shards;  // covers all tiles
+  WorkerId checkpoint_writer;           // the member that writes durable checkpoints
   ResumePlan resume;
   std::string reason;
 

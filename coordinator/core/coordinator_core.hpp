@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -56,9 +55,9 @@ struct Tick {};
 
 }  // namespace coordinator_event
 
-using CoordinatorEvent = std::variant<coordinator_event::Started, coordinator_event::SessionMessage,
-                                      coordinator_event::SessionLost, coordinator_event::DrainWorker,
-                                      coordinator_event::StopJob, coordinator_event::Tick>;
+using CoordinatorEvent =
+    std::variant<coordinator_event::Started, coordinator_event::SessionMessage, coordinator_event::SessionLost,
+                 coordinator_event::DrainWorker, coordinator_event::StopJob, coordinator_event::Tick>;
 
 namespace coordinator_action {
 
@@ -111,27 +110,27 @@ struct WorkerRecord {
   std::uint64_t process_id = 0;
   ByteVector address;
   Holdings holdings;
-  ViewNumber known_view;        // of its last registration or heartbeat
+  ViewNumber known_view;  // of its last registration or heartbeat
   ViewNumber known_prepare;
   Instant last_heard{};
   Instant last_progress_at{};
   std::optional<Instant> suspect_until;  // evidence shortened its lease
   std::optional<Instant> evidence_at;
   Heartbeat heartbeat;
-  double speed = 0;             // micro-batches a second, smoothed; 0 = not measured
-  std::uint32_t faults = 0;     // corrupt payloads and standstills laid at its door in this incarnation
+  double speed = 0;          // micro-batches a second, smoothed; 0 = not measured
+  std::uint32_t faults = 0;  // corrupt payloads and standstills laid at its door in this incarnation
 };
 
 // One recovery or planned change, as told to operators; unset times have not happened yet.
 struct RecoveryRecord {
   ViewNumber view;
-  std::string cause;            // "worker 2 lost: no heartbeat for 1000 ms", "worker 3 joined"
+  std::string cause;  // "worker 2 lost: no heartbeat for 1000 ms", "worker 3 joined"
   bool planned = false;
   std::vector<WorkerId> victims;
   Step at_step;
   std::uint32_t tier = 0;
   std::uint32_t lost_slots = 0;
-  std::optional<Instant> evidence_at;   // first hint or last heartbeat
+  std::optional<Instant> evidence_at;  // first hint or last heartbeat
   Instant declared_at{};
   std::optional<Instant> committed_at;  // the view's commit
   std::optional<Instant> first_slot_started;
@@ -155,6 +154,7 @@ class CoordinatorCore {
   [[nodiscard]] const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
   [[nodiscard]] const std::vector<RecoveryRecord>& recoveries() const { return recoveries_; }
   [[nodiscard]] const std::optional<StepCommitted>& last_commit() const { return last_commit_; }
+  [[nodiscard]] std::optional<double> last_validation_loss() const { return last_validation_loss_; }
   [[nodiscard]] const std::optional<Done>& result() const { return result_; }
   [[nodiscard]] std::uint64_t steps_committed() const { return steps_committed_; }
   [[nodiscard]] std::uint64_t views_committed() const { return views_committed_; }
@@ -163,13 +163,24 @@ class CoordinatorCore {
  private:
   struct Change {
     ViewNumber view;
-    std::optional<Step> boundary;      // planned changes only
-    std::set<WorkerId> members;        // who must report
-    std::set<WorkerId> leaving;        // drained ones among them
+    std::optional<Step> boundary;  // planned changes only
+    std::set<WorkerId> members;    // who must report
+    std::set<WorkerId> leaving;    // drained ones among them
     std::map<WorkerId, Report> reports;
+    bool compare_state = false;
+    bool discard_work = false;
     Instant started_at{};
+    Instant rollback_at{};     // from then on a worse tier may be chosen
+    std::size_t recovery = 0;  // index in recoveries_
+  };
+
+  // Why a change is started.
+  struct ChangeCause {
     std::string reason;
-    std::size_t recovery = 0;          // index in recoveries_
+    bool planned = false;
+    std::vector<WorkerId> victims;
+    bool compare_state = false;
+    bool discard_work = false;
   };
 
   void handle(const coordinator_event::Started& event);
@@ -178,9 +189,19 @@ class CoordinatorCore {
   void handle(const coordinator_event::DrainWorker& event);
   void handle(const coordinator_event::StopJob& event);
   void handle(const coordinator_event::Tick& event);
-  void replay(const LogRecord& record);
 
-  void register_worker(SessionId session, const Register& message);
+  void replay(const log_record::GenerationStarted& record);
+  void replay(const log_record::JobRecorded& record);
+  void replay(const log_record::WorkerAccepted& record);
+  void replay(const log_record::DrainAccepted& record);
+  void replay(const log_record::WorkerReleased& record);
+  void replay(const log_record::Prepared& record);
+  void replay(const log_record::Committed& record);
+  void replay(const log_record::NumericDecision& record);
+  void replay(const log_record::StepLogged& record);
+  void replay(const log_record::WaitingStarted& record);
+  void replay(const log_record::Finished& record);
+
   void message(WorkerRecord& worker, const Register& message);
   void message(WorkerRecord& worker, const Heartbeat& message);
   void message(WorkerRecord& worker, const Report& message);
@@ -192,23 +213,36 @@ class CoordinatorCore {
   void message(WorkerRecord& worker, const DrainRequest& message);
   void message(WorkerRecord& worker, const Done& message);
 
-  void welcome(WorkerRecord& worker, bool with_job);
+  // Membership.
+  void register_worker(SessionId session, const Register& message);
+  [[nodiscard]] std::optional<Refused> objection(const Register& message) const;
+  WorkerRecord& accept_worker(const Register& message);
+  void attach(WorkerRecord& worker, SessionId session, const Register& message);
   void catch_up(WorkerRecord& worker);
   void suspect(WorkerRecord& worker, const std::string& why);
   void lose(WorkerRecord& worker, const std::string& why);
   void accept_drain(WorkerRecord& worker, const std::string& reason);
   void check_leases();
+  void check_change_deadline();
   void check_stall();
+  void check_balance();
+  [[nodiscard]] Instant lease_end(const WorkerRecord& worker) const;
+  [[nodiscard]] bool in_view(WorkerId worker) const;
+  [[nodiscard]] bool serving(const WorkerRecord& worker) const;  // alive and of this job
+  [[nodiscard]] std::vector<WorkerId> pending_joiners() const;
+
+  // View changes.
   void consider_change();
-  void start_change(std::string reason, bool planned, std::vector<WorkerId> victims);
+  void consider_first_view();
+  void start_change(ChangeCause cause);
   void send_prepare(const WorkerRecord& worker);
   void finish_change();
-  void commit(ViewRecord record);
-  void finish_job(bool success, std::string reason);
+  [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
+  void commit(const RecoveryDecision& decision);
   void wait(std::string reason);
-  [[nodiscard]] std::optional<SessionId> session_of(WorkerId worker) const;
-  [[nodiscard]] Instant lease_end(const WorkerRecord& worker) const;
-  [[nodiscard]] bool alive(WorkerId worker) const;
+  void finish_job(bool success, std::string reason, Step step, Hash128 weights);
+  void consider_exit();
+
   [[nodiscard]] bool mutated(Mutation mutation) const { return config_.mutations.has(mutation); }
   void log(LogRecord record, bool sync = true);
   void send(const WorkerRecord& worker, CoordinatorMessage message);
@@ -217,17 +251,18 @@ class CoordinatorCore {
 
   const CoordinatorCoreConfig config_;
   const StateMap map_;
+  const Duration lease_;
+  const Duration suspect_grace_;
 
   // Durable: given back by the log.
   Generation generation_;
-  ViewNumber last_number_;              // highest view number ever prepared
+  ViewNumber last_number_;  // highest view number ever prepared
   std::optional<ViewRecord> view_;
   std::string numeric_class_;
   Hash128 probe_;
   bool job_recorded_ = false;
   std::optional<log_record::Finished> finished_;
-  std::vector<log_record::NumericDecision> numeric_decisions_;
-  std::set<Step> steps_logged_after_view_;
+  std::optional<log_record::NumericDecision> numeric_;
   std::uint64_t steps_committed_ = 0;
   Step last_step_logged_;
   std::uint64_t views_committed_ = 0;
@@ -236,19 +271,22 @@ class CoordinatorCore {
   std::map<WorkerId, WorkerRecord> workers_;
   std::map<SessionId, WorkerId> sessions_;
   std::optional<Change> change_;
-  bool change_needed_ = false;          // an immediate one, as soon as its members are known
-  std::string change_reason_;
-  std::vector<WorkerId> change_victims_;
+  bool unfinished_prepare_ = false;  // of an earlier generation: members may have fenced the view
   std::map<WorkerId, Done> done_;
   std::vector<RecoveryRecord> recoveries_;
   std::optional<StepCommitted> last_commit_;
+  std::optional<double> last_validation_loss_;
   std::optional<Done> result_;
+  bool waiting_ = false;
+  std::string status_reason_ = "waiting for workers";
+  std::uint32_t unbalanced_checks_ = 0;
+  bool rebalance_wanted_ = false;
   Instant started_at_{};
   Instant last_progress_at_{};
-  Instant last_rebalance_at_{};
-  std::optional<Instant> state_wait_until_;  // before a worse tier
-  bool waiting_ = false;
-  std::string status_reason_;
+  Instant last_view_at_{};
+  Instant next_balance_check_{};
+  Instant finished_at_{};
+  bool exited_ = false;
 
   Instant now_{};
   CoordinatorActions actions_;

@@ -3,9 +3,7 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "proto/control.hpp"
@@ -20,29 +18,40 @@ struct RecoveryMember {
   Member member;
   Report report;
   bool continuing = false;  // it was a member of the previous view in this incarnation
-  double speed = 1.0;       // micro-batches a second, relative
+  double speed = 0;         // micro-batches a second; 0 = not measured
 };
 
 struct RecoveryInput {
   ViewNumber view;
-  std::vector<RecoveryMember> members;           // by WorkerId, at least one
-  std::optional<ViewRecord> previous;            // the last committed view
-  std::uint32_t slots = 1;
+  std::vector<RecoveryMember> members;  // by WorkerId, at least one
+  std::optional<ViewRecord> previous;   // the last committed view
+  std::uint32_t slots = 1;              // V
+  Step total_steps;
   const StateMap* map = nullptr;
-  double rebalance_gain = 0.1;                   // previous slots are kept when a new split gains less
-  std::optional<log_record::NumericDecision> numeric;  // last alarm decided for this step
-  bool allow_rollback = true;                    // holders of newer state are not awaited any longer
+  NonfinitePolicy nonfinite = NonfinitePolicy::skip;
+  double rebalance_gain = 0.1;                         // the previous split is kept when a new one gains less
+  bool planned = false;                                // every continuing member stopped at the same boundary
+  bool compare_state = false;                          // members' state hashes were asked for: they must agree
+  bool discard_work = false;                           // the step's partial sums can't be trusted
+  bool allow_rollback = true;                          // holders of newer state are not awaited any longer
+  std::optional<log_record::NumericDecision> numeric;  // the last one logged
 };
 
 struct RecoveryDecision {
   ViewRecord record;
   std::uint32_t lost_slots = 0;
-  // What was found about a nonfinite gradient: the digest that made the decision.
-  std::optional<log_record::NumericDecision> numeric;
-  bool halt = false;        // the job can't go on (nonfinite by nature and the policy says so)
+  std::optional<log_record::NumericDecision> numeric;  // to be logged before the commit
+  bool halt = false;                                   // the job can't go on; record.reason says why
 };
 
-// Errors with `unavailable` when no member holds the newest state and rollback isn't allowed yet.
-[[nodiscard]] Result<RecoveryDecision> decide_recovery(const RecoveryInput& input, NonfinitePolicy policy);
+// Errors with `unavailable` when no member holds state and falling back isn't allowed yet.
+[[nodiscard]] Result<RecoveryDecision> decide_recovery(const RecoveryInput& input);
+
+// Speeds with the gaps filled: a worker that wasn't measured counts as the mean of the others, or 1.
+[[nodiscard]] std::vector<double> filled_speeds(const std::vector<RecoveryMember>& members);
+
+// The slowest share's time of a split, in slots over speed.
+[[nodiscard]] double predicted_time(const std::vector<SlotAssignment>& split,
+                                    const std::vector<RecoveryMember>& members, const std::vector<double>& speeds);
 
 }  // namespace planaria

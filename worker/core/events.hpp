@@ -2,7 +2,9 @@
 //
 // Actions name data, never addresses: the trainer keeps the buffers (a gradient sum per tree node, the reduced
 // gradient, two generations of state) and carries out trainer actions strictly in the order in which the core gave
-// them; the transport carries out sends. The simulator does the same with symbolic values.
+// them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendState) take their place in the
+// trainer's order: they read what the trainer actions before them have made. FoldNodes, StoreReduced and ReleaseStep
+// have no completion event; that order is all the core relies on. The simulator does the same with symbolic values.
 #pragma once
 
 #include <cstdint>
@@ -78,6 +80,7 @@ struct UpdateDone {
 struct StateStored {  // of StoreState, InitializeState or LoadCheckpoint
   Step stamp;
   TileRange tiles;
+  bool local = false;  // not of StoreState
   bool ok = true;
   std::string detail;
 };
@@ -133,8 +136,8 @@ struct FoldNodes {
 struct ReduceShards {
   struct Input {
     TreeNode node;
-    PayloadRef payload;             // null: the own accumulator of the node
-    std::vector<TileRange> tiles;   // what the payload holds
+    PayloadRef payload;            // null: the own accumulator of the node
+    std::vector<TileRange> tiles;  // what the payload holds
   };
   Step step;
   std::uint32_t attempt = 0;
@@ -207,7 +210,7 @@ struct SendReduced {
   ViewNumber view;
   Reduced meta;
 };
-// Gate, Ack, StateRequest, and StateTiles that say "not available".
+// Gate, Ack, StateRequest, StateTiles that say "not available", and the epilogue's pieces, which carry losses only.
 struct SendSmall {
   WorkerId to;
   ViewNumber view;

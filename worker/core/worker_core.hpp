@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -27,13 +26,15 @@ struct WorkerCoreConfig {
   std::uint32_t tiles = 1;                   // of the StateMap
   std::vector<TileRange> blocks;             // tiles of each block, in order
   Step total_steps;
-  std::uint64_t checkpoint_every = 0;  // steps; the last step is always saved
-  std::uint32_t integrity_every = 0;   // steps between comparisons of state hashes; 0 = never
-  std::uint32_t evaluate_every = 0;    // steps; the final evaluation always happens
+  std::uint64_t checkpoint_every = 0;    // steps; the last step is always saved
+  std::uint32_t integrity_every = 0;     // steps between comparisons of state hashes; 0 = never
+  std::uint64_t sequence_tokens = 0;     // training tokens of a step: the loss is a mean over them
+  std::uint64_t evaluation_tokens = 0;   // of one evaluation
+  std::uint32_t evaluate_every = 0;      // steps; the final evaluation always happens
   std::uint32_t state_chunk_tiles = 64;  // tiles of one StateTiles message
   Duration heartbeat{};
-  Register registration;               // what Register says of this worker; holdings and identity are filled in
-  MutationSet mutations;               // tests only
+  Register registration;  // what Register says of this worker; holdings and identity are filled in
+  MutationSet mutations;  // tests only
 };
 
 class WorkerCore {
@@ -91,28 +92,45 @@ class WorkerCore {
 
   // Looks at the state and emits whatever can be done now; called after every event.
   void pump();
-  void pump_fetch();
   void pump_compute();
-  void pump_exchange();
+  void pump_pieces();
+  void pump_reduce();
   void pump_gate();
+  void pump_update();
   void pump_commit();
   void pump_report();
   void pump_done();
+  void serve_waiting_requests();
 
   void resume(const ViewRecord& record);
+  void adopt_ranges(const ResumePlan& plan);
+  void start_fetches(const ResumePlan& plan);
   void begin_step(Step step);
-  void commit_step();
+  void finish_step();
+  void reset_work(Step step, std::uint32_t attempt);
+  void leave_view();
+  void store_losses(const std::vector<SlotLoss>& losses);
+  void fold_finished_slot(StepWork::Range& range, SlotIndex slot);
+  void base_tiles_arrived(Step stamp, TileRange tiles);
+  void serve_state(WorkerId to, const StateRequest& request);
   void send_register();
   void send_heartbeat();
+  void send_control(WorkerMessage message);
+  void send_to_others(const DataMeta& meta);
   void report_evidence(EvidenceKind kind, WorkerId about, std::string detail);
-  void refuse(std::string why);
+  void refuse(const std::string& why);
+
   [[nodiscard]] Register registration() const;
   [[nodiscard]] Holdings holdings() const;
   [[nodiscard]] bool in_view() const { return view_.has_value() && !fenced_; }
-  [[nodiscard]] bool has_base() const;
-  [[nodiscard]] bool is_epilogue(Step step) const { return step > config_.total_steps; }
-  [[nodiscard]] bool evaluates(Step step) const;
+  // At a boundary it promised not to pass before the next view.
+  [[nodiscard]] bool holding() const;
+  [[nodiscard]] bool has_base() const { return state_ && work_.step != Step(0) && *state_ == work_.step.previous(); }
+  [[nodiscard]] bool has_update() const;
+  [[nodiscard]] bool is_epilogue() const { return work_.step > config_.total_steps; }
+  [[nodiscard]] std::vector<TileRange> own_shards(bool ready) const;
   [[nodiscard]] bool mutated(Mutation mutation) const { return config_.mutations.has(mutation); }
+  [[nodiscard]] WorkerId self() const { return identity_->worker; }
   [[nodiscard]] std::optional<WorkerId> waiting_on() const;
   [[nodiscard]] std::vector<WorkerId> others() const;
   template <class Action>
@@ -126,38 +144,57 @@ class WorkerCore {
   bool connected_ = false;
   std::optional<Identity> identity_;
   Generation generation_;
-  Instant next_heartbeat_{};
+  Instant next_heartbeat_ = kFarFuture;
 
   // View.
   std::optional<ViewRecord> view_;
-  bool fenced_ = false;                 // transfers of view_ are over
-  std::optional<Prepare> prepare_;      // not answered by a commit yet
+  bool fenced_ = false;             // transfers of view_ are over
+  std::optional<Prepare> prepare_;  // the newest one, until its view is committed
   bool reported_ = false;
+  std::optional<Report> last_report_;  // kept for the mutation `stale_report` only
   bool draining_ = false;
+  std::string drain_reason_;
   bool stopped_ = false;
 
   // State generations. `previous_` is intact until the update of state_ + 1 begins.
   std::optional<Step> state_;
   std::optional<Step> previous_;
   std::optional<Hash128> state_hash_;
+  bool hashing_state_ = false;
   std::optional<Step> committed_;
   std::set<Step> checkpoints_;
-  std::vector<bool> fetched_;            // tiles of the base state that arrived
-  std::optional<StateFetch> local_load_;  // initialize or checkpoint load under way
-  bool state_hash_wanted_ = false;
 
+  // The base state that is being fetched or loaded.
+  std::optional<Step> fetch_stamp_;
+  std::vector<bool> fetched_;
+  bool loading_ = false;  // from the seed or a checkpoint: a trainer action is under way
+  std::vector<std::pair<WorkerId, StateRequest>> waiting_requests_;  // for state that is on its way here
+
+  // Work and its exchange with the others in this view.
   StepWork work_;
-  ExchangeState exchange_;  // of work_.step in view_
+  ExchangeState exchange_;
+  std::vector<worker_event::Data> early_;  // of the step after work_.step
 
-  // Last step's results and the end.
-  double last_loss_ = 0;
-  double last_validation_loss_ = 0;
+  // With the trainer now; a report waits until these are done.
+  std::uint32_t outstanding_ = 0;  // micro-batches
+  bool reducing_ = false;
+  std::vector<TileRange> reducing_tiles_;
+  bool measuring_ = false;
+  bool updating_ = false;
+
+  std::optional<RecomputeNotice> recompute_;
+
+  // The end.
+  StepCommitted last_commit_;
+  double final_loss_ = 0;
+  double final_validation_loss_ = 0;
+  bool hashing_weights_ = false;
   std::optional<Hash128> weights_;
-  bool weights_wanted_ = false;
   bool done_sent_ = false;
   std::optional<Step> checkpoint_pending_;
+  std::uint32_t checkpoint_retries_ = 0;
+  Instant checkpoint_retry_at_ = kFarFuture;
 
-  // Measurement.
   double compute_rate_ = 0;  // micro-batches a second, smoothed
   std::uint64_t progress_ = 0;
   std::uint64_t refused_ = 0;

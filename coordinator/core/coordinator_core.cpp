@@ -1,0 +1,311 @@
+// Start, log replay, time, and the end of the job.
+#include "coordinator/core/coordinator_core.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace planaria {
+namespace {
+
+Duration ms(std::uint32_t value) {
+  return std::chrono::milliseconds(value);
+}
+
+// After `Finished` the coordinator stays this long for members that have not heard it yet.
+constexpr Duration kFarewell = std::chrono::seconds(2);
+
+}  // namespace
+
+const char* to_string(WorkerStatus status) {
+  switch (status) {
+    case WorkerStatus::joining:
+      return "joining";
+    case WorkerStatus::member:
+      return "member";
+    case WorkerStatus::draining:
+      return "draining";
+    case WorkerStatus::left:
+      return "left";
+    case WorkerStatus::lost:
+      return "lost";
+    case WorkerStatus::count_:
+      break;
+  }
+  return "unknown";
+}
+
+const char* to_string(JobStatus status) {
+  switch (status) {
+    case JobStatus::starting:
+      return "starting";
+    case JobStatus::training:
+      return "training";
+    case JobStatus::changing:
+      return "changing";
+    case JobStatus::waiting:
+      return "waiting";
+    case JobStatus::finished:
+      return "finished";
+    case JobStatus::failed:
+      return "failed";
+    case JobStatus::count_:
+      break;
+  }
+  return "unknown";
+}
+
+CoordinatorCore::CoordinatorCore(CoordinatorCoreConfig config)
+    : config_(std::move(config)),
+      map_(config_.job.model, config_.job.train.tile_elements),
+      lease_(ms(config_.job.cluster.lease_ms)),
+      suspect_grace_(ms(config_.job.cluster.suspect_grace_ms)) {}
+
+CoordinatorActions CoordinatorCore::on(const CoordinatorEvent& event, Instant now) {
+  now_ = now;
+  std::visit([this](const auto& alternative) { handle(alternative); }, event);
+  consider_change();
+  consider_exit();
+  return std::exchange(actions_, {});
+}
+
+JobStatus CoordinatorCore::status() const {
+  if (finished_) return finished_->success ? JobStatus::finished : JobStatus::failed;
+  if (waiting_) return JobStatus::waiting;
+  if (!view_) return JobStatus::starting;
+  return change_ && !change_->boundary ? JobStatus::changing : JobStatus::training;
+}
+
+Instant CoordinatorCore::next_tick() const {
+  const ClusterSpec& cluster = config_.job.cluster;
+  Instant next = last_progress_at_ + ms(cluster.stall_timeout_ms);
+  for (const auto& [id, worker] : workers_) {
+    if (serving(worker)) next = std::min(next, lease_end(worker));
+  }
+  if (change_ && !change_->boundary) {
+    next = std::min({next, change_->started_at + ms(cluster.prepare_timeout_ms), change_->rollback_at});
+  }
+  if (!view_) next = std::min(next, started_at_ + ms(cluster.join_timeout_ms));
+  if (finished_) next = std::min(next, finished_at_ + kFarewell);
+  // Deadlines that have passed without effect are looked at again soon, not at once.
+  return std::max(std::min({next, next_balance_check_, now_ + std::chrono::seconds(1)}),
+                  now_ + std::chrono::milliseconds(1));
+}
+
+void CoordinatorCore::log(LogRecord record, bool sync) {
+  actions_.emplace_back(coordinator_action::Log{std::move(record), sync});
+}
+
+void CoordinatorCore::send(SessionId session, CoordinatorMessage message) {
+  actions_.emplace_back(coordinator_action::Send{session, {kProtocolVersion, generation_, std::move(message)}});
+}
+
+void CoordinatorCore::send(const WorkerRecord& worker, CoordinatorMessage message) {
+  if (worker.session) send(*worker.session, std::move(message));
+}
+
+void CoordinatorCore::announce(std::string text) {
+  actions_.emplace_back(coordinator_action::Announce{std::move(text)});
+}
+
+// ---- start ----
+
+void CoordinatorCore::handle(const coordinator_event::Started& event) {
+  for (const LogRecord& record : event.log) {
+    std::visit([this](const auto& alternative) { replay(alternative); }, record);
+  }
+  generation_ = generation_.next();
+  log(log_record::GenerationStarted{generation_});
+  started_at_ = last_progress_at_ = last_view_at_ = next_balance_check_ = now_;
+  finished_at_ = now_;
+  unfinished_prepare_ = last_number_ > (view_ ? view_->view : ViewNumber(0));
+  for (auto& [id, worker] : workers_) {
+    worker.last_heard = now_;  // one full lease for everybody
+    worker.last_progress_at = now_;
+    if (serving(worker) && !in_view(id)) worker.status = WorkerStatus::lost;  // joiners register again
+  }
+  if (view_) {
+    status_reason_ = "coordinator restarted; waiting for the members of view " + std::to_string(view_->view.value());
+    announce("generation " + std::to_string(generation_.value()) + ": " + status_reason_);
+  }
+}
+
+void CoordinatorCore::replay(const log_record::GenerationStarted& record) {
+  generation_ = record.generation;
+}
+
+void CoordinatorCore::replay(const log_record::JobRecorded& record) {
+  job_recorded_ = true;
+  numeric_class_ = record.numeric_class;
+  probe_ = record.probe;
+}
+
+void CoordinatorCore::replay(const log_record::WorkerAccepted& record) {
+  WorkerRecord& worker = workers_[record.worker];
+  worker.worker = record.worker;
+  worker.incarnation = record.incarnation;
+  worker.host = record.host;
+  worker.status = WorkerStatus::joining;
+}
+
+void CoordinatorCore::replay(const log_record::DrainAccepted& record) {
+  WorkerRecord& worker = workers_[record.worker];
+  if (worker.incarnation == record.incarnation) worker.status = WorkerStatus::draining;
+}
+
+void CoordinatorCore::replay(const log_record::WorkerReleased& record) {
+  WorkerRecord& worker = workers_[record.worker];
+  if (worker.incarnation == record.incarnation) worker.status = WorkerStatus::left;
+}
+
+void CoordinatorCore::replay(const log_record::Prepared& record) {
+  last_number_ = std::max(last_number_, record.view);
+  for (const WorkerId id : record.excluded) workers_[id].status = WorkerStatus::lost;
+}
+
+void CoordinatorCore::replay(const log_record::Committed& record) {
+  view_ = record.record;
+  ++views_committed_;
+  for (const Member& member : view_->members) {
+    WorkerRecord& worker = workers_[member.worker];
+    worker.address = member.address;
+    if (worker.incarnation == member.incarnation && worker.status != WorkerStatus::draining) {
+      worker.status = WorkerStatus::member;
+    }
+  }
+}
+
+void CoordinatorCore::replay(const log_record::NumericDecision& record) {
+  numeric_ = record;
+}
+
+void CoordinatorCore::replay(const log_record::StepLogged& record) {
+  ++steps_committed_;
+  last_step_logged_ = record.step;
+  StepCommitted commit;
+  commit.view = record.view;
+  commit.step = record.step;
+  commit.loss = record.loss;
+  last_commit_ = commit;
+}
+
+void CoordinatorCore::replay(const log_record::WaitingStarted& record) {
+  status_reason_ = record.reason;
+}
+
+void CoordinatorCore::replay(const log_record::Finished& record) {
+  finished_ = record;
+}
+
+// ---- time ----
+
+void CoordinatorCore::handle(const coordinator_event::Tick&) {
+  if (finished_) return;
+  check_leases();
+  check_change_deadline();
+  check_stall();
+  check_balance();
+}
+
+Instant CoordinatorCore::lease_end(const WorkerRecord& worker) const {
+  const Instant end = worker.last_heard + lease_;
+  return worker.suspect_until ? std::min(end, *worker.suspect_until) : end;
+}
+
+void CoordinatorCore::check_leases() {
+  std::vector<WorkerId> expired;
+  for (const auto& [id, worker] : workers_) {
+    if (serving(worker) && now_ >= lease_end(worker)) expired.push_back(id);
+  }
+  for (const WorkerId id : expired) {
+    WorkerRecord& worker = workers_[id];
+    const auto silent = static_cast<long long>(to_ms(now_ - worker.last_heard));
+    lose(worker, worker.suspect_until ? "its connection broke and no sign of life followed"
+                                      : "no heartbeat for " + std::to_string(silent) + " ms");
+  }
+}
+
+void CoordinatorCore::check_change_deadline() {
+  if (!change_ || change_->boundary) return;
+  if (change_->reports.size() == change_->members.size()) {
+    finish_change();  // it waits for holders of state
+    return;
+  }
+  if (now_ < change_->started_at + ms(config_.job.cluster.prepare_timeout_ms)) return;
+  std::vector<WorkerId> silent;
+  for (const WorkerId id : change_->members) {
+    if (!change_->reports.contains(id)) silent.push_back(id);
+  }
+  for (const WorkerId id : silent) lose(workers_[id], "it didn't answer a view change in time");
+}
+
+void CoordinatorCore::check_stall() {
+  if (!view_ || waiting_ || (change_ && !change_->boundary)) return;
+  if (now_ < last_progress_at_ + ms(config_.job.cluster.stall_timeout_ms)) return;
+  last_progress_at_ = now_;
+  std::map<WorkerId, std::size_t> blamed;
+  for (const Member& member : view_->members) {
+    const auto& waiting_on = workers_[member.worker].heartbeat.waiting_on;
+    if (waiting_on && in_view(*waiting_on)) ++blamed[*waiting_on];
+  }
+  const auto most = std::ranges::max_element(blamed, {}, &std::pair<const WorkerId, std::size_t>::second);
+  if (most != blamed.end() && view_->members.size() > 1) {
+    WorkerRecord& worker = workers_[most->first];
+    if (++worker.faults >= 2) {
+      lose(worker, "the others wait for it and it makes no progress");
+      return;
+    }
+  }
+  start_change({.reason = "no member makes progress: a new view of the same members", .planned = false, .victims = {}});
+}
+
+// Slots move only for a gain that lasts: three checks in a row, a second apart.
+void CoordinatorCore::check_balance() {
+  if (now_ < next_balance_check_) return;
+  next_balance_check_ = now_ + std::chrono::seconds(1);
+  if (!view_ || change_ || waiting_ || view_->members.size() < 2 || rebalance_wanted_) return;
+  std::vector<RecoveryMember> members;
+  std::vector<WorkerId> ids;
+  for (const Member& member : view_->members) {
+    const WorkerRecord& worker = workers_[member.worker];
+    if (worker.speed <= 0) return;
+    members.push_back({member, {}, true, worker.speed});
+    ids.push_back(member.worker);
+  }
+  const std::vector<double> speeds = filled_speeds(members);
+  const double now = predicted_time(view_->slots, members, speeds);
+  const double best = predicted_time(split_slots(config_.job.batch.slots, ids, speeds), members, speeds);
+  unbalanced_checks_ = now > best * (1 + config_.job.cluster.rebalance_gain) ? unbalanced_checks_ + 1 : 0;
+  rebalance_wanted_ = unbalanced_checks_ >= 3;
+}
+
+// ---- the end ----
+
+void CoordinatorCore::handle(const coordinator_event::StopJob& event) {
+  if (finished_) return;
+  finish_job(false, event.reason, last_step_logged_, Hash128{});
+}
+
+void CoordinatorCore::finish_job(bool success, std::string reason, Step step, Hash128 weights) {
+  finished_ = log_record::Finished{step, weights, success, reason};
+  finished_at_ = now_;
+  waiting_ = false;
+  change_.reset();
+  status_reason_ = reason;
+  log(*finished_);
+  announce(reason);
+  for (const auto& [id, worker] : workers_) {
+    if (serving(worker)) send(worker, Finish{reason, success});
+  }
+}
+
+void CoordinatorCore::consider_exit() {
+  if (!finished_ || exited_) return;
+  const bool connected = std::ranges::any_of(workers_, [this](const auto& entry) {
+    return serving(entry.second) && (entry.second.session || now_ < lease_end(entry.second));
+  });
+  if (connected && now_ < finished_at_ + kFarewell) return;
+  exited_ = true;
+  actions_.emplace_back(coordinator_action::Exit{finished_->success, finished_->reason});
+}
+
+}  // namespace planaria

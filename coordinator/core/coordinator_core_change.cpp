@@ -1,0 +1,256 @@
+// View changes: when one starts, who takes part, how it ends.
+#include <algorithm>
+#include <utility>
+
+#include "coordinator/core/coordinator_core.hpp"
+
+namespace planaria {
+namespace {
+
+std::string name(WorkerId worker) {
+  return "worker " + std::to_string(worker.value());
+}
+
+std::string names(const std::vector<WorkerId>& workers) {
+  std::string text;
+  for (const WorkerId id : workers) text += (text.empty() ? "" : ", ") + name(id);
+  return text;
+}
+
+}  // namespace
+
+void CoordinatorCore::consider_change() {
+  if (finished_ || generation_ == Generation(0)) return;
+  if (!view_) {
+    consider_first_view();
+    return;
+  }
+  const auto members_alive = std::ranges::count_if(
+      view_->members, [this](const Member& m) { return in_view(m.worker) && serving(workers_[m.worker]); });
+  const std::vector<WorkerId> joiners = pending_joiners();
+  if (waiting_) {
+    const bool enough = static_cast<std::size_t>(members_alive) + joiners.size() >= config_.job.cluster.min_workers;
+    if (!change_ && enough && !joiners.empty()) {
+      start_change({.reason = "capacity is back: " + names(joiners) + " joined", .planned = false, .victims = {}});
+    }
+    return;
+  }
+  if (change_) return;
+  if (unfinished_prepare_) {
+    // Members may have fenced the view for a Prepare of an earlier generation: all must be asked afresh.
+    const bool all_back = std::ranges::all_of(view_->members, [this](const Member& m) {
+      return !in_view(m.worker) || !serving(workers_[m.worker]) || workers_[m.worker].session;
+    });
+    if (all_back) {
+      start_change({.reason = "the coordinator restarted during a view change", .planned = false, .victims = {}});
+    }
+    return;
+  }
+  std::vector<WorkerId> drainers;
+  std::optional<Step> newest;
+  for (const Member& member : view_->members) {
+    if (!in_view(member.worker)) continue;
+    const WorkerRecord& worker = workers_[member.worker];
+    if (worker.status == WorkerStatus::draining) drainers.push_back(member.worker);
+    newest = newest ? std::max(*newest, worker.heartbeat.step) : worker.heartbeat.step;
+  }
+  const std::size_t staying = static_cast<std::size_t>(members_alive) - drainers.size() + joiners.size();
+  if (!drainers.empty() && staying == 0) {
+    status_reason_ =
+        names(drainers) + " can't drain yet: nobody else holds the state; start another worker or stop the job";
+    drainers.clear();
+  }
+  if (joiners.empty() && drainers.empty() && !rebalance_wanted_) return;
+  if (!newest || *newest == Step(0) || *newest > Step(config_.job.train.steps)) return;
+  std::string reason;
+  if (!joiners.empty()) reason = names(joiners) + " joined";
+  if (!drainers.empty()) reason += (reason.empty() ? "" : "; ") + names(drainers) + " drained";
+  if (reason.empty()) reason = "slots moved to match the workers' speeds";
+  start_change({.reason = reason, .planned = true, .victims = {}});
+}
+
+void CoordinatorCore::consider_first_view() {
+  if (change_) return;
+  const ClusterSpec& cluster = config_.job.cluster;
+  const std::size_t ready = pending_joiners().size();
+  const bool patient = now_ < started_at_ + std::chrono::milliseconds(cluster.join_timeout_ms);
+  status_reason_ = std::to_string(ready) + " of " + std::to_string(cluster.workers) + " workers are here";
+  if (ready == 0 || ready < (patient ? cluster.workers : cluster.min_workers)) return;
+  start_change({.reason = "first view", .planned = false, .victims = {}});
+}
+
+void CoordinatorCore::start_change(ChangeCause cause) {
+  if (!(mutated(Mutation::reuse_prepare_number) && change_)) last_number_ = last_number_.next();
+  Change change;
+  change.view = last_number_;
+  change.compare_state = cause.compare_state || (change_ && change_->compare_state);
+  change.discard_work = cause.discard_work || (change_ && change_->discard_work);
+  change.started_at = now_;
+  change.rollback_at = now_ + 2 * lease_;
+  std::vector<WorkerId> excluded;
+  if (view_) {
+    for (const Member& member : view_->members) {
+      const bool serves = in_view(member.worker) && serving(workers_[member.worker]);
+      if (serves) {
+        change.members.insert(member.worker);
+        if (cause.planned && workers_[member.worker].status == WorkerStatus::draining)
+          change.leaving.insert(member.worker);
+      } else {
+        excluded.push_back(member.worker);
+      }
+    }
+  }
+  if (change.leaving.size() == change.members.size() && cause.planned && pending_joiners().empty())
+    change.leaving.clear();
+  const bool takes_joiners = cause.planned || !view_ || waiting_ || change.members.empty();
+  if (takes_joiners) {
+    for (const WorkerId id : pending_joiners()) change.members.insert(id);
+  }
+  if (cause.planned) {
+    Step newest = view_->resume.step;
+    for (const Member& member : view_->members) newest = std::max(newest, workers_[member.worker].heartbeat.step);
+    change.boundary = newest;
+    rebalance_wanted_ = false;
+    unbalanced_checks_ = 0;
+  }
+  unfinished_prepare_ = false;
+  done_.clear();
+  log(log_record::Prepared{change.view, excluded, cause.reason});
+  announce("view " + std::to_string(change.view.value()) + " is prepared: " + cause.reason);
+
+  RecoveryRecord recovery;
+  recovery.view = change.view;
+  recovery.cause = cause.reason;
+  recovery.planned = cause.planned;
+  recovery.victims = cause.victims;
+  recovery.declared_at = now_;
+  for (const WorkerId victim : cause.victims) {
+    const WorkerRecord& worker = workers_[victim];
+    const Instant at = worker.evidence_at.value_or(worker.last_heard);
+    recovery.evidence_at = recovery.evidence_at ? std::min(*recovery.evidence_at, at) : at;
+  }
+  // A change that another death interrupted goes on under the new number; its record keeps its earlier times.
+  const bool superseded =
+      change_ && !recoveries_.empty() && !recoveries_.back().committed_at && !recoveries_.back().planned;
+  if (superseded) {
+    RecoveryRecord& earlier = recoveries_.back();
+    earlier.view = change.view;
+    if (!cause.victims.empty()) earlier.cause += "; " + cause.reason;
+    earlier.victims.insert(earlier.victims.end(), cause.victims.begin(), cause.victims.end());
+  } else if (change_ && !recoveries_.empty() && !recoveries_.back().committed_at) {
+    recoveries_.back() = recovery;  // a planned change that a failure overtook never happened
+  } else {
+    recoveries_.push_back(recovery);
+  }
+  change.recovery = recoveries_.size() - 1;
+  change_ = std::move(change);
+  if (change_->members.empty()) {
+    change_.reset();
+    wait("no workers: start at least " + std::to_string(config_.job.cluster.min_workers));
+    return;
+  }
+  for (const WorkerId id : change_->members) send_prepare(workers_[id]);
+}
+
+void CoordinatorCore::send_prepare(const WorkerRecord& worker) {
+  Prepare prepare{change_->view, {}, change_->boundary, change_->compare_state};
+  if (view_) {
+    for (const Member& member : view_->members) {
+      if (!change_->members.contains(member.worker)) prepare.excluded.push_back(member.worker);
+    }
+  }
+  send(worker, std::move(prepare));
+}
+
+RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
+  RecoveryInput input;
+  input.view = change.view;
+  for (const auto& [id, report] : change.reports) {
+    if (change.leaving.contains(id)) continue;
+    const WorkerRecord& worker = workers_.at(id);
+    input.members.push_back({{id, worker.incarnation, worker.host, worker.address}, report, in_view(id), worker.speed});
+  }
+  input.previous = view_;
+  input.slots = config_.job.batch.slots;
+  input.total_steps = Step(config_.job.train.steps);
+  input.map = &map_;
+  input.nonfinite = config_.job.optimizer.nonfinite;
+  input.rebalance_gain = config_.job.cluster.rebalance_gain;
+  input.planned = change.boundary.has_value();
+  input.compare_state = change.compare_state;
+  input.discard_work = change.discard_work;
+  input.allow_rollback = now_ >= change.rollback_at;
+  input.numeric = numeric_;
+  return input;
+}
+
+void CoordinatorCore::finish_change() {
+  if (!change_) return;
+  const RecoveryInput input = recovery_input(*change_);
+  if (input.members.size() < config_.job.cluster.min_workers) {
+    wait(std::to_string(input.members.size()) +
+         " worker(s) are here, cluster.min_workers = " + std::to_string(config_.job.cluster.min_workers));
+    return;
+  }
+  auto decision = decide_recovery(input);
+  if (!decision) {
+    status_reason_ = decision.error().message();  // asked again at each tick until rollback is allowed
+    return;
+  }
+  if (decision->numeric) {
+    numeric_ = decision->numeric;
+    log(*decision->numeric);
+  }
+  if (decision->halt) {
+    finish_job(false, decision->record.reason, last_step_logged_, Hash128{});
+    return;
+  }
+  commit(*decision);
+}
+
+void CoordinatorCore::commit(const RecoveryDecision& decision) {
+  const Change change = *change_;
+  change_.reset();
+  waiting_ = false;
+  view_ = decision.record;
+  view_->reason = recoveries_[change.recovery].cause + ": " + decision.record.reason;
+  ++views_committed_;
+  last_view_at_ = last_progress_at_ = now_;
+  next_balance_check_ = now_ + std::chrono::seconds(5);
+  unbalanced_checks_ = 0;
+  status_reason_ = view_->reason;
+  log(log_record::Committed{*view_});
+  announce("view " + std::to_string(view_->view.value()) + " is committed: " + view_->reason);
+
+  RecoveryRecord& recovery = recoveries_[change.recovery];
+  recovery.view = view_->view;
+  recovery.committed_at = now_;
+  recovery.at_step = view_->resume.step;
+  recovery.tier = view_->resume.tier;
+  recovery.lost_slots = decision.lost_slots;
+
+  for (const Member& member : view_->members) {
+    WorkerRecord& worker = workers_[member.worker];
+    if (worker.status == WorkerStatus::joining) worker.status = WorkerStatus::member;
+    worker.last_progress_at = now_;
+    send(worker, CommitView{*view_});
+  }
+  for (const WorkerId id : change.leaving) {
+    WorkerRecord& worker = workers_[id];
+    worker.status = WorkerStatus::left;
+    log(log_record::WorkerReleased{id, worker.incarnation});
+    send(worker, Released{});
+  }
+}
+
+void CoordinatorCore::wait(std::string reason) {
+  if (!waiting_ || status_reason_ != reason) {
+    log(log_record::WaitingStarted{reason});
+    announce("waiting: " + reason);
+  }
+  waiting_ = true;
+  status_reason_ = std::move(reason);
+  change_.reset();
+}
+
+}  // namespace planaria

@@ -1,0 +1,367 @@
+// Sessions, registration, leases and what workers say.
+#include <algorithm>
+#include <utility>
+
+#include "coordinator/core/coordinator_core.hpp"
+
+namespace planaria {
+namespace {
+
+// Damaged payloads laid at one incarnation's door before it is expelled.
+constexpr std::uint32_t kMaxFaults = 3;
+
+std::string name(WorkerId worker) {
+  return "worker " + std::to_string(worker.value());
+}
+
+}  // namespace
+
+bool CoordinatorCore::in_view(WorkerId worker) const {
+  const Member* member = view_ ? view_->member(worker) : nullptr;
+  const auto record = workers_.find(worker);
+  return member != nullptr && record != workers_.end() && record->second.incarnation == member->incarnation;
+}
+
+bool CoordinatorCore::serving(const WorkerRecord& worker) const {
+  return worker.status != WorkerStatus::lost && worker.status != WorkerStatus::left;
+}
+
+std::vector<WorkerId> CoordinatorCore::pending_joiners() const {
+  std::vector<WorkerId> joiners;
+  for (const auto& [id, worker] : workers_) {
+    const bool waits = worker.status == WorkerStatus::joining || worker.status == WorkerStatus::draining;
+    if (waits && worker.session && !in_view(id)) joiners.push_back(id);
+  }
+  return joiners;
+}
+
+void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
+  const WorkerEnvelope& envelope = event.envelope;
+  if (envelope.protocol != kProtocolVersion) {
+    send(event.session, Refused{"protocol version " + std::to_string(envelope.protocol) + "; this coordinator speaks " +
+                                    std::to_string(kProtocolVersion) + ": use the same release everywhere",
+                                true});
+    return;
+  }
+  if (const auto* registration = std::get_if<Register>(&envelope.message)) {
+    register_worker(event.session, *registration);
+    return;
+  }
+  const auto session = sessions_.find(event.session);
+  if (session == sessions_.end()) return;
+  WorkerRecord& worker = workers_[session->second];
+  if (envelope.worker != worker.worker || envelope.incarnation != worker.incarnation ||
+      worker.session != event.session || !serving(worker)) {
+    if (worker.status != WorkerStatus::left) {
+      send(event.session, Fenced{name(envelope.worker) + ", incarnation " +
+                                 std::to_string(envelope.incarnation.value()) + ", is no member any more"});
+    }
+    return;
+  }
+  worker.last_heard = now_;
+  worker.suspect_until.reset();
+  worker.evidence_at.reset();
+  std::visit([&](const auto& alternative) { message(worker, alternative); }, envelope.message);
+}
+
+void CoordinatorCore::handle(const coordinator_event::SessionLost& event) {
+  const auto session = sessions_.find(event.session);
+  if (session == sessions_.end()) return;
+  WorkerRecord& worker = workers_[session->second];
+  sessions_.erase(session);
+  if (worker.session != event.session) return;
+  worker.session.reset();
+  if (serving(worker)) suspect(worker, "its control connection broke");
+}
+
+// ---- registration ----
+
+std::optional<Refused> CoordinatorCore::objection(const Register& message) const {
+  if (message.protocol != kProtocolVersion) {
+    return Refused{"protocol version " + std::to_string(message.protocol) + "; this coordinator speaks " +
+                       std::to_string(kProtocolVersion) + ": use the same release everywhere",
+                   true};
+  }
+  const std::string& token = config_.job.security.join_token;
+  if (message.join_token != token)
+    return Refused{"the join token is wrong: set security.join_token to the job's", true};
+  if (message.job && *message.job != config_.job_hash) {
+    return Refused{"the job differs: hash " + message.job->hex() + " here, " + config_.job_hash.hex() +
+                       " at the coordinator: check model, data, optimizer, batch and seed",
+                   true};
+  }
+  if (job_recorded_ && message.job && (message.numeric_class != numeric_class_ || message.probe != probe_)) {
+    return Refused{"another numeric class: \"" + message.numeric_class + "\" here, \"" + numeric_class_ +
+                       "\" in the job's record: its sums would have other bits",
+                   true};
+  }
+  return std::nullopt;
+}
+
+void CoordinatorCore::register_worker(SessionId session, const Register& message) {
+  if (const auto refused = objection(message)) {
+    announce("refused a worker of host " + message.host + ": " + refused->reason);
+    send(session, *refused);
+    return;
+  }
+  if (finished_) {
+    send(session, Finish{finished_->reason, finished_->success});
+    return;
+  }
+  if (!message.job) {  // it needs the job first; it registers again with its hash and probe
+    send(session, Welcome{{}, {}, config_.job_key, config_.frame_key, config_.job_toml});
+    return;
+  }
+  if (!job_recorded_) {
+    job_recorded_ = true;
+    numeric_class_ = message.numeric_class;
+    probe_ = message.probe;
+    log(log_record::JobRecorded{config_.job_hash, numeric_class_, probe_});
+  }
+  if (message.identity) {
+    const auto known = workers_.find(message.identity->worker);
+    if (known != workers_.end() && known->second.incarnation == message.identity->incarnation &&
+        serving(known->second)) {
+      attach(known->second, session, message);
+      catch_up(known->second);
+      return;
+    }
+  }
+  attach(accept_worker(message), session, message);
+}
+
+WorkerRecord& CoordinatorCore::accept_worker(const Register& message) {
+  const WorkerId next = workers_.empty() ? WorkerId(0) : workers_.rbegin()->first.next();
+  WorkerId id = next;
+  if (message.identity && workers_.contains(message.identity->worker)) {
+    id = message.identity->worker;
+  } else if (message.wanted && !workers_.contains(*message.wanted)) {
+    id = *message.wanted;
+  }
+  WorkerRecord& worker = workers_[id];
+  const Incarnation incarnation = worker.incarnation.next();
+  worker = WorkerRecord{};
+  worker.worker = id;
+  worker.incarnation = incarnation;
+  log(log_record::WorkerAccepted{id, incarnation, message.host});
+  announce(name(id) + " of host " + message.host + " joins" +
+           (incarnation.value() > 1 ? ", incarnation " + std::to_string(incarnation.value()) : ""));
+  return worker;
+}
+
+void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Register& message) {
+  if (worker.session && *worker.session != session) sessions_.erase(*worker.session);
+  worker.session = session;
+  sessions_[session] = worker.worker;
+  worker.host = message.host;
+  worker.threads = message.threads;
+  worker.process_id = message.process_id;
+  worker.address = message.address;
+  worker.holdings = message.holdings;
+  worker.last_heard = now_;
+  worker.last_progress_at = now_;
+  worker.suspect_until.reset();
+  worker.evidence_at.reset();
+  send(worker, Welcome{worker.worker, worker.incarnation, config_.job_key, config_.frame_key, {}});
+}
+
+// Tells a worker that comes back what it may have missed.
+void CoordinatorCore::catch_up(WorkerRecord& worker) {
+  if (change_ && change_->members.contains(worker.worker)) {
+    send_prepare(worker);
+  } else if (in_view(worker.worker)) {
+    send(worker, CommitView{*view_});  // refused there as over when it has it
+  }
+}
+
+// ---- life and death ----
+
+void CoordinatorCore::suspect(WorkerRecord& worker, const std::string& why) {
+  if (mutated(Mutation::lease_ignored)) {
+    lose(worker, why);
+    return;
+  }
+  if (!worker.evidence_at) worker.evidence_at = now_;
+  if (!worker.suspect_until) worker.suspect_until = now_ + suspect_grace_;
+}
+
+void CoordinatorCore::lose(WorkerRecord& worker, const std::string& why) {
+  if (!serving(worker) || finished_) return;
+  worker.status = WorkerStatus::lost;
+  done_.erase(worker.worker);
+  announce(name(worker.worker) + " is lost: " + why);
+  if (in_view(worker.worker)) {
+    start_change({.reason = name(worker.worker) + " lost: " + why, .planned = false, .victims = {worker.worker}});
+  } else if (change_ && change_->members.erase(worker.worker) > 0) {
+    // It had not become a member yet: the change goes on without it.
+    change_->reports.erase(worker.worker);
+    if (change_->members.empty()) {
+      change_.reset();
+    } else if (change_->reports.size() == change_->members.size()) {
+      finish_change();
+    }
+  }
+}
+
+void CoordinatorCore::accept_drain(WorkerRecord& worker, const std::string& reason) {
+  if (worker.status == WorkerStatus::draining || !serving(worker)) return;
+  worker.status = WorkerStatus::draining;
+  log(log_record::DrainAccepted{worker.worker, worker.incarnation, reason});
+  announce(name(worker.worker) + " drains: " + reason);
+  const bool others_serve =
+      view_ && std::ranges::any_of(view_->members, [&](const Member& member) {
+        return member.worker != worker.worker && in_view(member.worker) && serving(workers_[member.worker]);
+      });
+  if (in_view(worker.worker) || !others_serve || (change_ && change_->members.contains(worker.worker))) return;
+  worker.status = WorkerStatus::left;  // it never became a member: nobody needs it
+  log(log_record::WorkerReleased{worker.worker, worker.incarnation});
+  send(worker, Released{});
+}
+
+void CoordinatorCore::handle(const coordinator_event::DrainWorker& event) {
+  const auto worker = workers_.find(event.worker);
+  if (worker != workers_.end() && !finished_) accept_drain(worker->second, event.reason);
+}
+
+// ---- what members say ----
+
+void CoordinatorCore::message(WorkerRecord&, const Register&) {}  // handled before: it names the session
+
+void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
+  if (message.progress != worker.heartbeat.progress || message.step != worker.heartbeat.step) {
+    worker.last_progress_at = now_;
+    last_progress_at_ = now_;
+  }
+  worker.heartbeat = message;
+  if (message.micro_batches_per_second > 0) worker.speed = message.micro_batches_per_second;
+}
+
+void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
+  worker.holdings = message.holdings;
+  if (!change_ || message.prepare != change_->view || !change_->members.contains(worker.worker)) return;
+  const bool early = change_->boundary && in_view(worker.worker) && message.holdings.state < change_->boundary;
+  if (early) return;  // of a boundary that was moved since
+  change_->reports[worker.worker] = message;
+  if (change_->reports.size() == change_->members.size()) finish_change();
+}
+
+void CoordinatorCore::message(WorkerRecord&, const BoundaryPassed& message) {
+  if (!change_ || !change_->boundary || message.prepare != change_->view || message.step <= *change_->boundary) return;
+  change_->boundary = message.step;
+  change_->reports.clear();
+  for (const WorkerId id : change_->members) send_prepare(workers_[id]);
+}
+
+void CoordinatorCore::message(WorkerRecord& worker, const Evidence& message) {
+  if (!view_ || message.view != view_->view || finished_) return;
+  const auto about = workers_.find(message.about);
+  if (about == workers_.end()) return;
+  const bool changing = change_ && !change_->boundary;
+  const std::string who = name(message.about);
+  switch (message.kind) {
+    case EvidenceKind::peer_unreachable:
+      if (about->second.worker != worker.worker && in_view(message.about) && serving(about->second)) {
+        suspect(about->second, "a peer can't reach it");
+      }
+      return;
+    case EvidenceKind::corrupt_payload:
+      if (changing) return;
+      if (++about->second.faults >= kMaxFaults) {
+        lose(about->second, "it sent damaged data " + std::to_string(kMaxFaults) + " times");
+      } else {
+        start_change({.reason = "damaged data from " + who + ": the step's sums are sent anew",
+                      .planned = false,
+                      .victims = {}});
+      }
+      return;
+    case EvidenceKind::nonfinite:
+      if (!changing)
+        start_change({.reason = "the gradient of step " + std::to_string(message.step.value()) + " is nonfinite",
+                      .planned = false,
+                      .victims = {}});
+      return;
+    case EvidenceKind::state_mismatch:
+      if (!changing) {
+        start_change({.reason = "members disagree at step " + std::to_string(message.step.value()) + ": " + who + ": " +
+                                message.detail,
+                      .planned = false,
+                      .victims = {},
+                      .compare_state = true,
+                      .discard_work = true});
+      }
+      return;
+    case EvidenceKind::fetch_failed:
+      if (!changing)
+        start_change({.reason = "state could not be fetched from " + who + ": " + message.detail,
+                      .planned = false,
+                      .victims = {}});
+      return;
+    case EvidenceKind::count_:
+      return;
+  }
+}
+
+void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
+  last_progress_at_ = now_;
+  for (RecoveryRecord& recovery : recoveries_) {
+    if (!recovery.step_committed_at && recovery.committed_at && recovery.at_step <= message.step) {
+      recovery.step_committed_at = now_;
+    }
+  }
+  if (message.validation_loss) last_validation_loss_ = message.validation_loss;
+  if (message.step <= last_step_logged_) return;
+  last_commit_ = message;
+  last_step_logged_ = message.step;
+  ++steps_committed_;
+  log(log_record::StepLogged{message.view, message.step, message.loss}, false);
+}
+
+void CoordinatorCore::message(WorkerRecord&, const RecomputeNotice& message) {
+  for (RecoveryRecord& recovery : recoveries_) {
+    if (recovery.view != message.view) continue;
+    if (!recovery.first_slot_started || message.first_slot_started < *recovery.first_slot_started) {
+      recovery.first_slot_started = message.first_slot_started;
+    }
+    if (message.last_slot_done && (!recovery.last_slot_done || *message.last_slot_done > *recovery.last_slot_done)) {
+      recovery.last_slot_done = message.last_slot_done;
+    }
+  }
+}
+
+void CoordinatorCore::message(WorkerRecord& worker, const CheckpointSaved& message) {
+  const std::string step = std::to_string(message.step.value());
+  if (message.ok) {
+    announce("checkpoint of step " + step + " is durable, written by " + name(worker.worker));
+    if (std::ranges::find(worker.holdings.checkpoints, message.step) == worker.holdings.checkpoints.end()) {
+      worker.holdings.checkpoints.push_back(message.step);
+    }
+  } else {
+    announce("checkpoint of step " + step + " FAILED on " + name(worker.worker) + ": " + message.detail);
+  }
+}
+
+void CoordinatorCore::message(WorkerRecord& worker, const DrainRequest& message) {
+  accept_drain(worker, message.reason);
+}
+
+void CoordinatorCore::message(WorkerRecord& worker, const Done& message) {
+  if (!view_ || message.view != view_->view || !in_view(worker.worker) || finished_) return;
+  done_[worker.worker] = message;
+  last_progress_at_ = now_;
+  if (done_.size() < view_->members.size()) return;
+  for (const auto& [id, done] : done_) {
+    if (done.weights == message.weights) continue;
+    done_.clear();
+    start_change({.reason = "members disagree about the final weights: " + name(id),
+                  .planned = false,
+                  .victims = {},
+                  .compare_state = true,
+                  .discard_work = true});
+    return;
+  }
+  result_ = message;
+  last_validation_loss_ = message.final_validation_loss;
+  finish_job(true, "finished step " + std::to_string(message.step.value()), message.step, message.weights);
+}
+
+}  // namespace planaria

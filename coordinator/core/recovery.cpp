@@ -1,0 +1,407 @@
+#include "coordinator/core/recovery.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+
+namespace planaria {
+namespace {
+
+constexpr std::uint32_t kMaxNumericAttempts = 3;
+
+// Works out one decision; its members are the facts found on the way.
+class RecoveryPlanner {
+ public:
+  explicit RecoveryPlanner(const RecoveryInput& input) : in_(input), speeds_(filled_speeds(input.members)) {}
+
+  Result<RecoveryDecision> decide() {
+    find_trusted_state();
+    PLANARIA_TRY(find_base());
+    judge_numbers();
+    if (decision_.halt) return decision_;
+    plan_steady();
+    plan_resume();
+    plan_fetches();
+    explain();
+    return decision_;
+  }
+
+ private:
+  ResumePlan& plan() { return decision_.record.resume; }
+  [[nodiscard]] std::size_t count() const { return in_.members.size(); }
+  [[nodiscard]] const Report& report(std::size_t i) const { return in_.members[i].report; }
+  [[nodiscard]] std::optional<Step> state(std::size_t i) const {
+    return trusted_[i] ? report(i).holdings.state : std::nullopt;
+  }
+  [[nodiscard]] bool holds(std::size_t i, Step stamp) const {
+    return trusted_[i] && (report(i).holdings.state == stamp || report(i).holdings.previous_state == stamp);
+  }
+  // Its state lets it take part in step r: it is at r-1, or at r already.
+  [[nodiscard]] bool takes_part(std::size_t i) const {
+    const auto stamp = state(i);
+    return stamp && (*stamp == base_ || (!rolled_back_ && *stamp == base_.next()));
+  }
+  [[nodiscard]] bool works_on_step(std::size_t i) const {
+    return !plan().discard && takes_part(i) && in_.members[i].continuing && report(i).work_step == plan().step &&
+           report(i).attempt == plan().attempt;
+  }
+  [[nodiscard]] const ResumePlan& plan() const { return decision_.record.resume; }
+
+  // Where members were asked for hashes, the majority of those with the newest stamp is right; without one nobody is.
+  void find_trusted_state() {
+    trusted_.assign(count(), true);
+    if (!in_.compare_state) return;
+    std::map<Step, std::map<Hash128, std::size_t>> votes;
+    for (std::size_t i = 0; i < count(); ++i) {
+      const Holdings& held = report(i).holdings;
+      if (held.state && held.state_hash) ++votes[*held.state][*held.state_hash];
+    }
+    for (std::size_t i = 0; i < count(); ++i) {
+      const Holdings& held = report(i).holdings;
+      if (!held.state || !held.state_hash) continue;
+      std::size_t all = 0;
+      for (const auto& [hash, n] : votes[*held.state]) all += n;
+      if (votes[*held.state][*held.state_hash] * 2 <= all && all > 1) {
+        trusted_[i] = false;
+        distrusted_ = true;
+      }
+    }
+  }
+
+  Status find_base() {
+    std::optional<Step> newest, oldest, any;
+    for (std::size_t i = 0; i < count(); ++i) {
+      const auto stamp = state(i);
+      if (!stamp) continue;
+      any = any ? std::max(*any, *stamp) : *stamp;
+      if (!in_.members[i].continuing) continue;
+      newest = newest ? std::max(*newest, *stamp) : *stamp;
+      oldest = oldest ? std::min(*oldest, *stamp) : *stamp;
+    }
+    if (newest) {
+      // A member that is a step ahead keeps that step's gradient until all acknowledged: the others finish it.
+      const bool trusted = !in_.discard_work && !distrusted_;
+      const bool finish_newest =
+          trusted && oldest->next() == *newest && gradient_held(*newest) && base_held(newest->previous());
+      base_ = finish_newest ? newest->previous() : *newest;
+      return ok_status();
+    }
+    std::optional<Step> checkpoint;
+    for (std::size_t i = 0; i < count(); ++i) {
+      for (const Step step : report(i).holdings.checkpoints)
+        checkpoint = checkpoint ? std::max(*checkpoint, step) : step;
+    }
+    const bool first_start = !in_.previous;
+    if (!first_start && !in_.allow_rollback) {
+      return Error(ErrorCode::unavailable, "no member holds the newest state; waiting for workers that may");
+    }
+    if (any && (!checkpoint || *any >= *checkpoint)) {
+      base_ = *any;  // a fenced worker kept it
+      rolled_back_ = !first_start;
+      decision_.record.resume.tier = first_start ? 0 : 1;
+      return ok_status();
+    }
+    rolled_back_ = true;
+    source_ = checkpoint ? StateSource::checkpoint : StateSource::initialize;
+    base_ = checkpoint.value_or(Step(0));
+    decision_.record.resume.tier = first_start ? 0 : checkpoint ? 2 : 3;
+    return ok_status();
+  }
+
+  [[nodiscard]] bool base_held(Step stamp) const {
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (holds(i, stamp)) return true;
+    }
+    return false;
+  }
+
+  [[nodiscard]] bool gradient_held(Step step) const {
+    std::vector<bool> held(in_.map->tile_count(), false);
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (report(i).work_step != step || !trusted_[i]) continue;
+      for (const TileRange range : report(i).reduced)
+        std::fill(held.begin() + range.begin, held.begin() + range.end, true);
+    }
+    return std::ranges::find(held, false) == held.end();
+  }
+
+  void judge_numbers() {
+    plan().step = base_.next();
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (report(i).work_step == plan().step) plan().attempt = std::max(plan().attempt, report(i).attempt);
+    }
+    plan().discard = in_.discard_work || distrusted_ || rolled_back_;
+    std::optional<Hash128> alarm;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (report(i).work_step == plan().step && report(i).attempt == plan().attempt && report(i).alarm) {
+        alarm = report(i).alarm;
+      }
+    }
+    if (!alarm || plan().discard) {
+      if (plan().discard) ++plan().attempt;
+      return;
+    }
+    const bool seen = in_.numeric && in_.numeric->step == plan().step && in_.numeric->digest == *alarm;
+    decision_.numeric = log_record::NumericDecision{plan().step, plan().attempt, *alarm, ""};
+    const std::string step = std::to_string(plan().step.value());
+    if (seen && in_.nonfinite == NonfinitePolicy::skip) {
+      plan().skip_update = true;
+      decision_.numeric->decision = "skip";
+      decision_.record.reason = "the gradient of step " + step + " is nonfinite by nature: its update is skipped; ";
+    } else if (seen || plan().attempt + 1 >= kMaxNumericAttempts) {
+      decision_.halt = true;
+      decision_.numeric->decision = "halt";
+      decision_.record.reason = "the gradient of step " + step +
+                                (seen ? " is nonfinite by nature and optimizer.nonfinite = \"halt\""
+                                      : " is nonfinite with other bits at every attempt: a device computes wrongly");
+    } else {
+      plan().discard = true;
+      ++plan().attempt;
+      decision_.numeric->decision = "recompute";
+      decision_.record.reason = "the gradient of step " + step + " is nonfinite: computing it once more, elsewhere; ";
+    }
+  }
+
+  void plan_steady() {
+    ViewRecord& record = decision_.record;
+    record.view = in_.view;
+    std::vector<WorkerId> workers;
+    for (const RecoveryMember& member : in_.members) {
+      record.members.push_back(member.member);
+      workers.push_back(member.member.worker);
+    }
+    record.slots = split_slots(in_.slots, workers, speeds_);
+    if (in_.previous && same_members()) {
+      const double now = predicted_time(in_.previous->slots, in_.members, speeds_);
+      if (predicted_time(record.slots, in_.members, speeds_) * (1 + in_.rebalance_gain) > now) {
+        record.slots = in_.previous->slots;
+      }
+    }
+    record.shards = split_shards(*in_.map, workers);
+    const bool keep_writer = in_.previous && record.has(in_.previous->checkpoint_writer);
+    record.checkpoint_writer = keep_writer ? in_.previous->checkpoint_writer : workers.front();
+  }
+
+  [[nodiscard]] bool same_members() const {
+    return in_.previous->members.size() == count() &&
+           std::ranges::equal(in_.previous->members, in_.members, {}, &Member::worker,
+                              [](const RecoveryMember& m) { return m.member.worker; });
+  }
+
+  [[nodiscard]] bool epilogue() const { return plan().step > in_.total_steps; }
+
+  // Workers that can compute and sum step r at once; all of them when everybody must load state first.
+  void find_able() {
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (takes_part(i)) able_.push_back(i);
+    }
+    if (able_.empty()) {
+      for (std::size_t i = 0; i < count(); ++i) able_.push_back(i);
+    }
+  }
+
+  void plan_resume() {
+    find_able();
+    plan_resume_shards();
+    plan().compute = epilogue() || std::ranges::any_of(plan().shards, [](const auto& shard) { return !shard.ready; });
+    if (in_.planned || epilogue() || plan().discard || !in_.previous) {
+      split_over_able(plan().discard && decision_.numeric ? plan().attempt : 0);
+    } else {
+      carry_slots();
+    }
+  }
+
+  void split_over_able(std::uint32_t rotation) {
+    std::vector<WorkerId> workers;
+    std::vector<double> speeds;
+    for (std::size_t k = 0; k < able_.size(); ++k) {
+      const std::size_t i = able_[(k + rotation) % able_.size()];
+      workers.push_back(in_.members[i].member.worker);
+      speeds.push_back(speeds_[i]);
+    }
+    const bool steady = able_.size() == count() && rotation == 0;
+    plan().slots = steady ? decision_.record.slots : split_slots(in_.slots, workers, speeds);
+  }
+
+  // Inside a step only ranges without an owner change hands.
+  void carry_slots() {
+    std::vector<bool> owned(in_.slots, false);
+    std::vector<double> remaining(count(), 0);
+    const ViewRecord& previous = *in_.previous;
+    const auto& before = previous.resume.step == plan().step ? previous.resume.slots : previous.slots;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (!in_.members[i].continuing || !takes_part(i)) continue;
+      const WorkerId worker = in_.members[i].member.worker;
+      std::vector<SlotRange> ranges;
+      // A member that missed the last commit speaks of an older split; what it finished of its ranges still counts
+      // where that commit left them alone.
+      const bool fresh = works_on_step(i) && report(i).view == previous.view;
+      if (fresh) {
+        ranges = report(i).assigned;
+      } else {
+        for (const SlotAssignment& a : before) {
+          if (a.worker == worker) ranges.push_back(a.slots);
+        }
+      }
+      for (const SlotRange range : ranges) {
+        if (range.empty()) continue;
+        plan().slots.push_back({worker, range});
+        remaining[i] += range.size();
+        std::fill(owned.begin() + range.begin, owned.begin() + range.end, true);
+      }
+      if (fresh) remaining[i] -= report(i).slots_done;
+    }
+    if (!plan().compute) return;
+    for (std::uint32_t slot = 0; slot < in_.slots; ++slot) {
+      if (owned[slot]) continue;
+      ++decision_.lost_slots;
+      if (!plan().lost.empty() && plan().lost.back().end == slot) {
+        ++plan().lost.back().end;
+      } else {
+        plan().lost.push_back({slot, slot + 1});
+      }
+    }
+    share_lost(remaining);
+  }
+
+  // Lost slots go one by one to whoever would be done first, then in contiguous runs to the workers in order.
+  void share_lost(std::vector<double> remaining) {
+    std::map<std::size_t, std::uint32_t> shares;
+    for (std::uint32_t k = 0; k < decision_.lost_slots; ++k) {
+      const auto first =
+          std::ranges::min_element(able_, {}, [&](std::size_t i) { return (remaining[i] + 1) / speeds_[i]; });
+      ++shares[*first];
+      remaining[*first] += 1;
+    }
+    auto share = shares.begin();
+    for (SlotRange range : plan().lost) {
+      while (!range.empty()) {
+        while (share->second == 0) ++share;
+        const std::uint32_t take = std::min(share->second, range.size());
+        plan().slots.push_back({in_.members[share->first].member.worker, {range.begin, range.begin + take}});
+        range.begin += take;
+        share->second -= take;
+      }
+    }
+  }
+
+  void plan_resume_shards() {
+    std::vector<WorkerId> owners;
+    for (const std::size_t i : able_) owners.push_back(in_.members[i].member.worker);
+    plan().shards = split_shards(*in_.map, owners);
+    if (epilogue()) return;
+    // Who holds which reduced tile; the default owner first, else the lowest worker.
+    std::vector<std::optional<WorkerId>> holder(in_.map->tile_count());
+    std::vector<std::set<WorkerId>> holders(in_.map->tile_count());
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (!works_on_step(i)) continue;
+      for (const TileRange range : report(i).reduced) {
+        for (std::uint32_t tile = range.begin; tile < range.end; ++tile)
+          holders[tile].insert(in_.members[i].member.worker);
+      }
+    }
+    std::vector<ShardAssignment> shards;
+    for (const ShardAssignment& shard : plan().shards) {
+      for (std::uint32_t tile = shard.tiles.begin; tile < shard.tiles.end; ++tile) {
+        const bool ready = !holders[tile].empty();
+        const WorkerId owner = !ready || holders[tile].contains(shard.owner) ? shard.owner : *holders[tile].begin();
+        const bool joins = !shards.empty() && shards.back().owner == owner && shards.back().ready == ready &&
+                           shards.back().tiles.end == tile && tile > shard.tiles.begin;
+        if (joins) {
+          ++shards.back().tiles.end;
+        } else {
+          shards.push_back({owner, {tile, tile + 1}, ready});
+        }
+      }
+    }
+    plan().shards = std::move(shards);
+  }
+
+  // Who lacks the base gets it from all who hold it, each an equal run of tiles.
+  void plan_fetches() {
+    const std::uint32_t tiles = in_.map->tile_count();
+    std::vector<WorkerId> sources;
+    for (std::size_t i = 0; i < count(); ++i) {
+      const bool loads =
+          source_ == StateSource::checkpoint &&
+          std::ranges::find(report(i).holdings.checkpoints, base_) != report(i).holdings.checkpoints.end();
+      if (source_ == StateSource::peer ? holds(i, base_) : loads) sources.push_back(in_.members[i].member.worker);
+    }
+    for (std::size_t i = 0; i < count(); ++i) {
+      const WorkerId worker = in_.members[i].member.worker;
+      if (takes_part(i) && !(plan().discard && !trusted_[i])) continue;
+      if (source_ == StateSource::initialize) {
+        plan().fetches.push_back({worker, StateSource::initialize, worker, {0, tiles}, base_});
+      } else if (source_ == StateSource::checkpoint && std::ranges::find(sources, worker) != sources.end()) {
+        plan().fetches.push_back({worker, StateSource::checkpoint, worker, {0, tiles}, base_});
+      } else {
+        for (std::uint64_t k = 0; k < sources.size(); ++k) {
+          const TileRange share{static_cast<std::uint32_t>(k * tiles / sources.size()),
+                                static_cast<std::uint32_t>((k + 1) * tiles / sources.size())};
+          if (!share.empty()) plan().fetches.push_back({worker, StateSource::peer, sources[k], share, base_});
+        }
+      }
+    }
+  }
+
+  void explain() {
+    std::string& reason = decision_.record.reason;
+    reason += "resume step " + std::to_string(plan().step.value()) + " on " + std::to_string(count()) + " worker(s)";
+    if (decision_.lost_slots > 0) reason += ", " + std::to_string(decision_.lost_slots) + " lost slot(s) computed anew";
+    if (!plan().compute) reason += ", every sum of the step survives";
+    if (plan().tier == 1) reason += ", from an older state that a fenced worker kept";
+    if (plan().tier == 2) reason += ", from the durable checkpoint of step " + std::to_string(base_.value());
+    if (plan().tier == 3) reason += ", from the initial state: no worker and no checkpoint holds a newer one";
+    std::set<WorkerId> fetching;
+    for (const StateFetch& fetch : plan().fetches) fetching.insert(fetch.worker);
+    if (!fetching.empty() && source_ == StateSource::peer) {
+      reason += ", " + std::to_string(fetching.size()) + " worker(s) fetch state";
+    }
+  }
+
+  const RecoveryInput& in_;
+  const std::vector<double> speeds_;
+  RecoveryDecision decision_;
+  std::vector<bool> trusted_;
+  bool distrusted_ = false;
+  bool rolled_back_ = false;
+  StateSource source_ = StateSource::peer;
+  Step base_;
+  std::vector<std::size_t> able_;
+};
+
+}  // namespace
+
+Result<RecoveryDecision> decide_recovery(const RecoveryInput& input) {
+  return RecoveryPlanner(input).decide();
+}
+
+std::vector<double> filled_speeds(const std::vector<RecoveryMember>& members) {
+  double sum = 0;
+  std::size_t measured = 0;
+  for (const RecoveryMember& member : members) {
+    if (member.speed <= 0) continue;
+    sum += member.speed;
+    ++measured;
+  }
+  const double mean = measured == 0 ? 1 : sum / static_cast<double>(measured);
+  std::vector<double> speeds;
+  for (const RecoveryMember& member : members) speeds.push_back(member.speed > 0 ? member.speed : mean);
+  return speeds;
+}
+
+double predicted_time(const std::vector<SlotAssignment>& split, const std::vector<RecoveryMember>& members,
+                      const std::vector<double>& speeds) {
+  double slowest = 0;
+  for (const SlotAssignment& assignment : split) {
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      if (members[i].member.worker == assignment.worker)
+        slowest = std::max(slowest, assignment.slots.size() / speeds[i]);
+    }
+  }
+  return slowest;
+}
+
+}  // namespace planaria

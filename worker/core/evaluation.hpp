@@ -1,0 +1,42 @@
+// Which steps evaluate, which validation micro-batches ride on which slot, and how slot losses become one loss: pure
+// in the step and the slot, so that the reported numbers don't depend on the layout.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "common/ids.hpp"
+#include "proto/data_message.hpp"
+#include "proto/layout.hpp"
+
+namespace planaria {
+
+// Step s evaluates the parameters of step s-1 when s-1 is a multiple of `every`; the epilogue step total+1 always does.
+[[nodiscard]] constexpr bool evaluates(Step step, std::uint32_t every, Step total) {
+  if (step > total) return true;
+  return every != 0 && step.value() > 1 && (step.value() - 1) % every == 0;
+}
+
+// The validation micro-batches [begin, end) of `batches` that ride on a slot: spread evenly.
+[[nodiscard]] constexpr SlotRange evaluation_batches_of(SlotIndex slot, std::uint32_t slots, std::uint32_t batches) {
+  const auto at = [&](std::uint64_t index) { return static_cast<std::uint32_t>(index * batches / slots); };
+  return {at(slot.value()), at(std::uint64_t{slot.value()} + 1)};
+}
+
+// Adds the slots' losses along the canonical tree, in double. Precondition: all are there, a power of two of them.
+inline void fold_losses(const std::vector<std::optional<SlotLoss>>& losses, double& train, double& validation) {
+  std::vector<SlotLoss> level;
+  level.reserve(losses.size());
+  for (const auto& loss : losses) level.push_back(*loss);
+  for (std::size_t size = level.size(); size > 1; size /= 2) {
+    for (std::size_t i = 0; i < size / 2; ++i) {
+      level[i].train = level[2 * i].train + level[2 * i + 1].train;
+      level[i].validation = level[2 * i].validation + level[2 * i + 1].validation;
+    }
+  }
+  train = level.empty() ? 0 : level[0].train;
+  validation = level.empty() ? 0 : level[0].validation;
+}
+
+}  // namespace planaria

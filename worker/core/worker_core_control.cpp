@@ -1,0 +1,349 @@
+// Sessions, views and their changes.
+#include <algorithm>
+#include <utility>
+
+#include "worker/core/worker_core.hpp"
+
+namespace planaria {
+
+using namespace worker_action;  // NOLINT: the file is about emitting these
+
+// ---- session ----
+
+Holdings WorkerCore::holdings() const {
+  Holdings holdings;
+  holdings.state = state_;
+  holdings.previous_state = previous_;
+  holdings.state_hash = state_hash_;
+  holdings.checkpoints.assign(checkpoints_.begin(), checkpoints_.end());
+  return holdings;
+}
+
+Register WorkerCore::registration() const {
+  Register message = config_.registration;
+  message.holdings = holdings();
+  message.identity = identity_;
+  return message;
+}
+
+void WorkerCore::send_control(WorkerMessage message) {
+  if (connected_) emit(SendControl{std::move(message)});
+}
+
+void WorkerCore::send_register() {
+  send_control(registration());
+}
+
+void WorkerCore::handle(const worker_event::ControlConnected&) {
+  connected_ = true;
+  send_register();
+}
+
+void WorkerCore::handle(const worker_event::ControlLost&) {
+  connected_ = false;
+}
+
+void WorkerCore::handle(const worker_event::Control& event) {
+  if (event.generation < generation_ && !mutated(Mutation::accept_old_generation)) {
+    refuse("a message of an older coordinator generation");
+    return;
+  }
+  generation_ = std::max(generation_, event.generation);
+  std::visit([this](const auto& message) { control(message); }, event.message);
+}
+
+void WorkerCore::control(const Welcome& message) {
+  const bool known = identity_ && identity_->worker == message.worker && identity_->incarnation == message.incarnation;
+  if (!known) {
+    leave_view();
+    identity_ = Identity{message.worker, message.incarnation, ViewNumber(0), ViewNumber(0)};
+  }
+  // What was said while the coordinator was away may be lost: say it again.
+  reported_ = false;
+  done_sent_ = false;
+  exchange_.alarmed = false;
+  if (last_commit_.step != Step(0)) send_control(last_commit_);
+  if (draining_) send_control(DrainRequest{drain_reason_});
+  next_heartbeat_ = now_;
+  send_heartbeat();
+}
+
+void WorkerCore::control(const Refused& message) {
+  stopped_ = true;
+  emit(Stop{false, message.reason, message.permanent});
+}
+
+void WorkerCore::control(const Fenced& message) {
+  emit(Note{"fenced: " + message.reason + "; registering again with the state at hand"});
+  leave_view();
+  if (mutated(Mutation::forget_fenced_state)) {
+    state_.reset();
+    previous_.reset();
+  }
+  send_register();
+}
+
+void WorkerCore::control(const Released&) {
+  stopped_ = true;
+  emit(Stop{true, "drained: " + drain_reason_, false});
+}
+
+void WorkerCore::control(const Finish& message) {
+  stopped_ = true;
+  emit(Stop{message.success, message.reason, false});
+}
+
+void WorkerCore::handle(const worker_event::DrainWanted& event) {
+  if (draining_) return;
+  draining_ = true;
+  drain_reason_ = event.reason;
+  if (!identity_ || mutated(Mutation::release_drained_early)) {
+    stopped_ = true;
+    emit(Stop{true, "drained: " + event.reason, false});
+    return;
+  }
+  send_control(DrainRequest{drain_reason_});
+}
+
+void WorkerCore::handle(const worker_event::Tick&) {
+  if (now_ >= next_heartbeat_) send_heartbeat();
+}
+
+void WorkerCore::send_heartbeat() {
+  if (!identity_) return;
+  next_heartbeat_ = now_ + config_.heartbeat;
+  Heartbeat heartbeat;
+  heartbeat.view = view();
+  heartbeat.step = work_.step;
+  heartbeat.phase = phase();
+  heartbeat.progress = progress_;
+  heartbeat.waiting_on = waiting_on();
+  heartbeat.micro_batches_per_second = compute_rate_;
+  send_control(std::move(heartbeat));
+}
+
+std::optional<WorkerId> WorkerCore::waiting_on() const {
+  if (!in_view() || work_.step == Step(0)) return std::nullopt;
+  for (const WorkerId worker : others()) {
+    if (exchange_.ack_sent) {
+      if (!exchange_.acks.contains(worker)) return worker;
+    } else if (exchange_.gate_sent) {
+      if (!exchange_.gates.contains(worker)) return worker;
+    }
+  }
+  if (exchange_.gate_sent || !work_.computed()) return std::nullopt;
+  for (const SlotAssignment& assignment : exchange_.slots) {
+    if (assignment.worker == self() || assignment.slots.empty() || own_shards(false).empty()) continue;
+    const bool arrived = std::ranges::any_of(
+        exchange_.pieces, [&](const auto& piece) { return piece.first.slots().begin == assignment.slots.begin; });
+    if (!arrived) return assignment.worker;
+  }
+  for (const ShardAssignment& shard : exchange_.shards) {
+    if (shard.owner != self() && !work_.holds_reduced(shard.tiles)) return shard.owner;
+  }
+  return std::nullopt;
+}
+
+void WorkerCore::report_evidence(EvidenceKind kind, WorkerId about, std::string detail) {
+  send_control(Evidence{view(), kind, about, work_.step, std::move(detail)});
+}
+
+void WorkerCore::refuse(const std::string& why) {
+  ++refused_;
+  emit(Note{"refused: " + why});
+}
+
+// ---- view changes ----
+
+void WorkerCore::leave_view() {
+  if (view_) {
+    std::vector<WorkerId> peers = others();
+    emit(FenceView{std::max(view_->view, identity_->prepared), std::move(peers)});
+  }
+  view_.reset();
+  fenced_ = false;
+  prepare_.reset();
+  reported_ = false;
+  exchange_ = ExchangeState{};
+  early_.clear();
+  waiting_requests_.clear();
+  if (work_.step != Step(0)) emit(ReleaseStep{work_.step});
+  work_ = StepWork{};
+  done_sent_ = false;
+}
+
+void WorkerCore::control(const Prepare& message) {
+  if (!identity_) return refuse("Prepare before Welcome");
+  const bool moved_boundary = prepare_ && prepare_->view == message.view && prepare_->boundary && message.boundary &&
+                              *message.boundary > *prepare_->boundary;
+  const bool repeated = prepare_ && prepare_->view == message.view && !moved_boundary;
+  if (repeated) {
+    reported_ = false;  // asked again: the answer may have been lost
+    return;
+  }
+  if (!moved_boundary && (message.view <= identity_->prepared || message.view <= view())) {
+    return refuse("Prepare for a view that is over");
+  }
+  if (message.boundary && view_) {
+    const bool passed = work_.step > message.boundary->next() ||
+                        (work_.step == message.boundary->next() && work_.begun()) ||
+                        (committed_ && *committed_ > *message.boundary);
+    if (passed) {
+      send_control(BoundaryPassed{message.view, work_.step});
+      return;
+    }
+  }
+  prepare_ = message;
+  reported_ = false;
+  identity_->prepared = message.view;
+  if (message.boundary || !view_ || fenced_) return;
+  fenced_ = true;
+  emit(FenceView{message.view.previous(), message.excluded});
+}
+
+void WorkerCore::pump_report() {
+  if (!prepare_ || reported_ || !connected_) return;
+  const bool at_boundary = !view_ || fenced_ || holding();
+  if (!at_boundary) return;
+  // Fresh and quiet: nothing that the report speaks of is still being changed by the trainer.
+  if (reducing_ || measuring_ || updating_ || loading_ || hashing_state_ || (!view_ && outstanding_ > 0)) return;
+  if (prepare_->want_state_hash && state_ && !state_hash_) {
+    hashing_state_ = true;
+    emit(HashState{*state_});
+    return;
+  }
+  reported_ = true;
+  Report report;
+  report.prepare = prepare_->view;
+  report.view = view();
+  report.holdings = holdings();
+  report.work_step = work_.step;
+  report.attempt = work_.attempt;
+  report.released = !work_.begun();
+  for (const StepWork::Range& range : work_.ranges) {
+    report.assigned.push_back(range.slots);
+    report.slots_done += range.done;
+  }
+  report.reduced = work_.reduced_ranges();
+  if (work_.digest && !work_.finite) report.alarm = work_.digest;
+  if (mutated(Mutation::stale_report) && last_report_) {
+    const ViewNumber prepare = report.prepare;
+    report = *last_report_;
+    report.prepare = prepare;
+  }
+  last_report_ = report;
+  send_control(std::move(report));
+}
+
+void WorkerCore::handle(const worker_event::StateHashed& event) {
+  hashing_state_ = false;
+  if (state_ && *state_ == event.stamp) state_hash_ = event.hash;
+}
+
+void WorkerCore::control(const CommitView& message) {
+  const ViewRecord& record = message.record;
+  if (!identity_ || record.view <= view()) return refuse("a commit of a view that is over");
+  const Member* me = record.member(self());
+  if (me == nullptr || me->incarnation != identity_->incarnation)
+    return refuse("a commit of a view without this worker");
+  // A higher number was promised since, or this one never was: its plan doesn't rest on this worker's report.
+  if (identity_->prepared != record.view) return refuse("a commit of a view that was not reported for");
+  if (auto checked = check_view(record, config_.slots, config_.tiles); !checked) {
+    return refuse("a malformed view: " + checked.error().message());
+  }
+  if (view_ && !fenced_) emit(FenceView{view_->view, {}});
+  view_ = record;
+  fenced_ = false;
+  prepare_.reset();
+  reported_ = false;
+  done_sent_ = false;
+  early_.clear();
+  waiting_requests_.clear();
+  identity_->view = record.view;
+  ++progress_;
+  emit(EnterView{record.view, record.members});
+  resume(record);
+}
+
+void WorkerCore::resume(const ViewRecord& record) {
+  const ResumePlan& plan = record.resume;
+  if (work_.step != Step(0) && plan.step == work_.step.next() && state_ && *state_ == work_.step &&
+      (!committed_ || *committed_ < work_.step)) {
+    finish_step();  // every member reported that it holds the step: the plan commits it
+  }
+  const bool epilogue = plan.step > config_.total_steps;
+  const bool keep = work_.step == plan.step && work_.attempt == plan.attempt && !plan.discard && !epilogue;
+  if (!keep || mutated(Mutation::repeat_finished_work)) {
+    if (work_.step != Step(0) &&
+        (!committed_ || work_.step > *committed_ || epilogue || plan.discard || plan.tier > 0)) {
+      emit(ReleaseStep{work_.step});
+    }
+    reset_work(plan.step, plan.attempt);
+  }
+  recompute_.reset();
+  if (plan.tier > 0 && committed_ && *committed_ >= plan.step) committed_ = plan.step.previous();
+  if (epilogue) {
+    weights_.reset();
+    if (committed_ && *committed_ > config_.total_steps) committed_ = config_.total_steps;
+  }
+  adopt_ranges(plan);
+  exchange_ = ExchangeState{};
+  exchange_.slots = plan.slots;
+  exchange_.shards = plan.shards;
+  exchange_.compute = plan.compute || epilogue;
+  exchange_.skip_update = plan.skip_update;
+  start_fetches(plan);
+}
+
+// Ranges that this worker had stay as they are, with their sums; new ones are added in front.
+void WorkerCore::adopt_ranges(const ResumePlan& plan) {
+  std::vector<StepWork::Range> ranges;
+  for (const SlotAssignment& assignment : plan.slots) {
+    if (assignment.worker != self() || assignment.slots.empty()) continue;
+    const auto held = std::ranges::find(work_.ranges, assignment.slots, &StepWork::Range::slots);
+    if (held != work_.ranges.end()) {
+      ranges.push_back(*held);
+      continue;
+    }
+    const bool lost = std::ranges::any_of(plan.lost, [&](SlotRange range) {
+      return assignment.slots.begin >= range.begin && assignment.slots.end <= range.end;
+    });
+    ranges.push_back({assignment.slots, lost, 0, 0, {}});
+  }
+  work_.ranges = std::move(ranges);
+}
+
+void WorkerCore::start_fetches(const ResumePlan& plan) {
+  const Step base = plan.step.previous();
+  const bool rolled_back = plan.tier > 0;
+  const bool holds = state_ && (*state_ == base || (*state_ == plan.step && !rolled_back));
+  std::vector<StateFetch> fetches;
+  for (const StateFetch& fetch : plan.fetches) {
+    if (fetch.worker == self()) fetches.push_back(fetch);
+  }
+  const bool forced = !fetches.empty() && plan.discard && !mutated(Mutation::forget_fenced_state);
+  if ((holds && !forced) || fetches.empty()) {
+    fetch_stamp_.reset();
+    return;
+  }
+  const Step stamp = fetches.front().stamp;
+  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced) fetched_.assign(config_.tiles, false);
+  fetch_stamp_ = stamp;
+  state_.reset();
+  previous_.reset();
+  state_hash_.reset();
+  for (const StateFetch& fetch : fetches) {
+    if (fetch.source == StateSource::peer) {
+      emit(SendSmall{fetch.from, view_->view, StateRequest{fetch.stamp, fetch.tiles}});
+    } else if (!loading_) {
+      loading_ = true;
+      if (fetch.source == StateSource::initialize) {
+        emit(InitializeState{});
+      } else {
+        emit(LoadCheckpoint{fetch.stamp});
+      }
+    }
+  }
+}
+
+}  // namespace planaria
