@@ -135,6 +135,13 @@ TEST_F(CheckpointTest, WritingAfterAFallbackNeverPrunesWhatWasJustWritten) {
   EXPECT_EQ(resumed_step(), 20U);
 }
 
+TEST_F(CheckpointTest, NewerCheckpointsAreNotPrunedByAnOlderStep) {
+  options_.keep = 1;
+  write(20);
+  write(10);
+  EXPECT_THAT(names(), testing::ElementsAre("step-00000010", "step-00000020"));
+}
+
 TEST_F(CheckpointTest, SameStateOfASecondWriterIsTakenAsThere) {
   write(10);
   options_.writer = "w1";
