@@ -1,0 +1,45 @@
+// A child process with its output in a file: started, signalled, awaited. It is killed when its owner goes, and by the
+// kernel when the owner's process dies.
+//
+// Thread contract: one thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/result.hpp"
+
+namespace planaria {
+
+class ChildProcess {
+ public:
+  struct Exit {
+    int code = 0;    // of a normal exit
+    int signal = 0;  // that ended it, or 0
+  };
+
+  // Standard output and error are appended to `output`.
+  [[nodiscard]] static Result<ChildProcess> start(const std::vector<std::string>& command, const std::string& output,
+                                                  const std::vector<std::string>& extra_environment = {});
+  ChildProcess(ChildProcess&& other) noexcept;
+  ChildProcess& operator=(ChildProcess&& other) noexcept;
+  ~ChildProcess();
+
+  [[nodiscard]] pid_t pid() const { return pid_; }
+  void signal(int number) const;
+  // Collects the exit if there is one; nothing while it runs.
+  std::optional<Exit> poll();
+  // Waits at most this long, then kills it.
+  Exit finish(int timeout_ms);
+  [[nodiscard]] bool running() { return !poll().has_value(); }
+
+ private:
+  explicit ChildProcess(pid_t pid) : pid_(pid) {}
+  pid_t pid_ = -1;
+  std::optional<Exit> exit_;
+};
+
+}  // namespace planaria
