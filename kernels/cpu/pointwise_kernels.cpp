@@ -13,28 +13,38 @@ PLANARIA_INLINE V8 gelu_gate(V8 x) {
   return sigmoid(x * fma(x * x, splat(gelu_slope * gelu_cubic), splat(gelu_slope)));
 }
 
-// Philox4x32-10 on eight consecutive counters; word w of counter i in words[w][i].
+using U4 = std::uint64_t __attribute__((vector_size(32)));
+
+PLANARIA_INLINE U4 multiply_low_words(U4 a, std::uint64_t b) {
+#ifdef __AVX2__
+  return reinterpret_cast<U4>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(static_cast<long long>(b))));
+#else
+  return a * b;
+#endif
+}
+
+// Philox4x32-10 on four consecutive counters, every word in the low half of a 64-bit lane: words[w][i] is word w of
+// counter i.
 PLANARIA_INLINE void philox_vectors(std::uint64_t key, std::uint64_t counter_high, std::uint64_t counter_low,
-                                    std::uint32_t (&words)[4][8]) {
-  std::uint32_t k0 = static_cast<std::uint32_t>(key);
-  std::uint32_t k1 = static_cast<std::uint32_t>(key >> 32);
-  for (std::size_t i = 0; i < 8; ++i) {
-    words[0][i] = static_cast<std::uint32_t>(counter_low + i);
-    words[1][i] = static_cast<std::uint32_t>((counter_low + i) >> 32);
-    words[2][i] = static_cast<std::uint32_t>(counter_high);
-    words[3][i] = static_cast<std::uint32_t>(counter_high >> 32);
-  }
+                                    U4 (&words)[4]) {
+  constexpr std::uint64_t low = 0xffffffffU;
+  const U4 counters = U4{0, 1, 2, 3} + counter_low;
+  words[0] = counters & low;
+  words[1] = counters >> 32;
+  words[2] = U4{} + (counter_high & low);
+  words[3] = U4{} + (counter_high >> 32);
+  std::uint64_t k0 = key & low;
+  std::uint64_t k1 = key >> 32;
   for (int round = 0; round < 10; ++round) {
-    for (std::size_t i = 0; i < 8; ++i) {
-      const std::uint64_t product0 = std::uint64_t{0xD2511F53} * words[0][i];
-      const std::uint64_t product1 = std::uint64_t{0xCD9E8D57} * words[2][i];
-      words[0][i] = static_cast<std::uint32_t>(product1 >> 32) ^ words[1][i] ^ k0;
-      words[1][i] = static_cast<std::uint32_t>(product1);
-      words[2][i] = static_cast<std::uint32_t>(product0 >> 32) ^ words[3][i] ^ k1;
-      words[3][i] = static_cast<std::uint32_t>(product0);
-    }
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
+    const U4 product0 = multiply_low_words(words[0], 0xD2511F53);
+    const U4 product1 = multiply_low_words(words[2], 0xCD9E8D57);
+    words[0] = (product1 >> 32) ^ words[1] ^ k0;
+    words[1] = product1 & low;
+    words[2] = (product0 >> 32) ^ words[3] ^ k1;
+    words[3] = product0 & low;
+    k0 = (k0 + 0x9E3779B9) & low;
+    k1 = (k1 + 0xBB67AE85) & low;
   }
 }
 
@@ -158,10 +168,21 @@ void dropout(const DropoutPiece& piece, std::size_t begin, std::size_t end, cons
   const V8 factor = splat(piece.factor);
   const auto threshold = static_cast<std::int32_t>(piece.threshold);
   for (std::size_t first = begin; first < end; first += 4 * lanes) {
-    std::uint32_t words[4][8];
-    philox_vectors(piece.key, piece.counter_high, piece.counter_low + first / 4, words);
+    U4 words[2][4];
+    philox_vectors(piece.key, piece.counter_high, piece.counter_low + first / 4, words[0]);
+    philox_vectors(piece.key, piece.counter_high, piece.counter_low + first / 4 + 4, words[1]);
+    // Counter i of a group holds elements 4i … 4i+3: pairs of words go to 64-bit lanes, then the pairs alternate.
     std::int32_t draws[4 * lanes];
-    for (std::size_t i = 0; i < 4 * lanes; ++i) draws[i] = static_cast<std::int32_t>(words[i % 4][i / 4] >> 8);
+    for (std::size_t group = 0; group < 2; ++group) {
+      U4 pairs[2];
+      for (std::size_t w = 0; w < 2; ++w) {
+        pairs[w] = (words[group][2 * w] >> 8) | (words[group][2 * w + 1] >> 8 << 32);
+      }
+      const U4 front = __builtin_shuffle(pairs[0], pairs[1], U4{0, 4, 1, 5});
+      const U4 back = __builtin_shuffle(pairs[0], pairs[1], U4{2, 6, 3, 7});
+      __builtin_memcpy(draws + group * 2 * lanes, &front, sizeof(front));
+      __builtin_memcpy(draws + group * 2 * lanes + lanes, &back, sizeof(back));
+    }
     const std::size_t last = end < first + 4 * lanes ? end : first + 4 * lanes;
     for_vectors(first, last, [&](std::size_t i, auto part) {
       I8 draw;
