@@ -88,11 +88,12 @@ endfunction()
 
 # planaria_headers_alone()
 # Target `headers_alone`: every header of the project compiles with nothing included before it. One small unit a
-# header, so that the compiler cache makes an unchanged one free. Call after the last planaria_library.
+# header, so that the compiler cache makes an unchanged one free; headers are looked for when CMake runs. Call after the
+# last planaria_library.
 function(planaria_headers_alone)
   set(units)
   foreach(folder common proto kernels storage worker coordinator chaos cli)
-    file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/${folder}/*.hpp")
+    file(GLOB_RECURSE headers RELATIVE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/${folder}/*.hpp")
     foreach(header IN LISTS headers)
       if(header MATCHES "^kernels/cuda/" AND NOT PLANARIA_CUDA)
         continue()
