@@ -1,0 +1,188 @@
+#include "chaos/sim/describe.hpp"
+
+#include <fmt/format.h>
+
+#include <type_traits>
+
+namespace planaria::sim {
+namespace {
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+template <class Ids>
+std::string list(const Ids& ids) {
+  std::string text;
+  for (const auto& id : ids) text += fmt::format("{}{}", text.empty() ? "" : ",", id.value());
+  return text;
+}
+
+std::string range(SlotRange slots) { return fmt::format("{}-{}", slots.begin, slots.end); }
+std::string range(TileRange tiles) { return fmt::format("{}-{}", tiles.begin, tiles.end); }
+
+std::string held(const Holdings& holdings) {
+  return fmt::format("state {} previous {}", to_string(holdings.state), to_string(holdings.previous_state));
+}
+
+}  // namespace
+
+std::string to_string(Step step) { return std::to_string(step.value()); }
+std::string to_string(const std::optional<Step>& step) { return step ? to_string(*step) : "none"; }
+
+std::string describe(const DataMeta& meta) {
+  return std::visit(
+      Overloaded{
+          [](const Piece& m) {
+            return fmt::format("Piece step {} attempt {} slots {}", m.step.value(), m.attempt, range(m.node.slots()));
+          },
+          [](const Reduced& m) { return fmt::format("Reduced step {} attempt {}", m.step.value(), m.attempt); },
+          [](const Gate& m) { return fmt::format("Gate step {} attempt {}", m.step.value(), m.attempt); },
+          [](const Ack& m) { return fmt::format("Ack step {}", m.step.value()); },
+          [](const StateRequest& m) { return fmt::format("StateRequest {} tiles {}", m.stamp.value(), range(m.tiles)); },
+          [](const StateTiles& m) {
+            return fmt::format("StateTiles {} tiles {}{}", m.stamp.value(), range(m.tiles), m.available ? "" : " (not held)");
+          },
+      },
+      meta);
+}
+
+std::string describe(const WorkerMessage& message) {
+  return std::visit(
+      Overloaded{
+          [](const Register& m) {
+            return fmt::format("Register {} {}",
+                               m.identity ? fmt::format("as {}.{} view {} prepared {}", m.identity->worker.value(),
+                                                        m.identity->incarnation.value(), m.identity->view.value(),
+                                                        m.identity->prepared.value())
+                                          : "anew",
+                               held(m.holdings));
+          },
+          [](const Heartbeat& m) { return fmt::format("Heartbeat view {} step {}", m.view.value(), m.step.value()); },
+          [](const Report& m) {
+            std::string slots;
+            for (const SlotRange assigned : m.assigned) slots += fmt::format(" {}", range(assigned));
+            return fmt::format("Report for {} in view {}: {}, step {} attempt {}, slots{} done {}, reduced {}{}",
+                               m.prepare.value(), m.view.value(), held(m.holdings), m.work_step.value(), m.attempt, slots,
+                               m.slots_done, m.reduced.size(), m.alarm ? ", alarm" : "");
+          },
+          [](const BoundaryPassed& m) {
+            return fmt::format("BoundaryPassed {} step {}", m.prepare.value(), m.step.value());
+          },
+          [](const Evidence& m) {
+            return fmt::format("Evidence {} about {} step {}", planaria::to_string(m.kind), m.about.value(),
+                               m.step.value());
+          },
+          [](const StepCommitted& m) { return fmt::format("StepCommitted {} view {}", m.step.value(), m.view.value()); },
+          [](const RecomputeNotice& m) { return fmt::format("RecomputeNotice step {}", m.step.value()); },
+          [](const CheckpointSaved& m) {
+            return fmt::format("CheckpointSaved {}{}", m.step.value(), m.ok ? "" : " failed");
+          },
+          [](const DrainRequest&) { return std::string("DrainRequest"); },
+          [](const Done& m) { return fmt::format("Done view {}", m.view.value()); },
+      },
+      message);
+}
+
+std::string describe(const ViewRecord& record) {
+  std::string members;
+  for (const Member& member : record.members) {
+    members += fmt::format(" {}.{}", member.worker.value(), member.incarnation.value());
+  }
+  std::string slots;
+  for (const SlotAssignment& slot : record.resume.slots) {
+    slots += fmt::format(" {}:{}", slot.worker.value(), range(slot.slots));
+  }
+  std::string fetches;
+  for (const StateFetch& fetch : record.resume.fetches) {
+    fetches += fmt::format(" {}<-{}{}@{}", fetch.worker.value(),
+                           fetch.source == StateSource::peer         ? "w"
+                           : fetch.source == StateSource::checkpoint ? "checkpoint"
+                                                                     : "seed",
+                           fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "",
+                           fetch.stamp.value());
+  }
+  return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; slots{}; fetches{}; {}",
+                     record.view.value(), members, record.resume.step.value(), record.resume.attempt, record.resume.tier,
+                     record.resume.discard ? " discard" : "", record.resume.skip_update ? " skip" : "",
+                     record.resume.compute ? "" : " no compute", slots, fetches, record.reason);
+}
+
+std::string describe(const CoordinatorMessage& message) {
+  return std::visit(
+      Overloaded{
+          [](const Welcome& m) { return fmt::format("Welcome {}.{}", m.worker.value(), m.incarnation.value()); },
+          [](const Refused& m) { return fmt::format("Refused: {}", m.reason); },
+          [](const Prepare& m) {
+            return fmt::format("Prepare {} excluding [{}]{}", m.view.value(), list(m.excluded),
+                               m.boundary ? fmt::format(" boundary {}", m.boundary->value()) : "");
+          },
+          [](const CommitView& m) { return fmt::format("CommitView {}", describe(m.record)); },
+          [](const Fenced& m) { return fmt::format("Fenced: {}", m.reason); },
+          [](const Released&) { return std::string("Released"); },
+          [](const Finish& m) { return fmt::format("Finish: {}", m.reason); },
+      },
+      message);
+}
+
+std::string describe(const LogRecord& record) {
+  std::string text = record_name(record);
+  if (const auto* prepared = std::get_if<log_record::Prepared>(&record)) {
+    text += fmt::format(" {} excluding [{}]: {}", prepared->view.value(), list(prepared->excluded), prepared->reason);
+  } else if (const auto* committed = std::get_if<log_record::Committed>(&record)) {
+    text += fmt::format(" {}", describe(committed->record));
+  } else if (const auto* started = std::get_if<log_record::GenerationStarted>(&record)) {
+    text += fmt::format(" {}", started->generation.value());
+  } else if (const auto* accepted = std::get_if<log_record::WorkerAccepted>(&record)) {
+    text += fmt::format(" {}.{}", accepted->worker.value(), accepted->incarnation.value());
+  } else if (const auto* step = std::get_if<log_record::StepLogged>(&record)) {
+    text += fmt::format(" {}", step->step.value());
+  } else if (const auto* waiting = std::get_if<log_record::WaitingStarted>(&record)) {
+    text += fmt::format(": {}", waiting->reason);
+  } else if (const auto* numeric = std::get_if<log_record::NumericDecision>(&record)) {
+    text += fmt::format(" step {} attempt {}: {}", numeric->step.value(), numeric->attempt, numeric->decision);
+  }
+  return text;
+}
+
+std::string describe(const WorkerAction& action) {
+  using namespace worker_action;  // NOLINT
+  return std::visit(
+      Overloaded{
+          [](const ComputeMicroBatch& a) {
+            return fmt::format("ComputeMicroBatch step {} attempt {} slot {} position {}", a.step.value(), a.attempt,
+                               a.slot.value(), a.position);
+          },
+          [](const FoldNodes& a) { return fmt::format("FoldNodes step {} ({})", a.step.value(), a.additions.size()); },
+          [](const ReduceShards& a) {
+            std::string inputs;
+            for (const auto& input : a.inputs) inputs += fmt::format(" {}", range(input.node.slots()));
+            return fmt::format("ReduceShards step {} from{}", a.step.value(), inputs);
+          },
+          [](const StoreReduced& a) { return fmt::format("StoreReduced step {}", a.step.value()); },
+          [](const MeasureGradient& a) { return fmt::format("MeasureGradient step {}", a.step.value()); },
+          [](const ApplyUpdate& a) { return fmt::format("ApplyUpdate step {}{}", a.step.value(), a.skip ? " skip" : ""); },
+          [](const StoreState& a) { return fmt::format("StoreState {} tiles {}", a.stamp.value(), range(a.tiles)); },
+          [](const InitializeState&) { return std::string("InitializeState"); },
+          [](const LoadCheckpoint& a) { return fmt::format("LoadCheckpoint {}", a.step.value()); },
+          [](const HashState& a) { return fmt::format("HashState {}", a.stamp.value()); },
+          [](const HashWeights& a) { return fmt::format("HashWeights {}", a.step.value()); },
+          [](const SaveCheckpoint& a) { return fmt::format("SaveCheckpoint {}", a.step.value()); },
+          [](const ReleaseStep& a) { return fmt::format("ReleaseStep {}", a.step.value()); },
+          [](const EnterView& a) { return fmt::format("EnterView {}", a.view.value()); },
+          [](const FenceView& a) { return fmt::format("FenceView {} closing [{}]", a.view.value(), list(a.excluded)); },
+          [](const SendPiece& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
+          [](const SendReduced& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
+          [](const SendSmall& a) { return fmt::format("send {} to {}", describe(a.meta), a.to.value()); },
+          [](const SendState& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
+          [](const SendControl& a) { return fmt::format("tell {}", describe(a.message)); },
+          [](const Note& a) { return fmt::format("note: {}", a.text); },
+          [](const Stop& a) { return fmt::format("Stop {}: {}", a.success ? "well" : "failed", a.reason); },
+      },
+      action);
+}
+
+bool is_routine(const WorkerMessage& message) { return std::holds_alternative<Heartbeat>(message); }
+
+}  // namespace planaria::sim

@@ -1,0 +1,321 @@
+#include "chaos/sim/invariants.hpp"
+
+#include <algorithm>
+
+#include "chaos/sim/describe.hpp"
+#include "chaos/sim/process.hpp"
+#include "chaos/sim/simulation.hpp"
+
+namespace planaria::sim {
+
+using namespace worker_action;  // NOLINT: the checks are about these
+
+namespace {
+
+Hash128 content(const ViewRecord& record) { return hash_of(std::span<const std::uint8_t>(encode(record))); }
+
+bool fetches(const ViewRecord& view, WorkerId worker, Step stamp) {
+  return std::ranges::any_of(view.resume.fetches, [&](const StateFetch& fetch) {
+    return fetch.worker == worker && fetch.stamp == stamp;
+  });
+}
+
+}  // namespace
+
+void Oracle::fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail) {
+  world_.fail(invariant, process.name() + ": " + detail);
+}
+
+// Every member of the process's view has had state `step`, save those whom the view's plan lets fetch it.
+void Oracle::members_hold(const WorkerProcess& process, Step step, const char* invariant) {
+  const auto& view = process.core().view_record();
+  if (!view || step > world_.options.shape.total_steps) return;
+  for (const Member& member : view->members) {
+    const WorkerProcess* other = simulation_.process_at(member.address);
+    if (other == nullptr || other->trainer().reached(step) || fetches(*view, member.worker, step)) continue;
+    return fail(invariant, process, "step " + to_string(step) + " isn't at " + other->name());
+  }
+}
+
+// ---- what a worker's core decides ----
+
+void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
+  if (const auto* release = std::get_if<ReleaseStep>(&action)) {
+    check_release(process, release->step);
+  } else if (const auto* small = std::get_if<SendSmall>(&action)) {
+    if (const auto* gate = std::get_if<Gate>(&small->meta)) {
+      const auto held = process.trainer().newest_state();
+      if (!held || held->next() < gate->step) {
+        fail("14: a worker votes before it holds the state", process, describe(action));
+      }
+    } else if (const auto* ack = std::get_if<Ack>(&small->meta)) {
+      const auto held = process.trainer().newest_state();
+      if (ack->step <= world_.options.shape.total_steps && (!held || *held < ack->step)) {
+        fail("2: parameters are acknowledged that aren't there", process, describe(action));
+      }
+    }
+  } else if (const auto* control = std::get_if<SendControl>(&action)) {
+    if (const auto* registration = std::get_if<Register>(&control->message)) {
+      check_holdings(process, registration->holdings, "registration");
+    } else if (const auto* report = std::get_if<Report>(&control->message)) {
+      check_report(process, *report);
+    } else if (const auto* commit = std::get_if<StepCommitted>(&control->message)) {
+      check_committed(process, *commit);
+    } else if (const auto* done = std::get_if<Done>(&control->message)) {
+      if (done->weights != weights_of(world_.reference.state(world_.options.shape.total_steps))) {
+        fail("1: the final weights differ from the undisturbed run", process, describe(control->message));
+      }
+    }
+  }
+}
+
+void Oracle::check_holdings(const WorkerProcess& process, const Holdings& holdings, const char* what) {
+  const auto newest = process.trainer().newest_state();
+  for (const auto& stamp : {holdings.state, holdings.previous_state}) {
+    if (stamp && !process.trainer().holds_state(*stamp)) {
+      return fail("8: state is offered that isn't held", process, std::string(what) + " offers " + to_string(stamp));
+    }
+  }
+  if (process.trainer().damaged() || process.busy() || !newest) return;
+  if (!holdings.state || *holdings.state < *newest) {
+    fail("12: good state isn't offered", process,
+         std::string(what) + " offers " + to_string(holdings.state) + " of " + to_string(newest));
+  }
+}
+
+void Oracle::check_report(const WorkerProcess& process, const Report& report) {
+  check_holdings(process, report.holdings, "report");
+  const StepWork& work = process.core().work();
+  std::uint32_t done = 0;
+  for (const StepWork::Range& range : work.ranges) done += range.done;
+  if (report.work_step != work.step || report.attempt != work.attempt || report.slots_done != done ||
+      report.assigned.size() != work.ranges.size()) {
+    fail("8: a report isn't fresh", process, describe(WorkerMessage(report)));
+  }
+}
+
+void Oracle::check_committed(const WorkerProcess& process, const StepCommitted& commit) {
+  const JobShape& shape = world_.options.shape;
+  highest_commit_ = std::max(highest_commit_, commit.step);
+  const double loss = world_.reference.loss(commit.step) / static_cast<double>(simulation_.sequence_tokens());
+  if (commit.loss != loss) {
+    fail("15: a published loss differs from the undisturbed run", process, describe(WorkerMessage(commit)));
+  }
+  if (commit.skipped != (shape.natural_nan == commit.step)) {
+    fail("15: a step's update is skipped or not, against its gradient", process, describe(WorkerMessage(commit)));
+  }
+}
+
+void Oracle::check_release(const WorkerProcess& process, Step step) {
+  const auto& view = process.core().view_record();
+  if (!view || step > world_.options.shape.total_steps) return;
+  if (process.core().committed() >= step) return members_hold(process, step, "8: partial sums are freed before their step is everywhere");
+  const ResumePlan& plan = view->resume;
+  const bool dropped = plan.discard || plan.tier > 0 || plan.attempt > 0;
+  if (process.core().work().step == step && !dropped) {
+    fail("8: partial sums are freed while their step is open", process, "step " + to_string(step));
+  }
+}
+
+void Oracle::micro_batch_starts(const WorkerProcess& process, const ComputeMicroBatch& action) {
+  const auto& view = process.core().view_record();
+  if (action.position != 0 || !view || action.step > world_.options.shape.total_steps) return;
+  if (process.core().work().step != action.step) return;  // queued before the work was dropped
+  if (action.step.value() > 1) members_hold(process, action.step.previous(), "9: a step begins before the one before it is everywhere");
+  if (view->resume.tier > 0 || view->resume.discard) return;
+  for (const Member& member : view->members) {
+    const WorkerProcess* other = simulation_.process_at(member.address);
+    if (other == nullptr || other == &process || other->state() != ProcessState::running) continue;
+    if (other->core().view() != view->view) continue;
+    if (other->trainer().holds_slot(action.step, action.attempt, action.slot, member.incarnation)) {
+      return fail("13: a slot is computed again that a survivor holds", process,
+                  describe(WorkerAction(action)) + " is at " + other->name());
+    }
+  }
+}
+
+void Oracle::micro_batch_ends(const WorkerProcess&, const ComputeMicroBatch&) { simulation_.note_progress(); }
+
+void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
+  const auto& view = process.core().view_record();
+  if (!view) return fail("6: an update outside a view", process, describe(WorkerAction(action)));
+  const StepWork& work = process.core().work();
+  for (const Member& member : view->members) {
+    if (process.core().identity() && member.worker == process.core().identity()->worker) continue;
+    if (!process.gate_seen(view->view, action.step, work.attempt, member.worker)) {
+      return fail("6: the gate opens without a member", process,
+                  describe(WorkerAction(action)) + " without w" + std::to_string(member.worker.value()));
+    }
+  }
+  if (action.step.value() > 1) members_hold(process, action.step.previous(), "9: state is overwritten before the next is everywhere");
+  const bool rolled_back = view->resume.tier > 0 || view->resume.discard;
+  if (process.trainer().holds_state(action.step) && !rolled_back) {
+    fail("2: an update is made twice", process, describe(WorkerAction(action)));
+  }
+}
+
+void Oracle::state_written(const WorkerProcess& process, const Buffer& buffer, Step stamp, TileRange tiles) {
+  simulation_.note_progress();
+  if (buffer.damaged) return;
+  const TermVector& expected = world_.reference.state(stamp);
+  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    if (buffer.tiles[tile] == expected[tile]) continue;
+    return fail("1: state differs from the undisturbed run", process,
+                "tile " + std::to_string(tile) + " of step " + to_string(stamp));
+  }
+}
+
+void Oracle::state_fetched(const WorkerProcess& process, Step stamp) {
+  const auto& view = process.core().view_record();
+  const auto newest = process.trainer().newest_state();
+  if (!view || !newest || *newest < stamp || process.trainer().damaged()) return;
+  if (view->resume.tier > 0 || view->resume.discard) return;
+  fail("8: fetched state replaces state that is as new", process, to_string(stamp) + " over " + to_string(newest));
+}
+
+void Oracle::losses_known(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses) {
+  const auto expected = world_.reference.losses(step);
+  for (std::size_t slot = 0; slot < expected.size(); ++slot) {
+    if (slot < losses.size() && losses[slot].train == expected[slot].train &&
+        losses[slot].validation == expected[slot].validation) {
+      continue;
+    }
+    return fail("1: a slot's loss differs from the undisturbed run", process,
+                "slot " + std::to_string(slot) + " of step " + to_string(step));
+  }
+}
+
+void Oracle::step_released(const WorkerProcess&, Step) { simulation_.note_progress(); }
+
+void Oracle::stops(const WorkerProcess& process, const Stop& stop) {
+  if (!stop.success || !process.core().identity() || finished_logged_) return;
+  const auto [worker, incarnation, view, prepared] = *process.core().identity();
+  if (!released_.contains({worker, incarnation})) {
+    return fail("2: a worker leaves before Finished or its release", process, stop.reason);
+  }
+  if (last_view_ && last_view_->has(worker) && last_view_->member(worker)->incarnation == incarnation) {
+    fail("13: a drained worker leaves before the view without it is committed", process, stop.reason);
+  }
+}
+
+// ---- the coordinator ----
+
+void Oracle::heard(WorkerId worker, Incarnation incarnation, const WorkerMessage& message) {
+  last_heard_[worker] = world_.now();
+  if (const auto* report = std::get_if<Report>(&message)) {
+    reports_.insert({worker, incarnation, report->prepare});
+    report_of_[{worker, incarnation}] = *report;
+  }
+}
+
+void Oracle::appended(const LogRecord& record) {
+  if (const auto* prepared = std::get_if<log_record::Prepared>(&record)) {
+    ++changes_;
+    check_prepared(*prepared);
+  } else if (const auto* committed = std::get_if<log_record::Committed>(&record)) {
+    ++views_;
+    check_view_record(committed->record);
+  } else if (const auto* generation = std::get_if<log_record::GenerationStarted>(&record)) {
+    if (generation->generation <= highest_generation_) {
+      world_.fail("11: a coordinator generation is used twice", describe(record));
+    }
+  }
+}
+
+void Oracle::check_prepared(const log_record::Prepared& record) {
+  if (record.view <= highest_prepared_) {
+    world_.fail("5: a view number is prepared twice", describe(LogRecord(record)));
+  }
+  highest_prepared_ = record.view;
+  // Hints don't expel: only silence longer than the grace does, or what the worker itself did wrong.
+  const CoordinatorCore* core = simulation_.coordinator().core();
+  const Duration grace = std::chrono::milliseconds(world_.options.job.cluster.suspect_grace_ms);
+  for (const WorkerId worker : record.excluded) {
+    const auto known = core->workers().find(worker);
+    const auto heard = last_heard_.find(worker);
+    if (known == core->workers().end() || heard == last_heard_.end() || known->second.status != WorkerStatus::lost) continue;
+    const WorkerProcess* process = simulation_.process_at(known->second.address);
+    const bool well = process != nullptr && process->state() == ProcessState::running && process->incarnation() == known->second.incarnation;
+    if (well && known->second.faults == 0 && world_.now() - heard->second < grace && known->second.evidence_at &&
+        !simulation_.troubled(process->index())) {
+      fail("11: a hint alone expels a worker", *process, record.reason);
+    }
+  }
+}
+
+void Oracle::check_view_record(const ViewRecord& record) {
+  const Hash128 hash = content(record);
+  const auto known = committed_.find(record.view);
+  if ((known != committed_.end() && known->second != hash) || appended_views_.contains(record.view)) {
+    world_.fail("5: two layouts have one view number", describe(record));
+  }
+  appended_views_[record.view] = hash;
+  for (const Member& member : record.members) {
+    if (!reports_.contains({member.worker, member.incarnation, record.view})) {
+      world_.fail("8: a view rests on a report of an earlier Prepare",
+                  describe(record) + ": w" + std::to_string(member.worker.value()));
+    }
+    const auto report = report_of_.find({member.worker, member.incarnation});
+    const auto state = report == report_of_.end() ? std::nullopt : report->second.holdings.state;
+    if (record.resume.tier > 0 && state && *state >= record.resume.step && !record.resume.discard) {
+      world_.fail("12: a worse tier is chosen while a member holds newer state", describe(record));
+    }
+  }
+  if (record.resume.tier == 0 && record.resume.step < highest_commit_) {
+    world_.fail("13: the highest committed step falls", describe(record));
+  }
+  ++tiers_[record.resume.tier];
+}
+
+void Oracle::durable(const LogRecord& record) {
+  if (const auto* prepared = std::get_if<log_record::Prepared>(&record)) {
+    prepared_.insert(prepared->view);
+  } else if (const auto* committed = std::get_if<log_record::Committed>(&record)) {
+    committed_[committed->record.view] = content(committed->record);
+    last_view_ = committed->record;
+    // A worse tier takes the job back on purpose: what counts as committed starts there again.
+    if (committed->record.resume.tier > 0) highest_commit_ = std::min(highest_commit_, committed->record.resume.step.previous());
+  } else if (const auto* accepted = std::get_if<log_record::WorkerAccepted>(&record)) {
+    accepted_.insert({accepted->worker, accepted->incarnation});
+  } else if (const auto* released = std::get_if<log_record::WorkerReleased>(&record)) {
+    released_.insert({released->worker, released->incarnation});
+  } else if (const auto* generation = std::get_if<log_record::GenerationStarted>(&record)) {
+    generations_.insert(generation->generation);
+    highest_generation_ = std::max(highest_generation_, generation->generation);
+  } else if (std::holds_alternative<log_record::Finished>(record)) {
+    finished_logged_ = true;
+  }
+}
+
+void Oracle::leaves(const CoordinatorEnvelope& envelope) {
+  const CoordinatorMessage& message = envelope.message;
+  bool known = generations_.contains(envelope.generation);
+  if (const auto* prepare = std::get_if<Prepare>(&message)) {
+    known = known && prepared_.contains(prepare->view);
+  } else if (const auto* commit = std::get_if<CommitView>(&message)) {
+    const auto found = committed_.find(commit->record.view);
+    known = known && found != committed_.end() && found->second == content(commit->record);
+  } else if (const auto* welcome = std::get_if<Welcome>(&message)) {
+    known = known && accepted_.contains({welcome->worker, welcome->incarnation});
+  } else if (const auto* finish = std::get_if<Finish>(&message)) {
+    known = known && (finished_logged_ || !finish->success);
+  }
+  if (!known) world_.fail("14: an announcement leaves before its record is durable", describe(message));
+}
+
+void Oracle::coordinator_died() {
+  appended_views_.clear();
+  reports_.clear();
+  report_of_.clear();
+  highest_prepared_ = prepared_.empty() ? ViewNumber(0) : *prepared_.rbegin();
+}
+
+void Oracle::job_finished(bool success) {
+  if (!finished_logged_) world_.fail("14: the job ends before Finished is durable", "");
+  const bool halts = world_.options.shape.nonfinite == NonfinitePolicy::halt && world_.options.shape.natural_nan;
+  if (success == halts) {
+    world_.fail("15: the job ends otherwise than its numbers say", success ? "it succeeded" : "it failed");
+  }
+}
+
+}  // namespace planaria::sim

@@ -1,0 +1,89 @@
+// The oracle: sees everything that any process holds, does and says, and compares it with the rules of the protocol.
+//
+// The invariants carry the numbers that docs/PROTOCOL.md gives them. Each check looks at what a real process would have
+// in its memory and on its wires, not at what the cores believe.
+//
+// Thread contract: belongs to one simulation.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+
+#include "chaos/sim/trainer_model.hpp"
+#include "chaos/sim/world.hpp"
+#include "coordinator/core/coordinator_core.hpp"
+
+namespace planaria::sim {
+
+class Simulation;
+class WorkerProcess;
+
+class Oracle {
+ public:
+  Oracle(Simulation& simulation, World& world) : simulation_(simulation), world_(world) {}
+
+  // ---- workers ----
+  void decided(const WorkerProcess& process, const WorkerAction& action);
+  void micro_batch_starts(const WorkerProcess& process, const worker_action::ComputeMicroBatch& action);
+  void micro_batch_ends(const WorkerProcess& process, const worker_action::ComputeMicroBatch& action);
+  void update_starts(WorkerProcess& process, const worker_action::ApplyUpdate& action);
+  void state_written(const WorkerProcess& process, const Buffer& buffer, Step stamp, TileRange tiles);
+  void state_fetched(const WorkerProcess& process, Step stamp);
+  void losses_known(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses);
+  void step_released(const WorkerProcess& process, Step step);
+  void stops(const WorkerProcess& process, const worker_action::Stop& stop);
+
+  // ---- coordinator ----
+  void heard(WorkerId worker, Incarnation incarnation, const WorkerMessage& message);
+  void appended(const LogRecord& record);
+  void durable(const LogRecord& record);
+  void leaves(const CoordinatorEnvelope& envelope);
+  void coordinator_died();
+
+  // ---- the end ----
+  void job_finished(bool success);
+
+  [[nodiscard]] Step highest_commit() const { return highest_commit_; }
+  [[nodiscard]] bool finished_logged() const { return finished_logged_; }
+  // Appended so far, over all lives of the coordinator.
+  [[nodiscard]] std::uint32_t next_change() const { return changes_; }
+  [[nodiscard]] std::uint32_t next_view() const { return views_; }
+  [[nodiscard]] std::uint32_t view_count() const { return static_cast<std::uint32_t>(committed_.size()); }
+  [[nodiscard]] const std::map<std::uint32_t, std::uint32_t>& tiers() const { return tiers_; }
+
+ private:
+  void check_holdings(const WorkerProcess& process, const Holdings& holdings, const char* what);
+  void check_report(const WorkerProcess& process, const Report& report);
+  void check_committed(const WorkerProcess& process, const StepCommitted& commit);
+  void check_release(const WorkerProcess& process, Step step);
+  void check_prepared(const log_record::Prepared& record);
+  void check_view_record(const ViewRecord& record);
+  void members_hold(const WorkerProcess& process, Step step, const char* invariant);
+  void fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail);
+
+  Simulation& simulation_;
+  World& world_;
+
+  Step highest_commit_;
+  std::uint32_t changes_ = 0;
+  std::uint32_t views_ = 0;
+  std::map<ViewNumber, Hash128> committed_;                  // durable views, by content
+  std::map<ViewNumber, Hash128> appended_views_;             // in this life
+  std::set<ViewNumber> prepared_;                            // durable
+  ViewNumber highest_prepared_;                              // durable or, in this life, appended
+  std::set<std::pair<WorkerId, Incarnation>> accepted_;
+  std::set<std::pair<WorkerId, Incarnation>> released_;
+  std::set<Generation> generations_;
+  Generation highest_generation_;
+  std::optional<ViewRecord> last_view_;                      // durable
+  bool finished_logged_ = false;
+  std::set<std::tuple<WorkerId, Incarnation, ViewNumber>> reports_;  // heard in this life
+  std::map<std::pair<WorkerId, Incarnation>, Report> report_of_;
+  std::map<WorkerId, Instant> last_heard_;
+  std::map<std::uint32_t, std::uint32_t> tiers_;             // views by tier
+};
+
+}  // namespace planaria::sim

@@ -1,0 +1,190 @@
+#include "chaos/sim/options.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/philox.hpp"
+#include "proto/state_map.hpp"
+
+namespace planaria::sim {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+const char* to_string(SimPhase phase) {
+  constexpr const char* kNames[kSimPhases] = {"joining", "fetch",  "forward", "backward", "reduce",
+                                              "gate",    "update", "commit",  "change",   "finish"};
+  return kNames[static_cast<std::size_t>(phase)];
+}
+
+const char* to_string(FaultKind kind) {
+  constexpr const char* kNames[kFaultKinds] = {
+      "kill",    "kill_and_restart", "kill_several",     "freeze",             "drain",     "join",
+      "slow",    "partition",        "partition_one_way", "isolate",           "session_loss",
+      "connection_loss", "drop",     "corrupt",          "delay",              "nan",       "flip_state",
+      "disk_full", "damage_checkpoint", "kill_coordinator", "freeze_coordinator", "slow_disk"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+std::string Fault::describe() const {
+  std::string when;
+  switch (trigger) {
+    case TriggerKind::step_phase:
+      when = fmt::format("in {} of step {} or later, after {} actions", to_string(phase), step, after_actions);
+      break;
+    case TriggerKind::prepared: when = fmt::format("at Prepare number {}, after {} actions", nth, after_actions); break;
+    case TriggerKind::view_committed: when = fmt::format("at view number {}, after {} actions", nth, after_actions); break;
+    case TriggerKind::after_previous: when = fmt::format("{:.3f} ms after the fault before", to_ms(delay)); break;
+  }
+  return fmt::format("{} {}; victim {}, other {}, lasts {:.1f} ms{}", to_string(kind), when, victim, other, to_ms(lasts),
+                     flag ? ", variant 2" : "");
+}
+
+std::string SimOptions::describe() const {
+  std::string text = fmt::format(
+      "seed {}: {} workers, {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on {} disks; integrity "
+      "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least {} "
+      "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}",
+      seed, starts.size(), rescues.size(), job.train.steps, job.batch.slots, job.micro_batches_per_slot(), shape.tiles,
+      job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own", job.integrity.check_every,
+      job.train.evaluate_every, job.cluster.heartbeat_ms, job.cluster.lease_ms, job.cluster.suspect_grace_ms,
+      job.cluster.prepare_timeout_ms, job.cluster.stall_timeout_ms, job.cluster.min_workers, to_ms(micro_batch),
+      to_ms(latency), to_ms(sync_latency), duplicate_chance,
+      shape.natural_nan ? fmt::format("; step {} is nonfinite by nature ({})", shape.natural_nan->value(),
+                                      shape.nonfinite == NonfinitePolicy::skip ? "skip" : "halt")
+                        : "");
+  for (std::size_t i = 0; i < faults.size(); ++i) text += fmt::format("\n  fault {}: {}", i, faults[i].describe());
+  return text;
+}
+
+namespace {
+
+// A few draws that read well.
+class Draw {
+ public:
+  explicit Draw(std::uint64_t seed) : stream_(philox_key(seed, RandomPurpose::simulation), 0) {}
+  std::uint64_t below(std::uint64_t bound) { return stream_.below(bound); }
+  std::uint64_t between(std::uint64_t low, std::uint64_t high) { return low + below(high - low + 1); }
+  bool chance(double probability) { return stream_.chance(probability); }
+  Duration between(Duration low, Duration high) {
+    return low + Duration(static_cast<std::int64_t>(below(static_cast<std::uint64_t>((high - low).count()) + 1)));
+  }
+
+ private:
+  PhiloxStream stream_;
+};
+
+void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
+  JobSpec& job = options.job;
+  job.model.layers = static_cast<std::uint32_t>(draw.between(1, 2));
+  job.model.heads = job.model.kv_heads = 1;
+  job.model.width = 16;
+  job.model.ffn_width = 32;
+  job.model.vocab = 16;
+  job.model.context = 16;
+  job.model.tied_embedding = draw.chance(0.5);
+  job.train.tile_elements = draw.chance(0.5) ? 1024 : 512;
+  job.train.steps = limits.min_steps + draw.below(5);
+  job.train.seed = options.seed;
+  job.train.evaluate_every = draw.chance(0.5) ? static_cast<std::uint32_t>(draw.between(1, 7)) : 0;
+  const std::uint32_t workers = static_cast<std::uint32_t>(options.starts.size());
+  job.batch.slots = workers > 8 ? (draw.chance(0.8) ? 32 : 16) : (8U << draw.below(3));
+  job.batch.micro_batches = job.batch.slots * (draw.chance(0.6) ? 1 : 2);
+  job.batch.sequences = 1;
+  job.checkpoint.every_steps = draw.chance(0.7) ? draw.between(2, 9) : 0;
+  job.checkpoint.keep = static_cast<std::uint32_t>(draw.between(1, 3));
+  job.integrity.check_every = draw.chance(0.6) ? 1 : static_cast<std::uint32_t>(draw.between(0, 5));
+  job.cluster.workers = workers;
+  job.cluster.min_workers = draw.chance(0.75) ? 1 : 2;
+  job.cluster.heartbeat_ms = static_cast<std::uint32_t>(draw.between(20, 50));
+  job.cluster.lease_ms = job.cluster.heartbeat_ms * static_cast<std::uint32_t>(draw.between(5, 20));
+  job.cluster.suspect_grace_ms = static_cast<std::uint32_t>(draw.between(job.cluster.heartbeat_ms + 10, 2 * job.cluster.heartbeat_ms));
+  job.cluster.prepare_timeout_ms = job.cluster.lease_ms * 2;
+  job.cluster.stall_timeout_ms = job.cluster.lease_ms * 5;
+  job.cluster.join_timeout_ms = static_cast<std::uint32_t>(draw.between(300, 3000));
+
+  JobShape& shape = options.shape;
+  shape.tiles = StateMap(job.model, job.train.tile_elements).tile_count();
+  shape.slots = job.batch.slots;
+  shape.micro_batches_per_slot = job.micro_batches_per_slot();
+  shape.total_steps = Step(job.train.steps);
+  shape.evaluate_every = job.train.evaluate_every;
+  shape.seed = options.seed;
+  if (draw.chance(0.06)) {
+    shape.natural_nan = Step(draw.between(1, job.train.steps));
+    shape.nonfinite = draw.chance(0.8) ? NonfinitePolicy::skip : NonfinitePolicy::halt;
+  }
+  job.optimizer.nonfinite = shape.nonfinite;
+}
+
+FaultKind draw_kind(Draw& draw, const SimOptions& options) {
+  // Deaths and coordinator deaths are what the protocol is for: they come more often.
+  if (draw.chance(0.3)) return draw.chance(0.6) ? FaultKind::kill : FaultKind::kill_coordinator;
+  const auto kind = static_cast<FaultKind>(draw.below(kFaultKinds));
+  // A wrong value is found where members compare their state at each step.
+  if (kind == FaultKind::flip_state && options.job.integrity.check_every != 1) return FaultKind::freeze;
+  return kind;
+}
+
+Fault draw_fault(Draw& draw, const SimOptions& options, bool first) {
+  Fault fault;
+  fault.kind = draw_kind(draw, options);
+  const std::uint64_t how = draw.below(10);
+  if (how < 6 || first) {
+    fault.trigger = TriggerKind::step_phase;
+  } else if (how < 7) {
+    fault.trigger = TriggerKind::prepared;
+  } else if (how < 8) {
+    fault.trigger = TriggerKind::view_committed;
+  } else {
+    fault.trigger = TriggerKind::after_previous;
+    fault.delay = draw.chance(0.4) ? Duration(0) : draw.between(microseconds(20), milliseconds(60));
+  }
+  fault.step = draw.between(1, options.job.train.steps);
+  fault.phase = static_cast<SimPhase>(draw.below(kSimPhases));
+  fault.nth = static_cast<std::uint32_t>(draw.between(1, 4));
+  fault.after_actions = static_cast<std::uint32_t>(draw.chance(0.3) ? 0 : draw.below(12));
+  fault.victim = static_cast<std::uint32_t>(draw.below(64));
+  fault.other = static_cast<std::uint32_t>(draw.below(64));
+  const auto lease = milliseconds(options.job.cluster.lease_ms);
+  fault.lasts = draw.chance(0.4) ? draw.between(milliseconds(1), lease / 2) : draw.between(lease / 2, lease * 6);
+  fault.flag = draw.chance(fault.kind == FaultKind::kill_several ? 0.15 : 0.5);
+  return fault;
+}
+
+}  // namespace
+
+SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
+  Draw draw(seed);
+  SimOptions options;
+  options.seed = seed;
+  // Small clusters are drawn more often: more of their interleavings matter.
+  const std::uint64_t spread = limits.max_workers - limits.min_workers + 1;
+  const std::uint64_t workers = limits.min_workers + std::min(draw.below(spread), draw.below(spread));
+  const bool late = draw.chance(0.2);
+  for (std::uint64_t i = 0; i < workers; ++i) {
+    options.starts.push_back(draw.between(microseconds(100), late && i > 0 ? milliseconds(2000) : milliseconds(20)));
+  }
+  for (std::uint64_t i = 0; i < workers + 3; ++i) {
+    options.slowness.push_back(draw.chance(0.3) ? 0.6 + 1.4 * (static_cast<double>(draw.below(1000)) / 1000) : 1.0);
+  }
+  draw_job(draw, limits, options);
+  options.shared_checkpoints = draw.chance(0.6);
+  options.duplicate_chance = draw.chance(0.5) ? 0.02 : 0;
+  options.slow_frame_chance = draw.chance(0.5) ? 0.02 : 0;
+  options.late_read_chance = draw.chance(0.5) ? 0.25 : 0.6;
+  options.micro_batch = draw.between(microseconds(400), microseconds(3000));
+  options.latency = draw.between(microseconds(20), microseconds(300));
+  options.sync_latency = draw.between(microseconds(100), milliseconds(4));
+  const std::uint64_t faults = draw.between(limits.min_faults, limits.max_faults);
+  for (std::uint64_t i = 0; i < faults; ++i) options.faults.push_back(draw_fault(draw, options, i == 0));
+  if (draw.chance(0.9)) {
+    for (std::uint32_t i = 0; i < options.job.cluster.min_workers + 1; ++i) {
+      options.rescues.push_back(draw.between(milliseconds(1), milliseconds(200)));
+    }
+  }
+  return options;
+}
+
+}  // namespace planaria::sim

@@ -1,0 +1,212 @@
+#include "chaos/sim/simulation.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "chaos/sim/describe.hpp"
+
+namespace planaria::sim {
+namespace {
+
+// Virtual time in which the cores must be done once faults have ceased: every timeout several times over, and the
+// rest of the training on one slow worker. A run that takes longer hangs.
+constexpr std::int64_t kPatience = 12;
+constexpr std::uint64_t kMaxEvents = 2'000'000;  // far above any run that goes well
+
+ByteVector address_of(ProcessIndex index) {
+  ByteVector address(4);
+  for (std::size_t i = 0; i < 4; ++i) address[i] = static_cast<std::uint8_t>(index >> (8 * i));
+  return address;
+}
+
+}  // namespace
+
+Simulation::Simulation(const SimOptions& options, std::size_t trace_lines)
+    : options_(options),
+      world_(options_, trace_lines),
+      oracle_(*this, world_),
+      data_(*this, world_, links_),
+      control_(*this, world_, links_),
+      disks_(world_),
+      coordinator_(*this, world_),
+      injector_(*this, world_),
+      job_hash_(mix(Operation::initial, {options.seed, 7}, {})) {}
+
+Simulation::~Simulation() = default;
+
+WorkerProcess& Simulation::start_worker(std::string host, std::optional<WorkerId> wanted) {
+  const auto index = static_cast<ProcessIndex>(processes_.size());
+  if (host.empty()) host = "h" + std::to_string(index);
+  const double slowness = options_.slowness.empty() ? 1 : options_.slowness[index % options_.slowness.size()];
+  processes_.push_back(std::make_unique<WorkerProcess>(*this, index, host, slowness, wanted));
+  WorkerProcess& process = *processes_.back();
+  world_.trace.add(world_.now(), [&] { return process.name() + " starts on " + process.host(); });
+  control_.connect(index, world_.about(std::chrono::milliseconds(1)));
+  return process;
+}
+
+WorkerProcess* Simulation::process_at(const ByteVector& address) {
+  if (address.size() != 4) return nullptr;
+  ProcessIndex index = 0;
+  for (std::size_t i = 0; i < 4; ++i) index |= static_cast<ProcessIndex>(address[i]) << (8 * i);
+  return index < processes_.size() ? processes_[index].get() : nullptr;
+}
+
+std::vector<WorkerProcess*> Simulation::living() {
+  std::vector<WorkerProcess*> alive;
+  for (const auto& process : processes_) {
+    if (process->alive()) alive.push_back(process.get());
+  }
+  return alive;
+}
+
+std::uint64_t Simulation::sequence_tokens() const { return options_.job.tokens_per_step(); }
+
+WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string& host, std::optional<WorkerId> wanted,
+                                           std::uint32_t disk) {
+  const JobSpec& job = options_.job;
+  WorkerCoreConfig config;
+  config.slots = job.batch.slots;
+  config.micro_batches_per_slot = job.micro_batches_per_slot();
+  config.tiles = options_.shape.tiles;
+  const StateMap map(job.model, job.train.tile_elements);
+  for (const BlockInfo& block : map.blocks()) {
+    config.blocks.push_back({block.first_tile, block.first_tile + block.tiles});
+  }
+  config.total_steps = Step(job.train.steps);
+  config.checkpoint_every = job.checkpoint.every_steps;
+  config.integrity_every = job.integrity.check_every;
+  config.sequence_tokens = sequence_tokens();
+  config.evaluation_tokens = 1024;
+  config.evaluate_every = job.train.evaluate_every;
+  config.state_chunk_tiles = 2;
+  config.heartbeat = std::chrono::milliseconds(job.cluster.heartbeat_ms);
+  config.registration.job = job_hash_;
+  config.registration.numeric_class = "simulated";
+  config.registration.wanted = wanted;
+  config.registration.host = host;
+  config.registration.process_id = index + 1;
+  config.registration.address = address_of(index);
+  config.registration.holdings.checkpoints = disks_.list(disk);
+  config.mutations = options_.mutations;
+  return config;
+}
+
+CoordinatorCoreConfig Simulation::coordinator_config() const {
+  CoordinatorCoreConfig config;
+  config.job = options_.job;
+  config.job_hash = job_hash_;
+  config.mutations = options_.mutations;
+  return config;
+}
+
+void Simulation::start_send(WorkerProcess& process, WorkerAction& action) {
+  using namespace worker_action;  // NOLINT
+  if (auto* piece = std::get_if<SendPiece>(&action)) {
+    BufferRef source = process.trainer().node_buffer(piece->meta.step, piece->meta.node);
+    if (source == nullptr) {
+      return world_.fail("8: a sum is sent that isn't there", process.name() + ": " + describe(action));
+    }
+    data_.send(process.index(), piece->to, piece->view, std::move(piece->meta), std::move(source));
+  } else if (auto* reduced = std::get_if<SendReduced>(&action)) {
+    BufferRef source = process.trainer().reduced_buffer(reduced->meta.step);
+    if (source == nullptr) {
+      return world_.fail("8: a gradient is sent that isn't there", process.name() + ": " + describe(action));
+    }
+    data_.send(process.index(), reduced->to, reduced->view, std::move(reduced->meta), std::move(source));
+  } else if (auto* state = std::get_if<SendState>(&action)) {
+    BufferRef source = process.trainer().state_buffer(state->meta.stamp);
+    if (source == nullptr) {
+      return world_.fail("8: state is sent that isn't held", process.name() + ": " + describe(action));
+    }
+    data_.send(process.index(), state->to, state->view, std::move(state->meta), std::move(source));
+  }
+}
+
+// ---- from start to verdict ----
+
+bool Simulation::over() const {
+  if (!coordinator_.exited()) return false;
+  return std::ranges::none_of(processes_, [](const auto& process) { return process->alive(); });
+}
+
+Instant Simulation::deadline() const {
+  const ClusterSpec& cluster = options_.job.cluster;
+  const std::int64_t timeouts =
+      cluster.lease_ms * 4LL + cluster.prepare_timeout_ms * 2LL + cluster.stall_timeout_ms * 2LL + cluster.join_timeout_ms;
+  const std::int64_t left = static_cast<std::int64_t>(options_.shape.total_steps.value()) + 2;
+  const std::int64_t step_ns = options_.micro_batch.count() * options_.job.batch.micro_batches * 4;
+  return injector_.last_effect() + Duration(left * step_ns) +
+         std::chrono::milliseconds(timeouts) * kPatience / 4;
+}
+
+RunResult Simulation::run() {
+  coordinator_.start();
+  for (std::size_t i = 0; i < options_.starts.size(); ++i) {
+    world_.queue.after(options_.starts[i], [this, i] {
+      start_worker("", WorkerId(static_cast<std::uint32_t>(i)));
+    });
+  }
+  RunResult result;
+  bool rescued = false;
+  bool gave_up = false;
+  std::uint64_t count = 0;
+  while (!world_.violation && !over() && world_.queue.run_next()) {
+    if ((++count & 63U) != 0) continue;
+    // Faults whose moment never comes must not keep the job from ending, nor the rescue from coming.
+    if (!gave_up && !injector_.calm() && world_.now() > last_progress_ + std::chrono::seconds(20)) {
+      gave_up = true;
+      injector_.give_up_pending();
+    }
+    if (!rescued && injector_.calm() && world_.now() >= injector_.last_effect()) {
+      rescued = true;
+      for (const Duration delay : options_.rescues) {
+        world_.queue.after(delay, [this] {
+          if (!coordinator_.exited()) start_worker("", std::nullopt);
+        });
+      }
+    }
+    if (count > kMaxEvents || (rescued && world_.now() > deadline())) break;
+  }
+  judge_end(result);
+  result.violation = world_.violation;
+  result.faults = injector_.struck();
+  result.views = oracle_.view_count();
+  result.tiers = oracle_.tiers();
+  result.events = world_.queue.executed();
+  result.virtual_time = world_.now() - Instant{};
+  result.trace = world_.trace.lines();
+  return result;
+}
+
+void Simulation::judge_end(RunResult& result) {
+  if (world_.violation) return;
+  if (coordinator_.exited()) {
+    oracle_.job_finished(coordinator_.exit_success());
+    result.ending = coordinator_.exit_success() ? Ending::finished : Ending::failed;
+    result.ending_reason = coordinator_.core() != nullptr ? coordinator_.core()->status_reason() : "";
+    if (!over()) {
+      std::string who;
+      for (const WorkerProcess* process : living()) who += " " + process->name();
+      world_.fail("15: the job is over and workers don't leave", who);
+    }
+    return;
+  }
+  const CoordinatorCore* core = coordinator_.core();
+  const bool waits = core != nullptr && core->status() == JobStatus::waiting && !core->status_reason().empty();
+  std::size_t able = 0;
+  for (const WorkerProcess* process : living()) able += process->state() == ProcessState::running ? 1 : 0;
+  if (waits && able < options_.job.cluster.min_workers) {
+    result.ending = Ending::waiting;
+    result.ending_reason = core->status_reason();
+    return;
+  }
+  std::string detail = core == nullptr ? "no coordinator" : std::string(planaria::to_string(core->status())) + ": " + core->status_reason();
+  for (const WorkerProcess* process : living()) {
+    detail += "; " + process->name() + " " + to_string(process->phase()) + " of step " +
+              to_string(process->core().step()) + " in view " + std::to_string(process->core().view().value());
+  }
+  world_.fail("15: the job neither finishes nor waits with a reason", detail);
+}
+
+}  // namespace planaria::sim

@@ -1,0 +1,154 @@
+#include "chaos/sim/terms.hpp"
+
+#include <array>
+#include <span>
+
+#include "worker/core/evaluation.hpp"
+
+namespace planaria::sim {
+namespace {
+
+// Hashes of a few words: multiply and fold, as XXH3 does for short inputs. Collisions at 2^-64 are good enough here.
+std::uint64_t fold(std::uint64_t a, std::uint64_t b) {
+  const auto product = static_cast<unsigned __int128>(a) * b;
+  return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
+}
+
+constexpr std::uint64_t kSecret[4] = {0x9e3779b97f4a7c15ULL, 0xd6e8feb86659fd93ULL, 0xa0761d6478bd642fULL,
+                                      0xe7037ed1a0b428dbULL};
+
+}  // namespace
+
+Hash128 mix(Operation operation, const Hash128& a, const Hash128& b, std::uint64_t x) {
+  const std::uint64_t op = static_cast<std::uint64_t>(operation) + 1;
+  std::uint64_t low = fold(a.low ^ kSecret[0], a.high ^ kSecret[1] ^ op);
+  low = fold(low ^ b.low ^ kSecret[2], b.high ^ kSecret[3] ^ x);
+  std::uint64_t high = fold(a.high ^ kSecret[2] ^ op, a.low ^ kSecret[3]);
+  high = fold(high ^ b.high ^ kSecret[1] ^ x, b.low ^ kSecret[0]);
+  return {fold(high ^ kSecret[3], low ^ kSecret[0]), fold(low ^ kSecret[1], high ^ kSecret[2])};
+}
+
+Hash128 digest_of(const TermVector& tiles) {
+  Hash128 digest;
+  for (const Term& tile : tiles) digest = mix(Operation::norm, digest, tile.id, tile.finite ? 1 : 2);
+  return digest;
+}
+
+Hash128 digest_of(const TermVector& reduced, const std::vector<SlotLoss>& losses) {
+  Hash128 digest = digest_of(reduced);
+  for (const SlotLoss& loss : losses) {
+    std::uint64_t bits = 0;
+    static_assert(sizeof bits == sizeof loss.train);
+    __builtin_memcpy(&bits, &loss.train, sizeof bits);
+    digest = mix(Operation::loss, digest, {loss.slot.value(), bits});
+  }
+  return digest;
+}
+
+Term zero_sum(std::uint32_t tile) { return {mix(Operation::zero, {}, {}, tile)}; }
+
+Term add(const Term& left, const Term& right) {
+  return {mix(Operation::add, left.id, right.id), left.finite && right.finite};
+}
+
+Term micro_batch_gradient(const Hash128& state, Step step, std::uint32_t micro_batch) {
+  return {mix(Operation::gradient, state, {step.value(), micro_batch})};
+}
+
+Term accumulate(const Term& sum, const Term& gradient) {
+  return {mix(Operation::accumulate, sum.id, gradient.id), sum.finite && gradient.finite};
+}
+
+Hash128 norm_of(const TermVector& reduced) { return mix(Operation::norm, digest_of(reduced), {}); }
+
+Term updated(const Term& state, const Term& reduced, const Hash128& norm, Step step) {
+  return {mix(Operation::update, mix(Operation::update, state.id, reduced.id), norm, step.value()),
+          state.finite && reduced.finite};
+}
+
+double number_of(const Hash128& id) { return static_cast<double>(id.low >> 11) * 0x1.0p-53; }
+
+Hash128 weights_of(const TermVector& state) { return mix(Operation::weights, digest_of(state), {}); }
+
+SlotLoss loss_of(const JobShape& shape, const Hash128& state, Step step, std::uint32_t slot) {
+  SlotLoss loss{SlotIndex(slot), 0, 0};
+  const Hash128 id = mix(Operation::loss, state, {step.value(), slot});
+  if (step <= shape.total_steps) loss.train = number_of(id);
+  if (evaluates(step, shape.evaluate_every, shape.total_steps)) {
+    loss.validation = number_of(mix(Operation::loss, id, {}));
+  }
+  return loss;
+}
+
+ReferenceRun::ReferenceRun(const JobShape& shape) : shape_(shape) {
+  TermVector initial(shape.tiles);
+  for (std::uint32_t tile = 0; tile < shape.tiles; ++tile) {
+    initial[tile].id = mix(Operation::initial, {shape.seed, tile}, {});
+  }
+  digests_.push_back(digest_of(initial));
+  states_.push_back(std::move(initial));
+}
+
+const TermVector& ReferenceRun::state(Step step) {
+  extend(step);
+  return states_[step.value()];
+}
+
+const Hash128& ReferenceRun::state_digest(Step step) {
+  extend(step);
+  return digests_[step.value()];
+}
+
+std::vector<SlotLoss> ReferenceRun::losses(Step step) {
+  std::vector<SlotLoss> losses;
+  for (std::uint32_t slot = 0; slot < shape_.slots; ++slot) {
+    losses.push_back(loss_of(shape_, state_digest(step.previous()), step, slot));
+  }
+  return losses;
+}
+
+double ReferenceRun::loss(Step step) {
+  std::vector<std::optional<SlotLoss>> slots;
+  for (const SlotLoss& loss : losses(step)) slots.emplace_back(loss);
+  double train = 0;
+  double validation = 0;
+  fold_losses(slots, train, validation);
+  return train;
+}
+
+void ReferenceRun::extend(Step step) {
+  while (states_.size() <= step.value()) {
+    const Step next(states_.size());
+    const TermVector& state = states_.back();
+    if (shape_.natural_nan == next) {
+      states_.push_back(state);
+      digests_.push_back(digests_.back());
+      continue;
+    }
+    const Hash128 digest = digests_.back();
+    std::vector<TermVector> level(shape_.slots, TermVector(shape_.tiles));
+    for (std::uint32_t slot = 0; slot < shape_.slots; ++slot) {
+      for (std::uint32_t tile = 0; tile < shape_.tiles; ++tile) level[slot][tile] = zero_sum(tile);
+      for (std::uint32_t position = 0; position < shape_.micro_batches_per_slot; ++position) {
+        const Term gradient = micro_batch_gradient(digest, next, slot * shape_.micro_batches_per_slot + position);
+        for (Term& tile : level[slot]) tile = accumulate(tile, gradient);
+      }
+    }
+    for (std::size_t size = level.size(); size > 1; size /= 2) {
+      for (std::size_t i = 0; i < size / 2; ++i) {
+        for (std::uint32_t tile = 0; tile < shape_.tiles; ++tile) {
+          level[i][tile] = add(level[2 * i][tile], level[2 * i + 1][tile]);
+        }
+      }
+    }
+    const Hash128 norm = norm_of(level[0]);
+    TermVector result(shape_.tiles);
+    for (std::uint32_t tile = 0; tile < shape_.tiles; ++tile) {
+      result[tile] = updated(state[tile], level[0][tile], norm, next);
+    }
+    digests_.push_back(digest_of(result));
+    states_.push_back(std::move(result));
+  }
+}
+
+}  // namespace planaria::sim

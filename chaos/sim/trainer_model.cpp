@@ -1,0 +1,469 @@
+#include "chaos/sim/trainer_model.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+#include "chaos/sim/describe.hpp"
+#include "chaos/sim/invariants.hpp"
+#include "chaos/sim/process.hpp"
+#include "chaos/sim/simulation.hpp"
+
+namespace planaria::sim {
+
+using namespace worker_action;  // NOLINT: the file carries these out
+
+namespace {
+
+using std::chrono::microseconds;
+
+// A fold or copy of one tile range, and what a whole state costs.
+constexpr Duration kCopy = microseconds(30);
+constexpr Duration kPass = microseconds(150);
+
+}  // namespace
+
+std::optional<Step> Buffer::complete() const {
+  if (stamps.empty() || !stamps.front()) return std::nullopt;
+  for (const auto& stamp : stamps) {
+    if (stamp != stamps.front()) return std::nullopt;
+  }
+  return stamps.front();
+}
+
+TrainerModel::TrainerModel(World& world, WorkerProcess& process) : world_(world), process_(process) {
+  for (BufferRef& state : states_) {
+    state = std::make_shared<Buffer>();
+    state->tiles.resize(world.options.shape.tiles);
+    state->stamps.resize(world.options.shape.tiles);
+  }
+}
+
+void TrainerModel::fail(const std::string& invariant, const std::string& detail) {
+  world_.fail(invariant, process_.name() + ": " + detail);
+}
+
+// ---- the queue ----
+
+void TrainerModel::submit(WorkerAction action) {
+  queue_.push_back(std::move(action));
+  start_next();
+}
+
+void TrainerModel::start_next() {
+  while (!running_ && !frozen_ && !queue_.empty()) {
+    WorkerAction action = std::move(queue_.front());
+    queue_.pop_front();
+    const bool sends = std::holds_alternative<SendPiece>(action) || std::holds_alternative<SendReduced>(action) ||
+                       std::holds_alternative<SendState>(action);
+    if (sends) {
+      process_.simulation().start_send(process_, action);
+      continue;
+    }
+    begin(action);
+    const Instant ends = world_.now() + duration_of(action);
+    running_ = Running{std::move(action), world_.now(), ends};
+    world_.queue.at(ends, [this, epoch = epoch_] {
+      if (epoch == epoch_) finish();
+    });
+  }
+}
+
+void TrainerModel::finish() {
+  const Running running = std::move(*running_);
+  running_.reset();
+  ++epoch_;
+  complete(running.action, running.ends - running.started);
+  start_next();
+}
+
+void TrainerModel::freeze() {
+  frozen_ = true;
+  ++epoch_;
+  if (running_) left_ = running_->ends - world_.now();
+}
+
+void TrainerModel::thaw() {
+  frozen_ = false;
+  if (!running_) return start_next();
+  running_->ends = world_.now() + left_;
+  world_.queue.at(running_->ends, [this, epoch = epoch_] {
+    if (epoch == epoch_) finish();
+  });
+}
+
+void TrainerModel::kill() {
+  ++epoch_;
+  frozen_ = true;
+  queue_.clear();
+  running_.reset();
+}
+
+std::optional<double> TrainerModel::micro_batch_progress() const {
+  if (!running_ || !std::holds_alternative<ComputeMicroBatch>(running_->action)) return std::nullopt;
+  const double whole = to_ms(running_->ends - running_->started);
+  return whole <= 0 ? 0.0 : to_ms(world_.now() - running_->started) / whole;
+}
+
+Duration TrainerModel::duration_of(const WorkerAction& action) {
+  Duration base = kCopy;
+  if (std::holds_alternative<ComputeMicroBatch>(action)) {
+    base = world_.options.micro_batch;
+  } else if (std::holds_alternative<ReduceShards>(action) || std::holds_alternative<MeasureGradient>(action) ||
+             std::holds_alternative<HashState>(action) || std::holds_alternative<HashWeights>(action) ||
+             std::holds_alternative<SaveCheckpoint>(action)) {
+    base = kPass;
+  } else if (std::holds_alternative<ApplyUpdate>(action) || std::holds_alternative<InitializeState>(action)) {
+    base = kPass * 2;
+  } else if (std::holds_alternative<LoadCheckpoint>(action)) {
+    base = kPass * 20;
+  } else if (std::holds_alternative<ReleaseStep>(action)) {
+    base = microseconds(1);
+  }
+  const double factor = process_.slowness() * (0.9 + 0.2 * world_.noise.unit_double());
+  return Duration(static_cast<std::int64_t>(static_cast<double>(base.count()) * factor));
+}
+
+void TrainerModel::begin(const WorkerAction& action) {
+  Oracle& oracle = process_.simulation().oracle();
+  if (const auto* compute = std::get_if<ComputeMicroBatch>(&action)) {
+    oracle.micro_batch_starts(process_, *compute);
+  } else if (const auto* apply = std::get_if<ApplyUpdate>(&action)) {
+    oracle.update_starts(process_, *apply);
+    // From here on the older generation is torn.
+    const BufferRef target = generation_for(apply->step);
+    std::ranges::fill(target->stamps, std::nullopt);
+  }
+}
+
+void TrainerModel::complete(const WorkerAction& action, Duration took) {
+  if (world_.trace.on() && !std::holds_alternative<ComputeMicroBatch>(action)) {
+    world_.trace.add(world_.now(), [&] { return process_.name() + " trainer did " + describe(action); });
+  }
+  if (const auto* compute_action = std::get_if<ComputeMicroBatch>(&action)) {
+    compute(*compute_action, took);
+  } else if (const auto* fold_action = std::get_if<FoldNodes>(&action)) {
+    fold(*fold_action);
+  } else if (const auto* reduce_action = std::get_if<ReduceShards>(&action)) {
+    reduce(*reduce_action);
+  } else if (const auto* store = std::get_if<StoreReduced>(&action)) {
+    store_reduced(*store);
+  } else if (const auto* measure_action = std::get_if<MeasureGradient>(&action)) {
+    measure(*measure_action);
+  } else if (const auto* update_action = std::get_if<ApplyUpdate>(&action)) {
+    update(*update_action);
+  } else if (const auto* store_action = std::get_if<StoreState>(&action)) {
+    store_state(*store_action);
+  } else if (std::holds_alternative<InitializeState>(action)) {
+    replace_all(Step(0), world_.reference.state(Step(0)), true, "");
+  } else if (const auto* load = std::get_if<LoadCheckpoint>(&action)) {
+    load_checkpoint(*load);
+  } else if (const auto* hash = std::get_if<HashState>(&action)) {
+    const BufferRef state = state_buffer(hash->stamp);
+    if (state == nullptr) return fail("3: state is hashed that isn't held", to_string(hash->stamp));
+    process_.post(worker_event::StateHashed{hash->stamp, digest_of(state->tiles)});
+  } else if (const auto* weights = std::get_if<HashWeights>(&action)) {
+    const BufferRef state = state_buffer(weights->step);
+    if (state == nullptr) return fail("3: weights are hashed that aren't held", to_string(weights->step));
+    process_.post(worker_event::WeightsHashed{weights->step, weights_of(state->tiles)});
+  } else if (const auto* save = std::get_if<SaveCheckpoint>(&action)) {
+    save_checkpoint(*save);
+  } else if (const auto* free = std::get_if<ReleaseStep>(&action)) {
+    release(free->step);
+  }
+}
+
+// ---- gradients ----
+
+void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
+  const JobShape& shape = world_.options.shape;
+  worker_event::MicroBatchDone done;
+  done.step = action.step;
+  done.attempt = action.attempt;
+  done.slot = action.slot;
+  done.took = took;
+  done.slot_finished = action.position + 1 == shape.micro_batches_per_slot;
+  const BufferRef state = state_buffer(action.step.previous());
+  if (state == nullptr) {
+    return fail("2: a gradient is computed without the parameters it needs", describe(WorkerAction(action)));
+  }
+  const Hash128 digest = digest_of(state->tiles);
+  if (action.step <= shape.total_steps) {
+    NodeSum& sum = nodes_[TreeNode{0, action.slot.value()}];
+    if (action.position == 0) {
+      if (sum.buffer != nullptr) {
+        return fail("4: a slot's sum is begun while it exists", describe(WorkerAction(action)));
+      }
+      sum.buffer = std::make_shared<Buffer>();
+      sum.step = action.step;
+      sum.attempt = action.attempt;
+      for (std::uint32_t tile = 0; tile < shape.tiles; ++tile) sum.buffer->tiles.push_back(zero_sum(tile));
+    }
+    if (sum.buffer == nullptr || sum.step != action.step || sum.attempt != action.attempt ||
+        sum.next_position != action.position) {
+      return fail("4: a sum takes a micro-batch other than its next", describe(WorkerAction(action)));
+    }
+    Term gradient = micro_batch_gradient(
+        digest, action.step, action.slot.value() * shape.micro_batches_per_slot + action.position);
+    if (shape.natural_nan == action.step) gradient.finite = false;
+    if (nan_armed_) {
+      nan_armed_ = false;
+      gradient.finite = false;
+      gradient.id = mix(Operation::damage, gradient.id, {world_.noise.next_u64(), 0});
+    }
+    for (Term& tile : sum.buffer->tiles) tile = accumulate(tile, gradient);
+    ++sum.next_position;
+    ++micro_batches_computed_;
+    process_.simulation().oracle().micro_batch_ends(process_, action);
+    if (done.slot_finished) {
+      sum.finished = true;
+      sum.incarnation = process_.incarnation();
+      if (!finished_slots_.insert({action.step, action.attempt, action.slot.value()}).second) {
+        return fail("13: a survivor computes a finished slot again", describe(WorkerAction(action)));
+      }
+    }
+  }
+  if (done.slot_finished) done.loss = loss_of(shape, digest, action.step, action.slot.value());
+  process_.post(done);
+}
+
+void TrainerModel::fold(const FoldNodes& action) {
+  for (const TreeAddition& addition : action.additions) {
+    const auto left = nodes_.find(addition.left);
+    const auto right = nodes_.find(addition.right);
+    if (left == nodes_.end() || right == nodes_.end() || !left->second.finished || !right->second.finished ||
+        left->second.step != action.step || right->second.step != action.step ||
+        left->second.attempt != right->second.attempt) {
+      return fail("3: a fold of sums that aren't there", describe(WorkerAction(action)));
+    }
+    NodeSum sum;
+    sum.buffer = std::make_shared<Buffer>();
+    sum.step = action.step;
+    sum.attempt = left->second.attempt;
+    sum.finished = true;
+    sum.incarnation = left->second.incarnation;
+    for (std::size_t tile = 0; tile < left->second.buffer->tiles.size(); ++tile) {
+      sum.buffer->tiles.push_back(add(left->second.buffer->tiles[tile], right->second.buffer->tiles[tile]));
+    }
+    left->second.buffer->freed = true;
+    right->second.buffer->freed = true;
+    nodes_.erase(left);
+    nodes_.erase(right);
+    nodes_[addition.sum] = std::move(sum);
+  }
+}
+
+void TrainerModel::reduce(const ReduceShards& action) {
+  std::vector<TreeNode> cover;
+  std::map<TreeNode, const TermVector*> values;
+  for (const ReduceShards::Input& input : action.inputs) {
+    cover.push_back(input.node);
+    if (input.payload != nullptr) {
+      values[input.node] = &static_cast<const TermPayload&>(*input.payload).tiles;
+      continue;
+    }
+    const auto own = nodes_.find(input.node);
+    if (own == nodes_.end() || !own->second.finished || own->second.step != action.step ||
+        own->second.attempt != action.attempt) {
+      return fail("3: a shard is reduced from an own sum that isn't there", describe(WorkerAction(action)));
+    }
+    values[input.node] = &own->second.buffer->tiles;
+  }
+  const auto additions = finish_tree(cover, world_.options.shape.slots);
+  if (!additions) {
+    return fail("3: a shard is reduced from an inexact cover", additions.error().message());
+  }
+  Buffer& target = reduced_of(action.step);
+  for (const TileRange range : action.tiles) {
+    for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
+      std::map<TreeNode, Term> terms;
+      for (const auto& [node, tiles] : values) terms[node] = (*tiles)[tile];
+      for (const TreeAddition& addition : additions.value()) {
+        terms[addition.sum] = add(terms[addition.left], terms[addition.right]);
+      }
+      target.tiles[tile] = additions.value().empty() ? terms.begin()->second : terms[additions.value().back().sum];
+      reduced_held_[tile] = true;
+    }
+  }
+  process_.post(worker_event::ShardsReduced{action.step, action.attempt});
+}
+
+Buffer& TrainerModel::reduced_of(Step step) {
+  if (reduced_ == nullptr || reduced_step_ != step) {
+    if (reduced_ != nullptr) fail("8: the reduced gradient is overwritten before its step is committed", to_string(step));
+    reduced_ = std::make_shared<Buffer>();
+    reduced_->tiles.resize(world_.options.shape.tiles);
+    reduced_step_ = step;
+    reduced_held_.assign(world_.options.shape.tiles, false);
+  }
+  return *reduced_;
+}
+
+void TrainerModel::store_reduced(const StoreReduced& action) {
+  Buffer& target = reduced_of(action.step);
+  const auto& payload = static_cast<const TermPayload&>(*action.payload);
+  for (const TileRange range : action.tiles) {
+    for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
+      target.tiles[tile] = payload.tiles[tile];
+      reduced_held_[tile] = true;
+    }
+  }
+}
+
+void TrainerModel::measure(const MeasureGradient& action) {
+  process_.simulation().oracle().losses_known(process_, action.step, action.losses);
+  worker_event::GradientMeasured measured;
+  measured.step = action.step;
+  measured.attempt = action.attempt;
+  if (action.step > world_.options.shape.total_steps) {
+    measured.digest = digest_of({}, action.losses);
+    return process_.post(measured);
+  }
+  if (reduced_ == nullptr || reduced_step_ != action.step || std::ranges::count(reduced_held_, false) != 0) {
+    return fail("3: an incomplete gradient is measured", describe(WorkerAction(action)));
+  }
+  measured.digest = digest_of(reduced_->tiles, action.losses);
+  measured.finite = std::ranges::all_of(reduced_->tiles, &Term::finite);
+  measured.gradient_norm = number_of(norm_of(reduced_->tiles));
+  process_.post(measured);
+}
+
+void TrainerModel::release(Step step) {
+  process_.simulation().oracle().step_released(process_, step);
+  for (auto node = nodes_.begin(); node != nodes_.end();) {
+    if (node->second.step == step) {
+      node->second.buffer->freed = true;
+      node = nodes_.erase(node);
+    } else {
+      ++node;
+    }
+  }
+  if (reduced_ != nullptr && reduced_step_ == step) {
+    reduced_->freed = true;
+    reduced_.reset();
+  }
+}
+
+// ---- state ----
+
+// The generation that a write of `stamp` goes to: the one that is being filled with it, else the older or torn one.
+BufferRef TrainerModel::generation_for(Step stamp) {
+  for (const BufferRef& state : states_) {
+    if (std::ranges::find(state->stamps, std::optional(stamp)) != state->stamps.end() && state->complete() != stamp) {
+      return state;
+    }
+  }
+  const auto first = states_[0]->complete();
+  const auto second = states_[1]->complete();
+  if (first == stamp) return states_[0];
+  if (second == stamp) return states_[1];
+  if (!first) return states_[0];
+  if (!second) return states_[1];
+  // An update never overwrites what it reads.
+  if (*first == stamp.previous()) return states_[1];
+  if (*second == stamp.previous()) return states_[0];
+  return *first < *second ? states_[0] : states_[1];
+}
+
+void TrainerModel::wrote_state(const BufferRef& buffer, Step stamp, TileRange tiles) {
+  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) buffer->stamps[tile] = stamp;
+  process_.simulation().oracle().state_written(process_, *buffer, stamp, tiles);
+  if (buffer->complete() == stamp) reached_ = std::max(reached_.value_or(stamp), stamp);
+}
+
+void TrainerModel::update(const ApplyUpdate& action) {
+  const BufferRef source = state_buffer(action.step.previous());
+  if (source == nullptr) {
+    return fail("2: an update without the state before it", describe(WorkerAction(action)));
+  }
+  const BufferRef target = generation_for(action.step);
+  target->damaged = source->damaged;
+  if (action.skip) {
+    target->tiles = source->tiles;
+  } else {
+    if (reduced_ == nullptr || reduced_step_ != action.step || std::ranges::count(reduced_held_, false) != 0) {
+      return fail("6: an update without the whole gradient", describe(WorkerAction(action)));
+    }
+    const Hash128 norm = norm_of(reduced_->tiles);
+    for (std::size_t tile = 0; tile < target->tiles.size(); ++tile) {
+      target->tiles[tile] = updated(source->tiles[tile], reduced_->tiles[tile], norm, action.step);
+    }
+  }
+  if (flip_armed_) {
+    flip_armed_ = false;
+    target->damaged = true;
+    Term& victim = target->tiles[world_.noise.below(target->tiles.size())];
+    victim.id = mix(Operation::damage, victim.id, {world_.noise.next_u64(), 1});
+  }
+  wrote_state(target, action.step, {0, world_.options.shape.tiles});
+  worker_event::UpdateDone done;
+  done.step = action.step;
+  if (action.hash) done.state_hash = digest_of(target->tiles);
+  done.learning_rate = 1e-3;
+  process_.post(done);
+}
+
+void TrainerModel::store_state(const StoreState& action) {
+  process_.simulation().oracle().state_fetched(process_, action.stamp);
+  const BufferRef target = generation_for(action.stamp);
+  const auto& payload = static_cast<const TermPayload&>(*action.payload);
+  if (target->complete()) {
+    std::ranges::fill(target->stamps, std::nullopt);
+    target->damaged = false;
+  }
+  for (std::uint32_t tile = action.tiles.begin; tile < action.tiles.end; ++tile) {
+    target->tiles[tile] = payload.tiles[tile];
+    if (target->stamps[tile] && target->stamps[tile] != action.stamp) target->stamps[tile].reset();
+  }
+  wrote_state(target, action.stamp, action.tiles);
+  process_.post(worker_event::StateStored{action.stamp, action.tiles, false, true, ""});
+}
+
+void TrainerModel::replace_all(Step stamp, const TermVector& tiles, bool ok, const std::string& detail) {
+  const TileRange all{0, world_.options.shape.tiles};
+  if (ok) {
+    const BufferRef target = generation_for(stamp);
+    target->tiles = tiles;
+    target->damaged = false;
+    wrote_state(target, stamp, all);
+  }
+  process_.post(worker_event::StateStored{stamp, all, true, ok, detail});
+}
+
+void TrainerModel::load_checkpoint(const LoadCheckpoint& action) {
+  const TermVector* stored = process_.simulation().disks().load(process_.disk(), action.step);
+  if (stored == nullptr) return replace_all(action.step, {}, false, "the checkpoint can't be read");
+  replace_all(action.step, *stored, true, "");
+}
+
+void TrainerModel::save_checkpoint(const SaveCheckpoint& action) {
+  const BufferRef state = state_buffer(action.step);
+  if (state == nullptr) return fail("10: a checkpoint of state that isn't held", to_string(action.step));
+  process_.simulation().disks().save(process_, action.step, state->tiles);
+}
+
+BufferRef TrainerModel::node_buffer(Step step, TreeNode node) {
+  const auto found = nodes_.find(node);
+  if (found == nodes_.end() || found->second.step != step || !found->second.finished) return nullptr;
+  return found->second.buffer;
+}
+
+BufferRef TrainerModel::reduced_buffer(Step step) { return reduced_step_ == step ? reduced_ : nullptr; }
+
+BufferRef TrainerModel::state_buffer(Step stamp) {
+  for (const BufferRef& state : states_) {
+    if (state->complete() == stamp) return state;
+  }
+  return nullptr;
+}
+
+std::optional<Step> TrainerModel::newest_state() const { return std::max(states_[0]->complete(), states_[1]->complete()); }
+
+bool TrainerModel::holds_slot(Step step, std::uint32_t attempt, SlotIndex slot, Incarnation incarnation) const {
+  return std::ranges::any_of(nodes_, [&](const auto& entry) {
+    const SlotRange slots = entry.first.slots();
+    return entry.second.finished && entry.second.step == step && entry.second.attempt == attempt &&
+           entry.second.incarnation == incarnation && slots.begin <= slot.value() && slot.value() < slots.end;
+  });
+}
+
+}  // namespace planaria::sim

@@ -1,0 +1,132 @@
+// The trainer thread of a simulated worker: carries out trainer actions in order, each taking virtual time, on symbolic
+// values, and models the memory that they live in: sums of tree nodes, the reduced gradient, two generations of state.
+//
+// A send reads a buffer some time between its start and its delivery; a buffer that was freed or overwritten in between
+// gives itself away.
+//
+// Thread contract: belongs to one simulation.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <tuple>
+#include <vector>
+
+#include "chaos/sim/world.hpp"
+#include "worker/core/events.hpp"
+
+namespace planaria::sim {
+
+class WorkerProcess;
+
+struct TermPayload final : Payload {
+  TermVector tiles;  // all of the model's; those of the message are set
+};
+
+struct Buffer {
+  TermVector tiles;
+  bool freed = false;
+  bool damaged = false;                      // holds a flipped value
+  std::vector<std::optional<Step>> stamps;   // of a state generation, by tile
+
+  [[nodiscard]] std::optional<Step> complete() const;
+};
+using BufferRef = std::shared_ptr<Buffer>;
+
+struct NodeSum {
+  BufferRef buffer;
+  Step step;
+  std::uint32_t attempt = 0;
+  std::uint32_t next_position = 0;  // of a slot's sum
+  bool finished = false;
+  Incarnation incarnation;          // that finished it
+};
+
+class TrainerModel {
+ public:
+  TrainerModel(World& world, WorkerProcess& process);
+
+  void submit(WorkerAction action);
+  void freeze();
+  void thaw();
+  void kill();
+
+  // A send's view of the memory. `state` null: the generation isn't held.
+  [[nodiscard]] BufferRef node_buffer(Step step, TreeNode node);
+  [[nodiscard]] BufferRef reduced_buffer(Step step);
+  [[nodiscard]] BufferRef state_buffer(Step stamp);
+
+  [[nodiscard]] std::optional<Step> newest_state() const;
+  [[nodiscard]] bool holds_state(Step stamp) const {
+    return states_[0]->complete() == stamp || states_[1]->complete() == stamp;
+  }
+  [[nodiscard]] bool damaged() const { return states_[0]->damaged || states_[1]->damaged; }
+  // Ever complete here, in this process's life.
+  [[nodiscard]] bool reached(Step step) const { return reached_ && *reached_ >= step; }
+  [[nodiscard]] bool holds_slot(Step step, std::uint32_t attempt, SlotIndex slot, Incarnation incarnation) const;
+  [[nodiscard]] bool idle() const { return !running_ && queue_.empty(); }
+  // Of the running micro-batch; none when no micro-batch runs.
+  [[nodiscard]] std::optional<double> micro_batch_progress() const;
+
+  void arm_nan() { nan_armed_ = true; }
+  void arm_flip() { flip_armed_ = true; }
+  void forget_ledger() { finished_slots_.clear(); }
+  [[nodiscard]] std::uint64_t micro_batches_computed() const { return micro_batches_computed_; }
+
+ private:
+  struct Running {
+    WorkerAction action;
+    Instant started;
+    Instant ends;
+  };
+
+  void start_next();
+  void finish();
+  [[nodiscard]] Duration duration_of(const WorkerAction& action);
+
+  // What an action does when it starts, and when it ends.
+  void begin(const WorkerAction& action);
+  void complete(const WorkerAction& action, Duration took);
+  void compute(const worker_action::ComputeMicroBatch& action, Duration took);
+  void fold(const worker_action::FoldNodes& action);
+  void reduce(const worker_action::ReduceShards& action);
+  void store_reduced(const worker_action::StoreReduced& action);
+  void measure(const worker_action::MeasureGradient& action);
+  void update(const worker_action::ApplyUpdate& action);
+  void store_state(const worker_action::StoreState& action);
+  void replace_all(Step stamp, const TermVector& tiles, bool ok, const std::string& detail);
+  void load_checkpoint(const worker_action::LoadCheckpoint& action);
+  void save_checkpoint(const worker_action::SaveCheckpoint& action);
+  void release(Step step);
+
+  [[nodiscard]] BufferRef generation_for(Step stamp);
+  void wrote_state(const BufferRef& buffer, Step stamp, TileRange tiles);
+  [[nodiscard]] Buffer& reduced_of(Step step);
+  void fail(const std::string& invariant, const std::string& detail);
+
+  World& world_;
+  WorkerProcess& process_;
+  std::deque<WorkerAction> queue_;
+  std::optional<Running> running_;
+  std::uint64_t epoch_ = 0;   // planned completions of an older one are void
+  bool frozen_ = false;
+  Duration left_{};           // of the running action when frozen
+
+  std::map<TreeNode, NodeSum> nodes_;
+  BufferRef reduced_;
+  Step reduced_step_;
+  std::vector<bool> reduced_held_;
+  std::array<BufferRef, 2> states_;
+  std::optional<Step> reached_;
+  std::optional<Step> updated_to_;  // last update on this lineage
+
+  std::set<std::tuple<Step, std::uint32_t, std::uint32_t>> finished_slots_;  // step, attempt, slot
+  std::uint64_t micro_batches_computed_ = 0;
+  bool nan_armed_ = false;
+  bool flip_armed_ = false;
+};
+
+}  // namespace planaria::sim
