@@ -87,7 +87,7 @@ void attention_forward(const AttentionShape& shape, std::size_t sequence, std::s
   const float* query = base + head * size;
   const float* key = base + (shape.heads + kv_head) * size;
   const float* value = base + (shape.heads + shape.kv_heads + kv_head) * size;
-  const float factor = 1.0F / __builtin_sqrtf(static_cast<float>(size));
+  const float factor = 1.0F / sqrt(static_cast<float>(size));
   log_sums += (sequence * shape.heads + head) * shape.context;
 
   Carver carver{scratch};
@@ -152,7 +152,7 @@ void attention_backward(const AttentionShape& shape, std::size_t sequence, std::
   const float* value = qkv + row0 * stride + (shape.heads + shape.kv_heads + kv_head) * size;
   float* d_key = d_qkv + row0 * stride + (shape.heads + kv_head) * size;
   float* d_value = d_qkv + row0 * stride + (shape.heads + shape.kv_heads + kv_head) * size;
-  const float factor = 1.0F / __builtin_sqrtf(static_cast<float>(size));
+  const float factor = 1.0F / sqrt(static_cast<float>(size));
 
   Carver carver{scratch};
   const BackwardScratch s(shape, carver);

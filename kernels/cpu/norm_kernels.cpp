@@ -7,7 +7,7 @@ namespace planaria::PLANARIA_ISA {
 namespace {
 
 PLANARIA_INLINE float inverse_sqrt(float x) {
-  return 1.0F / __builtin_sqrtf(x);
+  return 1.0F / sqrt(x);
 }
 
 // Columns handled at once by the gain gradient: two vectors of sums for each, and 128 bytes of every row.

@@ -71,12 +71,16 @@ PLANARIA_INLINE V8 max(V8 a, V8 b) {
   return a > b ? a : b;
 }
 
+PLANARIA_INLINE float sqrt(float x) {
+  return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+}
+
 PLANARIA_INLINE V8 sqrt(V8 v) {
 #ifdef __AVX__
   return _mm256_sqrt_ps(v);
 #else
   V8 out;
-  for (int i = 0; i < 8; ++i) out[i] = __builtin_sqrtf(v[i]);
+  for (int i = 0; i < 8; ++i) out[i] = sqrt(v[i]);
   return out;
 #endif
 }

@@ -36,6 +36,12 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
+void ThreadPool::pin_rounding() {
+  constexpr unsigned control = 0xffc0;  // the other bits are sticky flags
+  constexpr unsigned standard = 0x1f80;
+  if ((_mm_getcsr() & control) != standard) _mm_setcsr(standard);
+}
+
 void ThreadPool::run_shared(std::size_t pieces, const void* context, Call call) {
   call_ = call;
   context_ = context;
@@ -65,6 +71,7 @@ bool ThreadPool::enter() {
 }
 
 void ThreadPool::serve(std::size_t thread) {
+  pin_rounding();
   for (std::uint32_t seen = 0;;) {
     seen = await_change(round_, seen, spins_);
     if (stop_.load(std::memory_order_relaxed)) return;

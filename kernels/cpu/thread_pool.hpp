@@ -2,7 +2,7 @@
 // are awake; after a short spin without work they sleep, so that several processes can share few cores.
 //
 // Which thread runs which piece is left to chance. Results don't depend on it, because a piece's output depends on the
-// piece alone.
+// piece alone; the floating-point mode of every thread is the same.
 //
 // Thread contract: run() is called by one owner thread at a time, which takes part in the work. Not reentrant.
 #pragma once
@@ -29,6 +29,7 @@ class ThreadPool {
   // What body writes is visible to the caller afterwards.
   template <class Body>
   void run(std::size_t pieces, const Body& body) {
+    pin_rounding();
     if (workers_.empty() || pieces <= 1) {
       for (std::size_t piece = 0; piece < pieces; ++piece) body(piece, std::size_t{0});
       return;
@@ -39,6 +40,9 @@ class ThreadPool {
   }
 
  private:
+  // Round to nearest, keep denormals, mask exceptions: a library may have changed this for the calling thread.
+  static void pin_rounding();
+
   using Call = void (*)(const void* context, std::size_t piece, std::size_t thread);
 
   void run_shared(std::size_t pieces, const void* context, Call call);

@@ -1,6 +1,7 @@
 #include "kernels/cpu/thread_pool.hpp"
 
 #include <gtest/gtest.h>
+#include <immintrin.h>
 
 #include <vector>
 
@@ -31,6 +32,16 @@ TEST(ThreadPool, WritesOfOneCallAreSeenByTheNext) {
     });
   }
   for (std::size_t piece = 0; piece < 63; ++piece) EXPECT_EQ(values[piece], (piece + 1) * 500 * 501 / 2);
+}
+
+TEST(ThreadPool, EveryThreadRoundsToNearestAndKeepsDenormals) {
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);  // flush to zero, denormals are zero
+  ThreadPool pool(3);
+  std::vector<unsigned> modes(50);
+  pool.run(modes.size(), [&](std::size_t piece, std::size_t) { modes[piece] = _mm_getcsr() & 0xffc0U; });
+  _mm_setcsr(before);
+  EXPECT_EQ(modes, std::vector<unsigned>(50, 0x1f80U));
 }
 
 TEST(ThreadPool, PoolsThatNeverRanShutDown) {
