@@ -270,7 +270,8 @@ void StepExecutor::release(Step step) {
 // ---- state ----
 
 Result<WorkerEvent> StepExecutor::store_state(const worker_action::StoreState& action) {
-  worker_event::StateStored stored{action.stamp, action.tiles, true, {}};
+  worker_event::StateStored stored{
+      .stamp = action.stamp, .tiles = action.tiles, .local = false, .ok = true, .detail = {}};
   const Status status = states_->store(action.stamp, action.tiles, values_of(action.payload));
   if (!status && status.error().code() != ErrorCode::corrupt) return status.error();
   if (!status) {
@@ -290,12 +291,14 @@ Result<WorkerEvent> StepExecutor::initialize() {
   device.zero(parameters.size(), state.second_moment.floats());
   PLANARIA_TRY(device.synchronize());
   states_->publish(std::move(state), true);
-  return WorkerEvent(worker_event::StateStored{Step(0), {0, map_.tile_count()}, true, {}});
+  return WorkerEvent(worker_event::StateStored{
+      .stamp = Step(0), .tiles = {0, map_.tile_count()}, .local = true, .ok = true, .detail = {}});
 }
 
 Result<WorkerEvent> StepExecutor::load_checkpoint(Step step) {
   Device& device = *options_.device;
-  worker_event::StateStored stored{step, {0, map_.tile_count()}, false, {}};
+  worker_event::StateStored stored{
+      .stamp = step, .tiles = {0, map_.tile_count()}, .local = true, .ok = false, .detail = {}};
   const auto load = [&]() -> Result<LoadedCheckpoint> {
     PLANARIA_ASSIGN(const auto places, list_checkpoints(*options_.files, options_.checkpoint_root));
     const auto place = std::ranges::find(places, step, &CheckpointPlace::step);
@@ -339,6 +342,8 @@ Result<std::optional<WorkerEvent>> StepExecutor::save_checkpoint(const worker_ac
   TrainState copy = writer_->buffer();
   copy.step = action.step;
   copy.view = action.view;
+  // The result of the job waits for a slow disk; any other checkpoint can be left out.
+  if (action.step.value() >= options_.job.train.steps) writer_->drain();
   const std::size_t bytes = map_.vector_elements() * sizeof(float);
   device.copy_out(copy.master.data(), held->master.floats(), bytes);
   device.copy_out(copy.first_moment.data(), held->first_moment.floats(), bytes);

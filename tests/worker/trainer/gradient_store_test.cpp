@@ -1,0 +1,163 @@
+#include "worker/trainer/gradient_store.hpp"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <vector>
+
+#include "common/philox.hpp"
+
+namespace planaria {
+namespace {
+
+constexpr std::uint32_t kSlots = 8;
+
+ModelSpec small_model() {
+  ModelSpec model;
+  model.layers = 1;
+  model.heads = model.kv_heads = 2;
+  model.width = 16;
+  model.ffn_width = 32;
+  model.vocab = 64;
+  model.context = 8;
+  return model;
+}
+
+class GradientStoreTest : public ::testing::Test {
+ protected:
+  GradientStoreTest() : map_(small_model(), 256), stream_(philox_key(11, RandomPurpose::tests)) {
+    device_ = std::move(make_cpu_device({})).value();
+    pool_ = std::move(BufferPool::create(device_, map_.vector_elements(), 4)).value();
+    store_ = std::make_unique<GradientStore>(*device_, pool_, map_, kSlots);
+    store_->enter(Step(1));
+    for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
+      auto& values = slots_[slot];
+      values.resize(map_.vector_elements());
+      for (float& value : values) value = unit_float(stream_.next_u32()) - 0.5F;
+    }
+  }
+  void compute(std::uint32_t slot) {
+    auto buffer = store_->begin_slot(SlotIndex(slot));
+    ASSERT_TRUE(buffer.ok());
+    std::copy(slots_[slot].begin(), slots_[slot].end(), *buffer);
+  }
+  // The tree in plain loops.
+  std::vector<float> tree(TreeNode node) const {
+    if (node.level == 0) return slots_.at(node.index);
+    const auto left = tree({node.level - 1, node.index * 2});
+    auto sum = tree({node.level - 1, node.index * 2 + 1});
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] = left[i] + sum[i];
+    return sum;
+  }
+  void expect_reduced(TileRange tiles) {
+    const auto expected = tree({3, 0});
+    const float* reduced = *store_->reduced();
+    for (const ElementRange& run : element_runs(map_, std::span(&tiles, 1))) {
+      for (std::uint64_t i = run.begin; i < run.end; ++i) ASSERT_EQ(reduced[i], expected[i]) << i;
+    }
+  }
+  // A received node: its values of `tiles`.
+  GradientStore::Input received(TreeNode node, const std::vector<TileRange>& tiles) {
+    const auto values = tree(node);
+    auto& packed = packed_[node];
+    for (const ElementRange& run : element_runs(map_, tiles)) {
+      packed.insert(packed.end(), values.begin() + std::ptrdiff_t(run.begin), values.begin() + std::ptrdiff_t(run.end));
+    }
+    return {node, packed, tiles};
+  }
+  TileRange block_tiles(std::size_t block) const {
+    const BlockInfo& info = map_.blocks()[block];
+    return {info.first_tile, info.first_tile + info.tiles};
+  }
+
+  StateMap map_;
+  PhiloxStream stream_;
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<BufferPool> pool_;
+  std::unique_ptr<GradientStore> store_;
+  std::map<std::uint32_t, std::vector<float>> slots_;
+  std::map<TreeNode, std::vector<float>> packed_;
+};
+
+TEST_F(GradientStoreTest, FoldingEverySlotInOrderGivesTheTree) {
+  for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
+    compute(slot);
+    ASSERT_TRUE(store_->add(fold_cascade(0, SlotIndex(slot))).ok());
+  }
+  ASSERT_TRUE(
+      store_
+          ->reduce(std::vector<TileRange>{{0, map_.tile_count()}}, std::vector<GradientStore::Input>{{{3, 0}, {}, {}}})
+          .ok());
+  expect_reduced({0, map_.tile_count()});
+  EXPECT_LE(pool_->allocated(), 4U);
+}
+
+TEST_F(GradientStoreTest, OwnAndReceivedNodesFinishTheTree) {
+  const std::vector<TileRange> tiles{block_tiles(0), block_tiles(1)};
+  compute(3);
+  compute(4);
+  const std::vector<GradientStore::Input> inputs{{{0, 3}, {}, {}},        {{0, 4}, {}, {}},
+                                                 received({1, 0}, tiles), received({1, 3}, tiles),
+                                                 received({0, 2}, tiles), received({0, 5}, tiles)};
+  ASSERT_TRUE(store_->reduce(tiles, inputs).ok());
+  for (const TileRange& range : tiles) expect_reduced(range);
+}
+
+TEST_F(GradientStoreTest, AnIncompleteCoverIsRefused) {
+  compute(0);
+  const std::vector<GradientStore::Input> inputs{{{0, 0}, {}, {}}};
+  EXPECT_FALSE(store_->reduce(std::vector<TileRange>{block_tiles(0)}, inputs).ok());
+}
+
+TEST_F(GradientStoreTest, ALeasedNodeKeepsItsValuesWhenItIsFolded) {
+  compute(0);
+  compute(1);
+  const auto lease = store_->lease_node({0, 0});
+  const auto other = store_->lease_node({0, 1});
+  ASSERT_TRUE(lease.ok() && other.ok());
+  ASSERT_TRUE(store_->add(fold_cascade(0, SlotIndex(1))).ok());
+  EXPECT_TRUE(std::equal(slots_[0].begin(), slots_[0].end(), lease->vector));
+  EXPECT_TRUE(std::equal(slots_[1].begin(), slots_[1].end(), other->vector));
+  EXPECT_FALSE(store_->lease_node({0, 0}).ok());
+  const auto sum = tree({1, 0});
+  EXPECT_TRUE(std::equal(sum.begin(), sum.end(), store_->lease_node({1, 0})->vector));
+}
+
+TEST_F(GradientStoreTest, FoldingWithTheBackwardPassMakesTheLaterOrderEmpty) {
+  compute(0);
+  compute(1);
+  const auto cascade = fold_cascade(0, SlotIndex(1));
+  auto fold = store_->begin_fold(cascade);
+  ASSERT_TRUE(fold.ok());
+  for (const BlockInfo& block : map_.blocks()) store_->fold(*fold, {block.offset, block.offset + block.elements});
+  store_->finish(std::move(*fold));
+  ASSERT_TRUE(store_->add(cascade).ok());
+  const auto sum = tree({1, 0});
+  EXPECT_EQ(store_->lease_node({1, 0})->vector[5], sum[5]);
+}
+
+TEST_F(GradientStoreTest, TilesThatAreHeldAreNotOverwritten) {
+  const std::vector<TileRange> tiles{block_tiles(0)};
+  const auto root = received({3, 0}, tiles);
+  ASSERT_TRUE(store_->store_reduced(tiles, root.values).ok());
+  const std::vector<float> other(root.values.size(), 1.0F);
+  ASSERT_TRUE(store_->store_reduced(tiles, other).ok());
+  expect_reduced(tiles[0]);
+}
+
+TEST_F(GradientStoreTest, AnotherStepStartsEmpty) {
+  compute(0);
+  store_->enter(Step(2));
+  EXPECT_FALSE(store_->slot(SlotIndex(0)).ok());
+  EXPECT_FALSE(store_->reduced().ok());
+}
+
+TEST(FoldCascade, StopsAtTheRangesBegin) {
+  EXPECT_TRUE(fold_cascade(0, SlotIndex(2)).empty());
+  EXPECT_EQ(fold_cascade(0, SlotIndex(3)).size(), 2U);
+  EXPECT_EQ(fold_cascade(2, SlotIndex(3)).size(), 1U);
+  EXPECT_TRUE(fold_cascade(3, SlotIndex(3)).empty());
+}
+
+}  // namespace
+}  // namespace planaria

@@ -1,0 +1,95 @@
+#include "worker/trainer/tile_values.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+namespace planaria {
+namespace {
+
+ModelSpec small_model() {
+  ModelSpec model;
+  model.layers = 1;
+  model.heads = model.kv_heads = 2;
+  model.width = 16;
+  model.ffn_width = 32;
+  model.vocab = 64;
+  model.context = 8;
+  return model;
+}
+
+class TileValuesTest : public ::testing::Test {
+ protected:
+  TileValuesTest() : map_(small_model(), 256), values_(map_.vector_elements()) {
+    for (std::size_t i = 0; i < values_.size(); ++i) values_[i] = static_cast<float>(i);
+  }
+  MutableSlice frame(const std::vector<ConstSlice>& slices) {
+    std::size_t bytes = 0;
+    for (const ConstSlice& slice : slices) bytes += slice.bytes.size();
+    auto buffer = std::make_shared<std::vector<double>>(bytes / sizeof(double) + 1);
+    auto* at = reinterpret_cast<std::byte*>(buffer->data());
+    const std::span<std::byte> whole(at, bytes);
+    for (const ConstSlice& slice : slices) {
+      std::memcpy(at, slice.bytes.data(), slice.bytes.size());
+      at += slice.bytes.size();
+    }
+    return {whole, buffer};
+  }
+  ValueSource source() const { return {values_.data(), nullptr}; }
+
+  StateMap map_;
+  std::vector<float> values_;
+};
+
+TEST_F(TileValuesTest, APieceComesBackAsItWasSent) {
+  const std::vector<TileRange> tiles{{0, 2}, {3, 5}};
+  const Piece piece{Step(2), 0, {1, 1}, tiles, {}};
+  const auto runs = element_runs(map_, tiles);
+  const ValueSource from = source();
+  const auto read = read_data_frame(map_, frame(data_slices(piece, runs, std::span(&from, 1))));
+  ASSERT_TRUE(read.ok()) << read.error().describe();
+  EXPECT_EQ(std::get<Piece>(read->meta).node, piece.node);
+  std::size_t at = 0;
+  for (const ElementRange& run : runs) {
+    for (std::uint64_t i = run.begin; i < run.end; ++i) EXPECT_EQ(read->payload->values[at++], values_[i]);
+  }
+  EXPECT_EQ(at, read->payload->values.size());
+}
+
+TEST_F(TileValuesTest, RunsBreakOnlyWhereBlocksDo) {
+  const TileRange all{0, map_.tile_count()};
+  EXPECT_LE(element_runs(map_, std::span(&all, 1)).size(), map_.blocks().size());
+  EXPECT_EQ(total_elements(element_runs(map_, std::span(&all, 1))) * sizeof(float), map_.bytes(all));
+}
+
+TEST_F(TileValuesTest, StateLeavesTiedCopiesOut) {
+  const TileRange all{0, map_.tile_count()};
+  std::uint64_t tied = 0;
+  for (std::uint32_t i = 0; i < map_.tile_count(); ++i) {
+    if (map_.is_tied(TileIndex(i))) tied += map_.bytes({i, i + 1});
+  }
+  EXPECT_GT(tied, 0U);
+  EXPECT_EQ(total_elements(state_runs(map_, all)) * sizeof(float), map_.bytes(all) - tied);
+}
+
+TEST_F(TileValuesTest, WrongSizesAndUnknownTilesAreRefused) {
+  const std::vector<TileRange> tiles{{0, 2}};
+  const auto runs = element_runs(map_, tiles);
+  const ValueSource from = source();
+  MutableSlice shorter = frame(data_slices(Reduced{Step(1), 0, tiles, {}}, runs, std::span(&from, 1)));
+  shorter.bytes = shorter.bytes.first(shorter.bytes.size() - 4);
+  EXPECT_FALSE(read_data_frame(map_, shorter).ok());
+  const std::vector<TileRange> beyond{{0, map_.tile_count() + 1}};
+  EXPECT_FALSE(read_data_frame(map_, frame(data_slices(Reduced{Step(1), 0, beyond, {}}, {}, {}))).ok());
+  EXPECT_FALSE(read_data_frame(map_, frame(data_slices(StateRequest{Step(1), {5, 2}}, {}, {}))).ok());
+}
+
+TEST_F(TileValuesTest, MessagesWithoutValuesHaveNoPayload) {
+  const auto read = read_data_frame(map_, frame(data_slices(Ack{Step(4), std::nullopt}, {}, {})));
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(read->payload, nullptr);
+  EXPECT_EQ(std::get<Ack>(read->meta).step, Step(4));
+}
+
+}  // namespace
+}  // namespace planaria

@@ -1,0 +1,187 @@
+// The promise, on real tensors: whatever the split and whoever dies, the weights are those of the bare loop.
+#include <set>
+
+#include "storage/checkpoint.hpp"
+#include "storage/export.hpp"
+#include "trainer_cluster.hpp"
+#include "worker/model/bare_loop.hpp"
+
+namespace planaria {
+namespace {
+
+using namespace worker_action;  // NOLINT: the tests name many of them
+
+struct Bare {
+  Hash128 weights;
+  double last_loss = 0;
+};
+
+Bare bare_run(const JobSpec& job, const Dataset& dataset) {
+  const auto device = make_device();
+  const WindowOrder order(job.train.seed, dataset.windows(Split::train));
+  auto trainer =
+      BareTrainer::create(*device, job, dataset_source(dataset, order, {job.batch.micro_batches, job.batch.sequences}));
+  EXPECT_TRUE(trainer.ok());
+  Bare result;
+  for (std::uint64_t step = 0; step < job.train.steps; ++step) result.last_loss = (*trainer)->step()->loss;
+  result.weights = weights_hash(job.model, (*trainer)->map(), (*trainer)->parameters_on_host());
+  return result;
+}
+
+class TrainerClusterTest : public ::testing::Test {
+ protected:
+  explicit TrainerClusterTest(bool tied = true) : job_(cluster_job(tied)) { dataset_ = open_data(job_); }
+
+  void start(std::uint32_t workers, const std::vector<std::size_t>& threads = {}) {
+    job_.cluster.workers = workers;
+    cluster_ = std::make_unique<TrainerCluster>(job_, dataset_, folder_.path());
+    for (std::uint32_t i = 0; i < workers; ++i) cluster_->add_worker(i < threads.size() ? threads[i] : 1);
+  }
+  void run_and_compare() {
+    cluster_->run();
+    ASSERT_TRUE(cluster_->coordinator().result().has_value());
+    EXPECT_EQ(cluster_->coordinator().result()->weights, bare_run(job_, *dataset_).weights);
+    EXPECT_EQ(cluster_->torn_leases(), 0U);
+  }
+  // Kills `victim` when its `count`-th action of this kind at `step` is about to be carried out.
+  template <class Action>
+  void kill_at(std::size_t victim, std::uint64_t step, int count) {
+    cluster_->watch([=, seen = 0](std::size_t worker, const WorkerAction& action) mutable {
+      const auto* wanted = std::get_if<Action>(&action);
+      return !(worker == victim && wanted != nullptr && step_of(*wanted) == Step(step) && ++seen == count);
+    });
+  }
+  template <class Action>
+  static Step step_of(const Action& action) {
+    if constexpr (requires { action.step; }) {
+      return action.step;
+    } else {
+      return action.meta.step;
+    }
+  }
+  std::uint64_t needed() const { return job_.train.steps * job_.batch.micro_batches; }
+
+  TempFolder folder_;
+  JobSpec job_;
+  std::shared_ptr<const Dataset> dataset_;
+  std::unique_ptr<TrainerCluster> cluster_;
+};
+
+class TrainerClusterSplit : public TrainerClusterTest, public ::testing::WithParamInterface<std::uint32_t> {};
+
+TEST_P(TrainerClusterSplit, AnyNumberOfWorkersGivesTheBareLoopsWeights) {
+  start(GetParam());
+  run_and_compare();
+  EXPECT_EQ(cluster_->ledgers().size(), needed());
+}
+INSTANTIATE_TEST_SUITE_P(Workers, TrainerClusterSplit, ::testing::Values(1, 2, 3, 4));
+
+TEST_F(TrainerClusterTest, LossAndEvaluationAreReportedOnceAStep) {
+  start(1);
+  run_and_compare();
+  ASSERT_EQ(cluster_->commits.size(), job_.train.steps);
+  EXPECT_DOUBLE_EQ(cluster_->commits.back().loss, bare_run(job_, *dataset_).last_loss);
+  for (const StepCommitted& commit : cluster_->commits) {
+    EXPECT_EQ(commit.validation_loss.has_value(), commit.step == Step(3) || commit.step == Step(5));
+  }
+  const double final_loss = cluster_->coordinator().result()->final_validation_loss;
+  EXPECT_GT(final_loss, 3.0);
+  EXPECT_LT(final_loss, 6.0);
+}
+
+TEST_F(TrainerClusterTest, WorkersWithDifferentThreadsAgree) {
+  start(2, {1, 2});
+  run_and_compare();
+}
+
+TEST_F(TrainerClusterTest, DeathWhileComputingCostsOnlyTheVictimsSlots) {
+  start(3);
+  kill_at<ComputeMicroBatch>(1, 3, 3);
+  run_and_compare();
+  const auto records = cluster_->ledgers();
+  std::set<std::tuple<Step, MicroBatchIndex>> distinct;
+  for (const LedgerRecord& record : records) distinct.emplace(record.step, record.micro_batch);
+  EXPECT_EQ(distinct.size(), needed());
+  EXPECT_LE(records.size(), needed() + 6);
+}
+
+TEST_F(TrainerClusterTest, DeathBeforeThePiecesAreSent) {
+  start(3);
+  kill_at<SendPiece>(2, 2, 1);
+  run_and_compare();
+}
+
+TEST_F(TrainerClusterTest, DeathBetweenTwoPieces) {
+  start(3);
+  kill_at<SendPiece>(0, 2, 2);
+  run_and_compare();
+}
+
+TEST_F(TrainerClusterTest, DeathBeforeTheSumIsSent) {
+  start(3);
+  kill_at<SendReduced>(1, 4, 2);
+  run_and_compare();
+}
+
+TEST_F(TrainerClusterTest, DeathBeforeTheUpdate) {
+  start(3);
+  kill_at<ApplyUpdate>(0, 2, 1);
+  run_and_compare();
+}
+
+TEST_F(TrainerClusterTest, DeathInTheLastStep) {
+  start(2);
+  kill_at<ApplyUpdate>(1, 5, 1);
+  run_and_compare();
+}
+
+TEST_F(TrainerClusterTest, AJoinerFetchesTheStateAndTakesPart) {
+  start(1);
+  bool joined = false;
+  cluster_->watch([&](std::size_t, const WorkerAction& action) {
+    const auto* compute = std::get_if<ComputeMicroBatch>(&action);
+    if (compute != nullptr && compute->step == Step(2) && !joined) {
+      joined = true;
+      cluster_->add_worker();
+    }
+    return true;
+  });
+  run_and_compare();
+  EXPECT_GT(cluster_->trainer(1).counters().micro_batches, 0U);
+}
+
+TEST_F(TrainerClusterTest, ANonfiniteGradientByAccidentIsComputedAgainElsewhereOrTwice) {
+  start(2);
+  cluster_->trainer(1).poison(Step(3));
+  run_and_compare();
+}
+
+TEST_F(TrainerClusterTest, ACheckpointContinuesToTheSameWeights) {
+  const std::uint64_t steps = job_.train.steps;
+  start(2);
+  bool stopped = false;
+  cluster_->watch([&](std::size_t worker, const WorkerAction& action) {
+    const auto* update = std::get_if<ApplyUpdate>(&action);
+    stopped = stopped || (worker == 0 && update != nullptr && update->step == Step(steps));
+    return true;
+  });
+  run_and_compare();
+  const auto places = list_checkpoints(posix_file_system(), folder_.path("checkpoints"));
+  ASSERT_TRUE(places.ok());
+  ASSERT_FALSE(places->empty());
+  EXPECT_EQ(places->front().step, Step(steps));
+}
+
+class UntiedClusterTest : public TrainerClusterTest {
+ protected:
+  UntiedClusterTest() : TrainerClusterTest(false) {}
+};
+
+TEST_F(UntiedClusterTest, UntiedHeadsTrainToTheBareLoopsWeights) {
+  start(3);
+  kill_at<SendReduced>(2, 3, 1);
+  run_and_compare();
+}
+
+}  // namespace
+}  // namespace planaria

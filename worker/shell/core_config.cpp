@@ -1,0 +1,48 @@
+#include "worker/shell/core_config.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace planaria {
+
+namespace {
+
+// One message of fetched state: large enough for the wire's full speed, small enough to hash and store while the next
+// one arrives.
+constexpr std::uint64_t kStateChunkBytes = 16U << 20;
+
+}  // namespace
+
+WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Dataset& dataset, Register registration) {
+  WorkerCoreConfig config;
+  config.slots = job.batch.slots;
+  config.micro_batches_per_slot = job.micro_batches_per_slot();
+  config.tiles = map.tile_count();
+  for (const BlockInfo& block : map.blocks()) {
+    config.blocks.push_back({block.first_tile, block.first_tile + block.tiles});
+  }
+  config.total_steps = Step(job.train.steps);
+  config.checkpoint_every = job.checkpoint.every_steps;
+  config.integrity_every = job.integrity.check_every;
+  config.sequence_tokens = job.tokens_per_step();
+  if (dataset.windows(Split::validation) != 0) {
+    config.evaluation_tokens = std::uint64_t{job.train.evaluation_batches} * job.batch.sequences * job.model.context;
+  }
+  config.evaluate_every = job.train.evaluate_every;
+  const std::uint64_t tile_bytes = std::uint64_t{3} * sizeof(float) * job.train.tile_elements;
+  config.state_chunk_tiles =
+      static_cast<std::uint32_t>(std::clamp<std::uint64_t>(kStateChunkBytes / tile_bytes, 1, 4096));
+  config.heartbeat = std::chrono::milliseconds(job.cluster.heartbeat_ms);
+  config.registration = std::move(registration);
+  return config;
+}
+
+SlotRange fold_range(const WorkerCore& core, SlotIndex slot) {
+  for (const StepWork::Range& range : core.work().ranges) {
+    if (slot.value() >= range.slots.begin && slot.value() < range.slots.end) return range.slots;
+  }
+  return {slot.value(), slot.value() + 1};
+}
+
+}  // namespace planaria

@@ -1,0 +1,20 @@
+// What WorkerCore needs to know of a job and of this worker.
+//
+// Thread contract: pure functions.
+#pragma once
+
+#include "proto/job_spec.hpp"
+#include "proto/state_map.hpp"
+#include "worker/core/worker_core.hpp"
+#include "worker/data/dataset.hpp"
+
+namespace planaria {
+
+// The registration's address stays empty: it is known once the coordinator has named the worker.
+[[nodiscard]] WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Dataset& dataset,
+                                           Register registration);
+
+// The slots that a worker folds together with `slot`: the range that it belongs to, or just itself.
+[[nodiscard]] SlotRange fold_range(const WorkerCore& core, SlotIndex slot);
+
+}  // namespace planaria
