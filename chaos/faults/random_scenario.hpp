@@ -1,0 +1,26 @@
+// Draws scenarios for campaigns on real processes: each seed gives faults of many kinds that a job must survive.
+//
+// Unlike the simulator's, these runs are not deterministic: the seed fixes what strikes when, not how the machine
+// schedules the processes.
+//
+// Thread contract: pure function.
+#pragma once
+
+#include <cstdint>
+
+#include "chaos/faults/scenario.hpp"
+
+namespace planaria {
+
+struct RandomScenarioOptions {
+  std::uint64_t seed = 1;
+  std::uint64_t steps = 40;   // of the job; at least 20
+  std::uint32_t workers = 4;  // started first; at least 4
+  double stop_s = 2.0;        // how long a stopped worker stays so: longer than the lease
+};
+
+// At least three kills in different phases, a stop long enough to be declared lost with the thaw, a drain, two joins
+// and a kill of the coordinator; at any time enough workers live to hold the state.
+[[nodiscard]] Scenario draw_scenario(const RandomScenarioOptions& options);
+
+}  // namespace planaria

@@ -1,0 +1,78 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+#include "common/config.hpp"
+#include "proto/job_config.hpp"
+#include "worker/data/dataset.hpp"
+#include "worker/data/sampling.hpp"
+#include "worker/model/bare_loop.hpp"
+
+namespace planaria {
+namespace {
+
+struct BenchArguments {
+  JobArguments job;
+  std::uint32_t steps = 5;
+  std::uint32_t threads = 2;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Multiply-adds of a training step count twice, backward twice as much as forward: 6 a parameter and token, and
+// 12 · layers · width · context / 2 a token for causal attention.
+double operations_per_token(const ModelSpec& model, std::uint64_t parameters) {
+  const double attention = 12.0 * model.layers * model.width * model.context / 2;
+  return 6.0 * static_cast<double>(parameters) + attention;
+}
+
+Status bench(const BenchArguments& arguments) {
+  PLANARIA_ASSIGN(const JobSpec job, load_job(arguments.job.file, arguments.job.assignments, process_environment()));
+  PLANARIA_ASSIGN(const auto device, make_cpu_device({.threads = arguments.threads}));
+  PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
+  const WindowOrder order(job.train.seed, dataset.windows(Split::train));
+  PLANARIA_ASSIGN(const auto trainer,
+                  BareTrainer::create(*device, job,
+                                      dataset_source(dataset, order, {job.batch.micro_batches, job.batch.sequences})));
+  PLANARIA_TRY(trainer->step());  // the first one touches memory and fills caches
+  std::vector<double> rates;
+  for (std::uint32_t i = 0; i < arguments.steps; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    PLANARIA_TRY(trainer->step());
+    rates.push_back(static_cast<double>(job.tokens_per_step()) / seconds_since(start));
+  }
+  std::ranges::sort(rates);
+  const double median = rates[rates.size() / 2];
+  const double operations = operations_per_token(job.model, trainer->map().parameter_count());
+  fmt::print("{} parameters, {} threads, {}\n", trainer->map().parameter_count(), arguments.threads,
+             device->numeric_class());
+  fmt::print("bare loop: {:.0f} tokens/s (of {} steps: {:.0f} to {:.0f}), {:.1f} GFLOP/s\n", median, rates.size(),
+             rates.front(), rates.back(), median * operations / 1e9);
+  return ok_status();
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, int& code) {
+  auto* command = app.add_subcommand("bench", "Measure the bare training loop of a job on this machine");
+  command->footer("Example:\n  planaria bench examples/gpt_11m.toml --threads 2");
+  auto arguments = std::make_shared<BenchArguments>();
+  add_job_arguments(*command, arguments->job);
+  command->add_option("--steps", arguments->steps, "measured, after one that isn't")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", arguments->threads, "compute threads")->capture_default_str();
+  command->callback([arguments, &code] {
+    const Status done = bench(*arguments);
+    code = done ? 0 : fail(done.error());
+  });
+}
+
+}  // namespace planaria

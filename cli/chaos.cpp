@@ -1,0 +1,133 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+
+#include "chaos/faults/random_scenario.hpp"
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+#include "cli/local_job.hpp"
+#include "cli/stop_signal.hpp"
+#include "common/config.hpp"
+#include "proto/job_config.hpp"
+
+namespace planaria {
+namespace {
+
+using nlohmann::json;
+
+struct ChaosArguments {
+  JobArguments job;
+  std::uint64_t runs = 10;
+  std::uint64_t first_seed = 1;
+  std::uint32_t workers = 4;
+  std::string output = "runs/chaos";
+  bool keep = false;
+};
+
+// What is wrong with a disturbed run, or nothing.
+std::vector<std::string> complaints(const JobSpec& job, const json& run, const json& reference) {
+  std::vector<std::string> found;
+  const auto expect = [&](bool holds, std::string what) {
+    if (!holds) found.push_back(std::move(what));
+  };
+  const std::uint64_t steps = job.train.steps;
+  expect(run["status"] == "finished", "it ended as " + run["status"].dump());
+  expect(run["weights_hash"] == reference["weights_hash"],
+         "weights " + run["weights_hash"].dump() + " instead of " + reference["weights_hash"].dump());
+  expect(run["final_loss"] == reference["final_loss"] && run["final_val_loss"] == reference["final_val_loss"],
+         "its losses differ from the undisturbed run's");
+  expect(run["faults_fired"].size() == run["faults_requested"].get<std::size_t>(),
+         fmt::format("only {} of {} faults fired", run["faults_fired"].size(),
+                     run["faults_requested"].get<std::size_t>()));
+  expect(run["sequences_used"] == steps * job.sequences_per_step(),
+         "sequences_used is " + run["sequences_used"].dump());
+  expect(run["ledger"]["missing"] == 0, run["ledger"]["missing"].dump() + " micro-batches stand in no ledger");
+  const auto computed = run["microbatches_computed"].get<std::uint64_t>();
+  const auto repeated = run["ledger"]["repeated"].get<std::uint64_t>();
+  expect(computed == steps * job.batch.micro_batches + repeated, "the ledgers don't add up");
+  std::uint64_t lost = 0;
+  for (const json& recovery : run["recoveries"]) lost += recovery["lost_slots"].get<std::uint64_t>();
+  expect(repeated <= lost * job.micro_batches_per_slot(),
+         fmt::format("{} micro-batches were computed again, but only {} slots were lost", repeated, lost));
+  return found;
+}
+
+Result<json> undisturbed(const JobSpec& job, LocalJobOptions options, const std::string& output) {
+  options.assignments.emplace_back("cluster.workers=1");
+  options.output = output;
+  JobSpec alone = job;
+  alone.cluster.workers = 1;
+  return run_local_job(alone, options);
+}
+
+int campaign(const ChaosArguments& arguments) {
+  std::vector<std::string> assignments = arguments.job.assignments;
+  assignments.push_back(fmt::format("cluster.workers={}", arguments.workers));
+  const auto job = load_job(arguments.job.file, assignments, process_environment());
+  if (!job) return fail(job.error());
+  if (job->train.steps < 20 || arguments.workers < 4) {
+    return fail(Error(ErrorCode::invalid_argument, "a campaign needs train.steps >= 20 and --workers >= 4"));
+  }
+  watch_stop_signals();
+  LocalJobOptions options;
+  options.job_file = arguments.job.file;
+  options.assignments = assignments;
+  options.show = false;
+  std::filesystem::remove_all(arguments.output);
+  const auto reference = undisturbed(*job, options, arguments.output + "/undisturbed");
+  if (!reference) return fail(reference.error());
+  fmt::print("undisturbed  one worker, {:.1f} s, weights {}\n", (*reference)["wall_s"].get<double>(),
+             (*reference)["weights_hash"].get<std::string>());
+
+  std::uint64_t failed = 0;
+  for (std::uint64_t seed = arguments.first_seed; seed < arguments.first_seed + arguments.runs && !stop_requested();
+       ++seed) {
+    RandomScenarioOptions drawn{seed, job->train.steps, arguments.workers, 0};
+    drawn.stop_s = job->cluster.lease_ms / 1000.0 + 1.0;
+    options.scenario = draw_scenario(drawn);
+    options.output = fmt::format("{}/seed-{}", arguments.output, seed);
+    std::filesystem::create_directories(options.output);
+    std::ofstream(options.output + "/scenario.toml") << scenario_to_toml(options.scenario);
+    const auto run = run_local_job(*job, options);
+    const std::vector<std::string> wrong =
+        run ? complaints(*job, *run, *reference) : std::vector<std::string>{run.error().message()};
+    if (wrong.empty()) {
+      fmt::print("seed {:<6} same bits, {:.1f} s, {} faults, {} views, {} micro-batches again\n", seed,
+                 (*run)["wall_s"].get<double>(), (*run)["faults_fired"].size(), (*run)["views"].get<int>(),
+                 (*run)["ledger"]["repeated"].get<int>());
+      if (!arguments.keep) std::filesystem::remove_all(options.output);
+    } else {
+      ++failed;
+      fmt::print("seed {:<6} FAILED; see {}\n", seed, options.output);
+      for (const std::string& what : wrong) fmt::print("  {}\n", what);
+    }
+    std::fflush(stdout);
+  }
+  fmt::print("{} runs, {} failed\n", arguments.runs, failed);
+  return static_cast<int>(failed == 0 ? ExitCode::ok : ExitCode::failed);
+}
+
+}  // namespace
+
+void add_chaos(CLI::App& app, int& code) {
+  auto* command = app.add_subcommand("chaos", "Run a job under random faults, many times, and compare the bits");
+  command->footer(
+      "Example:\n  planaria chaos tests/jobs/tiny.toml --runs 20 --first-seed 1\n\n"
+      "Each seed draws kills in different phases, a stop, a drain, joins and a coordinator kill. These are real\n"
+      "processes: the seed fixes the faults, not the machine's scheduling.");
+  auto arguments = std::make_shared<ChaosArguments>();
+  add_job_arguments(*command, arguments->job);
+  command->add_option("--runs", arguments->runs, "how many")->capture_default_str();
+  command->add_option("--first-seed", arguments->first_seed, "seed of the first")->capture_default_str();
+  command->add_option("--workers", arguments->workers, "started first, at least 4")->capture_default_str();
+  command->add_option("--out", arguments->output, "directory for the runs; it is emptied first")->capture_default_str();
+  command->add_flag("--keep", arguments->keep, "keep the files of good runs too");
+  command->callback([arguments, &code] { code = campaign(*arguments); });
+}
+
+}  // namespace planaria

@@ -1,0 +1,47 @@
+#include <fmt/format.h>
+
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "chaos/sim/campaign.hpp"
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+
+namespace planaria {
+namespace {
+
+int simulate(sim::CampaignOptions& options) {
+  const bool terminal = isatty(STDERR_FILENO) == 1;
+  options.progress = [&](std::uint64_t done) {
+    if (terminal) fmt::print(stderr, "\r{} of {} seeds", done, options.seeds);
+  };
+  const sim::CampaignResult result = sim::run_campaign(options);
+  if (terminal) fmt::print(stderr, "\r\033[K");
+  if (result.first_failure) {
+    fmt::print("{}\n", result.first_failure->describe());
+    fmt::print("seed {} fails; {} seeds passed before it was found\n", result.first_failure->seed, result.passed);
+    return static_cast<int>(ExitCode::failed);
+  }
+  fmt::print("{}\n", result.table());
+  for (const std::string& cell : result.empty_cells()) fmt::print("nothing struck: {}\n", cell);
+  fmt::print("{} finished, {} wait for workers that never came, {} views, {} events\n", result.finished, result.waiting,
+             result.views, result.events);
+  fmt::print("{} seeds passed\n", result.passed);
+  return 0;
+}
+
+}  // namespace
+
+void add_simulate(CLI::App& app, int& code) {
+  auto* command = app.add_subcommand("simulate", "Run the protocol under virtual time with faults drawn from seeds");
+  command->footer("Examples:\n  planaria simulate --seeds 10000\n  planaria simulate --first-seed 4711 --seeds 1");
+  auto options = std::make_shared<sim::CampaignOptions>();
+  command->add_option("--seeds", options->seeds, "how many")->capture_default_str();
+  command->add_option("--first-seed", options->first_seed, "the first one")->capture_default_str();
+  command->add_option("--threads", options->threads, "0: as many as the machine has")->capture_default_str();
+  command->add_option("--workers", options->limits.max_workers, "at most this many a run")->capture_default_str();
+  command->callback([options, &code] { code = simulate(*options); });
+}
+
+}  // namespace planaria
