@@ -6,11 +6,53 @@
 
 namespace planaria {
 
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+// Smaller blocks come cheaply from the heap.
+constexpr std::size_t kPooledFrom = std::size_t{64} << 10;
+
+std::byte* take_memory(std::size_t bytes) {
+  return static_cast<std::byte*>(::operator new(bytes, kAlignment));
+}
+void give_memory(void* memory) {
+  ::operator delete(memory, kAlignment);
+}
+
+}  // namespace
+
 MutableSlice allocate_payload(std::size_t bytes) {
-  constexpr std::align_val_t kAlignment{64};
   if (bytes == 0) return {};
-  auto* data = static_cast<std::byte*>(::operator new(bytes, kAlignment));
-  return {std::span(data, bytes), std::shared_ptr<void>(data, [](void* p) { ::operator delete(p, kAlignment); })};
+  std::byte* data = take_memory(bytes);
+  return {std::span(data, bytes), std::shared_ptr<void>(data, give_memory)};
+}
+
+PayloadPool::Shelf::~Shelf() {
+  for (const auto& [capacity, block] : blocks) give_memory(block);
+}
+
+MutableSlice PayloadPool::allocate(std::size_t bytes) {
+  if (bytes < kPooledFrom) return allocate_payload(bytes);
+  std::byte* data = nullptr;
+  std::size_t capacity = bytes;
+  {
+    const std::lock_guard lock(shelf_->mutex);
+    const auto found = shelf_->blocks.lower_bound(bytes);
+    if (found != shelf_->blocks.end() && found->first / 2 <= bytes) {
+      capacity = found->first;
+      data = found->second;
+      shelf_->kept -= capacity;
+      shelf_->blocks.erase(found);
+    }
+  }
+  if (data == nullptr) data = take_memory(capacity);
+  auto give_back = [shelf = shelf_, capacity](std::byte* block) {
+    const std::lock_guard lock(shelf->mutex);
+    if (shelf->kept + capacity > shelf->limit) return give_memory(block);
+    shelf->kept += capacity;
+    shelf->blocks.emplace(capacity, block);
+  };
+  return {std::span(data, bytes), std::shared_ptr<void>(std::shared_ptr<std::byte>(data, std::move(give_back)))};
 }
 
 Hash128 hash_slices(std::span<const ConstSlice> slices) {
@@ -74,7 +116,7 @@ std::shared_ptr<Inbox::Arrival> Inbox::admit(const FrameHeader& header) {
     if (source.waiting_frames >= bounds_.frames || source.waiting_bytes + header.payload_bytes > bounds_.bytes) {
       return refuse_overflow(header, "too much is waiting from this peer");
     }
-    arrival->target = allocate_payload(header.payload_bytes);
+    arrival->target = pool_.allocate(header.payload_bytes);
     arrival->waiting = true;
     ++source.waiting_frames;
     source.waiting_bytes += header.payload_bytes;

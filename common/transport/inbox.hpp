@@ -26,11 +26,32 @@ namespace planaria {
 struct WaitingBounds {
   std::uint64_t frames = 4096;
   std::uint64_t bytes = std::uint64_t{1} << 30;
-  std::uint64_t frame_bytes = std::uint64_t{1} << 30;  // of any one frame
+  std::uint64_t frame_bytes = std::uint64_t{1} << 30;     // of any one frame
+  std::uint64_t pooled_bytes = std::uint64_t{256} << 20;  // of all peers: released payload memory kept for reuse
 };
 
 [[nodiscard]] MutableSlice allocate_payload(std::size_t bytes);  // 64-byte aligned, uninitialised
 [[nodiscard]] Hash128 hash_slices(std::span<const ConstSlice> slices);
+
+// Payload memory for arriving frames. Large blocks are kept for the next frame, as the system would otherwise give
+// zeroed pages anew each time, which costs as much as the copy itself. Blocks may outlive the pool and be released on
+// any thread.
+class PayloadPool {
+ public:
+  explicit PayloadPool(std::size_t kept_bytes) : shelf_(std::make_shared<Shelf>(kept_bytes)) {}
+  [[nodiscard]] MutableSlice allocate(std::size_t bytes);
+
+ private:
+  struct Shelf {
+    explicit Shelf(std::size_t bytes) : limit(bytes) {}
+    ~Shelf();
+    const std::size_t limit;
+    std::mutex mutex;
+    std::size_t kept = 0;
+    std::multimap<std::size_t, std::byte*> blocks;  // by capacity
+  };
+  std::shared_ptr<Shelf> shelf_;
+};
 
 // Counters per peer, shared between a transport's thread and those who ask.
 class StatsBook {
@@ -61,7 +82,7 @@ class Inbox {
   };
   enum class Verdict : std::uint8_t { whole, corrupt, unauthenticated, broken };
 
-  Inbox(WaitingBounds bounds, StatsBook& stats) : bounds_(bounds), stats_(stats) {}
+  Inbox(WaitingBounds bounds, StatsBook& stats) : bounds_(bounds), stats_(stats), pool_(bounds.pooled_bytes) {}
 
   void set_handlers(TransportHandlers handlers) { handlers_ = std::move(handlers); }
 
@@ -106,6 +127,7 @@ class Inbox {
 
   const WaitingBounds bounds_;
   StatsBook& stats_;
+  PayloadPool pool_;
   TransportHandlers handlers_;
   ViewNumber view_;
   std::optional<ViewNumber> fenced_;

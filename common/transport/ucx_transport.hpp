@@ -27,7 +27,8 @@ struct UcxOptions {
   std::optional<SessionKey> key = std::nullopt;  // authenticate frames; the same at all peers
   unsigned endpoints_per_peer = 1;               // large frames are striped over them
   std::size_t chunk_bytes = std::size_t{4} << 20;
-  std::size_t window_bytes = std::size_t{16} << 20;  // per endpoint: given to UCX and not completed
+  std::size_t rendezvous_bytes = std::size_t{64} << 10;  // chunks from here on are fetched into their place
+  std::size_t window_bytes = std::size_t{16} << 20;      // per endpoint: given to UCX and not completed
   WaitingBounds waiting = {};
   Duration max_spin = std::chrono::microseconds(20);
   Duration drain = std::chrono::milliseconds(200);  // what stop() gives taken sends to leave

@@ -12,11 +12,11 @@
 namespace planaria {
 namespace {
 
-// Connecting must not block the progress thread, and large payloads go by rendezvous, into their place.
-// (UCX 1.13 knows the TCP transport's own setting by this name only, without its prefix.)
+// Connecting must not block the progress thread, and 8 KiB at a time, UCX's own choice, is slow. UCX 1.13 knows the TCP
+// transport's own settings by these names only, without their prefix.
 constexpr std::pair<const char*, const char*> kFixedSettings[] = {
     {"CONN_NB", "y"},
-    {"RNDV_THRESH", "64k"},
+    {"TX_SEG_SIZE", "64k"},
     {"KEEPALIVE_INTERVAL", "1s"},
 };
 
@@ -57,6 +57,8 @@ Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options) 
   const std::unique_ptr<ucp_config_t, decltype(&ucp_config_release)> config_owner(config, ucp_config_release);
   std::vector<std::pair<const char*, const char*>> settings(std::begin(kFixedSettings), std::end(kFixedSettings));
   settings.emplace_back("TLS", options.transports.c_str());
+  const std::string rendezvous = std::to_string(options.rendezvous_bytes);
+  settings.emplace_back("RNDV_THRESH", rendezvous.c_str());
   settings.emplace_back("NET_DEVICES", options.devices.c_str());
   for (const auto& [name, value] : settings) {
     status = ucp_config_modify(config, name, value);

@@ -457,6 +457,11 @@ TEST_F(UcxChild, AStoppedPeersBuffersStayQuarantinedUntilItIsClosed) {
   frame.payload = {{source.bytes, source.owner}};
   source = {};
   parent.send(child.id().worker, std::move(frame));
+  // Two rounds of the transport's thread: then the first chunks are with the network.
+  for (std::size_t round = 1; round <= 2; ++round) {
+    parent.fence(0);
+    ASSERT_TRUE(parent.wait_fences(round));
+  }
   parent.fence(1);
   ASSERT_TRUE(parent.wait_sent(1));
   EXPECT_EQ(parent.sent(), Texts{"cancelled"});
