@@ -1,7 +1,12 @@
 #include "storage/export.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <filesystem>
 
 #include "common/file_faults.hpp"
 #include "common/file_memory.hpp"
@@ -61,6 +66,24 @@ TEST_P(ExportTest, WeightsHashInMemoryEqualsTheOneRecomputedFromTheFile) {
   ASSERT_TRUE(told);
   EXPECT_EQ(*told, weights_hash(model_, map_, parameters_));
   EXPECT_EQ(*told, *weights_hash_of_file(fs_, "hf/model.safetensors"));
+}
+
+TEST_P(ExportTest, WeightsHashEqualsThatOfAnIndependentProgram) {
+  std::string pattern = (std::filesystem::temp_directory_path() / "planaria-hf-XXXXXX").string();
+  const std::string directory = ::mkdtemp(pattern.data());
+  const auto told = export_model(posix_file_system(), directory, model_, map_, parameters_);
+  ASSERT_TRUE(told) << told.error().message();
+  const std::string command =
+      fmt::format("python3 {}/tests/oracle/weights_hash.py {}/model.safetensors", PLANARIA_SOURCE_DIR, directory);
+  std::FILE* pipe = ::popen(command.c_str(), "r");
+  ASSERT_NE(pipe, nullptr);
+  char line[64] = {};
+  const bool printed = std::fgets(line, sizeof line, pipe) != nullptr;
+  const int status = ::pclose(pipe);
+  std::filesystem::remove_all(directory);
+  if (WEXITSTATUS(status) == 127) GTEST_SKIP() << "no python3 here";
+  ASSERT_TRUE(printed && status == 0);
+  EXPECT_EQ(std::string_view(line, 32), told->hex());
 }
 
 TEST_P(ExportTest, WeightsHashSeesEveryParameterAndNoPadding) {
