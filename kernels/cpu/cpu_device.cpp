@@ -1,9 +1,10 @@
 #include "kernels/cpu/cpu_device.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "kernels/dropout_counter.hpp"
 
@@ -18,6 +19,10 @@ constexpr std::size_t row_piece = 16;
 constexpr std::size_t column_piece = 64;
 constexpr std::size_t query_piece = 96;                      // two blocks of the attention kernel
 constexpr std::size_t packed_floats = std::size_t{4} << 20;  // limit of each packed operand: 16 MiB
+
+std::size_t machine_memory() {
+  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
 
 std::size_t round_up(std::size_t value, std::size_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -39,7 +44,8 @@ std::string CpuDevice::numeric_class() const {
 
 Result<DeviceBuffer> CpuDevice::allocate(std::size_t bytes) {
   const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), 64);
-  void* data = rounded < bytes ? nullptr : std::aligned_alloc(64, rounded);
+  // The system would promise more than the machine has, and kill the process when the promise is called in.
+  void* data = rounded < bytes || rounded > machine_memory() ? nullptr : std::aligned_alloc(64, rounded);
   if (data == nullptr) {
     return Error(ErrorCode::exhausted, "no memory for " + std::to_string(bytes) +
                                            " bytes on the CPU; use a smaller model, micro-batch or context");
