@@ -1,0 +1,189 @@
+#include "proto/layout.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <functional>
+#include <map>
+#include <numeric>
+
+#include "common/philox.hpp"
+
+namespace planaria {
+namespace {
+
+std::vector<WorkerId> ids(std::uint32_t count) {
+  std::vector<WorkerId> workers;
+  for (std::uint32_t i = 0; i < count; ++i) workers.emplace_back(i);
+  return workers;
+}
+
+TEST(MaximalNodes, CoverTheirRangeOnceWithTheFewestNodes) {
+  for (std::uint32_t begin = 0; begin <= 32; ++begin) {
+    for (std::uint32_t end = begin; end <= 32; ++end) {
+      std::uint32_t at = begin;
+      const std::vector<TreeNode> nodes = maximal_nodes({begin, end});
+      for (std::size_t i = 0; i < nodes.size(); ++i) {
+        EXPECT_EQ(nodes[i].slots().begin, at);
+        at = nodes[i].slots().end;
+        const bool mergeable = i > 0 && nodes[i - 1].sibling() == nodes[i] && nodes[i - 1].index % 2 == 0;
+        EXPECT_FALSE(mergeable) << begin << ' ' << end;
+      }
+      EXPECT_EQ(at, end);
+    }
+  }
+}
+
+// A sum whose value tells the order in which it was made.
+std::string tree_text(std::uint32_t slots, const std::vector<SlotRange>& ranges) {
+  std::map<TreeNode, std::string> sums;
+  const auto sum = [](const std::string& left, const std::string& right) { return fmt::format("({}+{})", left, right); };
+  std::vector<TreeNode> cover;
+  const std::function<std::string(TreeNode)> canonical = [&](TreeNode node) -> std::string {
+    if (node.level == 0) return std::to_string(node.index);
+    return "(" + canonical({node.level - 1, node.index * 2}) + "+" + canonical({node.level - 1, node.index * 2 + 1}) +
+           ")";
+  };
+  for (const SlotRange range : ranges) {
+    for (const TreeNode node : maximal_nodes(range)) {
+      sums[node] = canonical(node);
+      cover.push_back(node);
+    }
+  }
+  const auto additions = finish_tree(cover, slots);
+  EXPECT_TRUE(additions.ok());
+  for (const TreeAddition& add : *additions) sums[add.sum] = sum(sums.at(add.left), sums.at(add.right));
+  return sums.at({static_cast<std::uint32_t>(std::countr_zero(slots)), 0});
+}
+
+TEST(FinishTree, AnySplitOfTheSlotsGivesTheSameSum) {
+  PhiloxStream random(philox_key(7, RandomPurpose::tests));
+  const std::string whole = tree_text(64, {{0, 64}});
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::uint32_t> cuts{0, 64};
+    for (std::uint64_t i = random.below(9); i > 0; --i) cuts.push_back(static_cast<std::uint32_t>(random.below(65)));
+    std::ranges::sort(cuts);
+    std::vector<SlotRange> ranges;
+    for (std::size_t i = 1; i < cuts.size(); ++i) ranges.push_back({cuts[i - 1], cuts[i]});
+    EXPECT_EQ(tree_text(64, ranges), whole);
+  }
+}
+
+TEST(FinishTree, HolesOverlapsAndRepeatsAreRefused) {
+  const std::vector<TreeNode> hole{{1, 0}, {0, 2}};
+  const std::vector<TreeNode> overlap{{2, 0}, {0, 3}};
+  const std::vector<TreeNode> repeat{{1, 0}, {1, 0}, {1, 1}};
+  const std::vector<TreeNode> outside{{2, 0}, {2, 1}};
+  for (const auto& cover : {hole, overlap, repeat, outside}) {
+    const auto additions = finish_tree(cover, 4);
+    ASSERT_FALSE(additions.ok());
+    EXPECT_EQ(additions.error().code(), ErrorCode::corrupt);
+  }
+}
+
+TEST(SplitSlots, NoOtherSplitIsFasterThanTheSlackAllows) {
+  PhiloxStream random(philox_key(11, RandomPurpose::tests));
+  for (int round = 0; round < 100; ++round) {
+    const auto count = static_cast<std::uint32_t>(1 + random.below(4));
+    std::vector<double> speeds;
+    for (std::uint32_t i = 0; i < count; ++i) speeds.push_back(0.2 + random.unit_double());
+    const auto split = split_slots(16, ids(count), speeds);
+    double slowest = 0;
+    for (std::uint32_t i = 0; i < count; ++i) slowest = std::max(slowest, split[i].slots.size() / speeds[i]);
+    // Every way to deal 16 slots.
+    double best = 1e9;
+    const std::function<void(std::uint32_t, std::uint32_t, double)> deal = [&](std::uint32_t worker, std::uint32_t left,
+                                                                               double worst) {
+      if (worker + 1 == count) {
+        if (left >= 1) best = std::min(best, std::max(worst, left / speeds[worker]));
+        return;
+      }
+      for (std::uint32_t n = 1; n < left; ++n) deal(worker + 1, left - n, std::max(worst, n / speeds[worker]));
+    };
+    deal(0, 16, 0);
+    EXPECT_LE(slowest, best * 1.0051);
+  }
+}
+
+TEST(SplitSlots, MoreWorkersThanSlotsLeaveSomeWithNone) {
+  const auto split = split_slots(4, ids(6), std::vector<double>(6, 1.0));
+  std::uint32_t at = 0;
+  for (const SlotAssignment& assignment : split) {
+    EXPECT_EQ(assignment.slots.begin, at);
+    EXPECT_LE(assignment.slots.size(), 1U);
+    at = assignment.slots.end;
+  }
+  EXPECT_EQ(at, 4U);
+}
+
+ModelSpec small_model() {
+  ModelSpec model;
+  model.layers = 3;
+  model.width = 48;
+  model.ffn_width = 96;
+  return model;
+}
+
+TEST(SplitShards, CoverAllTilesStayInBlocksAndAreEven) {
+  const StateMap map(small_model(), 256);
+  const auto owners = ids(3);
+  const auto shards = split_shards(map, owners);
+  std::map<WorkerId, std::uint64_t> bytes;
+  std::uint32_t at = 0;
+  for (const ShardAssignment& shard : shards) {
+    EXPECT_EQ(shard.tiles.begin, at);
+    at = shard.tiles.end;
+    EXPECT_EQ(map.block_of(TileIndex(shard.tiles.begin)), map.block_of(TileIndex(shard.tiles.end - 1)));
+    bytes[shard.owner] += map.bytes(shard.tiles);
+  }
+  EXPECT_EQ(at, map.tile_count());
+  for (const auto& [owner, size] : bytes) EXPECT_NEAR(double(size), double(map.bytes({0, at})) / 3, 2048);
+}
+
+ViewRecord good_view(const StateMap& map) {
+  ViewRecord view;
+  view.view = ViewNumber(3);
+  const auto workers = ids(2);
+  for (const WorkerId id : workers) view.members.push_back({id, Incarnation(1), "host", {}});
+  view.slots = split_slots(8, workers, std::vector<double>{1, 1});
+  view.shards = split_shards(map, workers);
+  view.checkpoint_writer = workers[0];
+  view.resume.step = Step(5);
+  view.resume.slots = view.slots;
+  view.resume.shards = view.shards;
+  return view;
+}
+
+TEST(CheckView, AcceptsAGoodViewAndSurvivesTheCodec) {
+  const StateMap map(small_model(), 256);
+  const ViewRecord view = good_view(map);
+  EXPECT_TRUE(check_view(view, 8, map.tile_count()).ok());
+  const auto decoded = decode<ViewRecord>(encode(view));
+  ASSERT_TRUE(decoded.ok());
+  EXPECT_EQ(encode(*decoded), encode(view));
+}
+
+TEST(CheckView, RefusesWhatWouldBreakTheSum) {
+  const StateMap map(small_model(), 256);
+  const auto refused = [&](auto damage) {
+    ViewRecord view = good_view(map);
+    damage(view);
+    return !check_view(view, 8, map.tile_count()).ok();
+  };
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.slots[0].slots.end -= 1; }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.resume.slots[1].slots.begin -= 1; }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.slots[1].worker = WorkerId(9); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.shards.pop_back(); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.resume.shards[0].owner = WorkerId(9); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { std::swap(v.members[0], v.members[1]); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.members.clear(); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.checkpoint_writer = WorkerId(7); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) {
+    v.resume.fetches.push_back({WorkerId(0), StateSource::peer, WorkerId(0), {0, 1}, Step(4)});
+  }));
+}
+
+}  // namespace
+}  // namespace planaria
