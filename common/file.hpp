@@ -45,10 +45,10 @@ class ReadableFile {
 
 // A whole file as read-only memory; copies share it. The bytes stay those of the file as it is: another process that
 // shortens the file in place makes reading beyond its new end fatal, so map only files that are replaced by rename.
-class MappedFile {
+class FileView {
  public:
-  MappedFile() = default;
-  MappedFile(std::shared_ptr<const void> owner, std::span<const std::byte> bytes)
+  FileView() = default;
+  FileView(std::shared_ptr<const void> owner, std::span<const std::byte> bytes)
       : owner_(std::move(owner)), bytes_(bytes) {}
   [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
 
@@ -78,7 +78,7 @@ class FileSystem {
   // A file to write on at its end; made when it isn't there.
   [[nodiscard]] virtual Result<std::unique_ptr<WritableFile>> open_append(const std::string& path) = 0;
   [[nodiscard]] virtual Result<std::unique_ptr<ReadableFile>> open(const std::string& path) = 0;
-  [[nodiscard]] virtual Result<MappedFile> map(const std::string& path) = 0;
+  [[nodiscard]] virtual Result<FileView> map(const std::string& path) = 0;
 
   // not_found when there is nothing of that name.
   [[nodiscard]] virtual Result<FileInfo> info(const std::string& path) = 0;

@@ -107,7 +107,7 @@ Result<std::unique_ptr<ReadableFile>> FaultyFileSystem::open(const std::string& 
   return base_.open(path);
 }
 
-Result<MappedFile> FaultyFileSystem::map(const std::string& path) {
+Result<FileView> FaultyFileSystem::map(const std::string& path) {
   PLANARIA_TRY(admit("map", path));
   return base_.map(path);
 }

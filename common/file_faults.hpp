@@ -38,7 +38,7 @@ class FaultyFileSystem final : public FileSystem {
   Result<std::unique_ptr<WritableFile>> create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> open_append(const std::string& path) override;
   Result<std::unique_ptr<ReadableFile>> open(const std::string& path) override;
-  Result<MappedFile> map(const std::string& path) override;
+  Result<FileView> map(const std::string& path) override;
   Result<FileInfo> info(const std::string& path) override;
   Result<std::vector<DirectoryEntry>> list(const std::string& path) override;
   Status make_directories(const std::string& path) override;

@@ -138,14 +138,14 @@ Result<std::unique_ptr<ReadableFile>> MemoryFileSystem::open(const std::string& 
   return std::unique_ptr<ReadableFile>(new MemoryReadableFile(node->bytes));
 }
 
-Result<MappedFile> MemoryFileSystem::map(const std::string& path) {
+Result<FileView> MemoryFileSystem::map(const std::string& path) {
   const std::lock_guard lock(mutex_);
   const NodePtr node = find(path);
   if (!node) return file_error(ENOENT, "map", path);
   if (node->directory) return file_error(EISDIR, "map", path);
   auto copy = std::make_shared<const std::string>(node->bytes);
   const auto bytes = std::as_bytes(std::span(*copy));
-  return MappedFile(std::move(copy), bytes);
+  return FileView(std::move(copy), bytes);
 }
 
 Result<FileInfo> MemoryFileSystem::info(const std::string& path) {

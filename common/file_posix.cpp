@@ -123,14 +123,14 @@ class PosixFileSystem final : public FileSystem {
     PLANARIA_ASSIGN(auto file, open_regular(path));
     return std::unique_ptr<ReadableFile>(new PosixReadableFile(std::move(file.first), file.second, path));
   }
-  Result<MappedFile> map(const std::string& path) override {
+  Result<FileView> map(const std::string& path) override {
     PLANARIA_ASSIGN(const auto file, open_regular(path));
     const std::uint64_t size = file.second;
-    if (size == 0) return MappedFile();
+    if (size == 0) return FileView();
     void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.first.get(), 0);
     if (memory == MAP_FAILED) return file_error(errno, "map", path);  // NOLINT
     std::shared_ptr<const void> owner(memory, [size](void* at) { ::munmap(at, size); });
-    return MappedFile(std::move(owner), {static_cast<const std::byte*>(memory), size});
+    return FileView(std::move(owner), {static_cast<const std::byte*>(memory), size});
   }
 
   Result<FileInfo> info(const std::string& path) override {

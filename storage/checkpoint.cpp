@@ -232,7 +232,7 @@ Status read_block(FileSystem& fs, const std::string& path, const BlockInfo& bloc
 
 Status check_file(FileSystem& fs, const std::string& directory, const ManifestFile& expected) {
   const std::string path = join_path(directory, expected.name);
-  PLANARIA_ASSIGN(const MappedFile file, fs.map(path));
+  PLANARIA_ASSIGN(const FileView file, fs.map(path));
   if (file.bytes().size() != expected.bytes) {
     return Error(ErrorCode::corrupt,
                  fmt::format("'{}' has {} bytes, its manifest says {}", path, file.bytes().size(), expected.bytes));

@@ -178,11 +178,11 @@ Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file) {
 }
 
 Result<SafetensorsFile> SafetensorsFile::open(FileSystem& fs, const std::string& path) {
-  PLANARIA_ASSIGN(MappedFile file, fs.map(path));
+  PLANARIA_ASSIGN(FileView file, fs.map(path));
   return parse(std::move(file), path);
 }
 
-Result<SafetensorsFile> SafetensorsFile::parse(MappedFile file, std::string name) {
+Result<SafetensorsFile> SafetensorsFile::parse(FileView file, std::string name) {
   auto header = parse_safetensors(file.bytes());
   if (!header) return header.error().within(fmt::format("'{}' is not a sound safetensors file", name));
   return SafetensorsFile(std::move(file), std::move(name), std::move(header).value());

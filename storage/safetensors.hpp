@@ -57,7 +57,7 @@ class SafetensorsFile {
  public:
   [[nodiscard]] static Result<SafetensorsFile> open(FileSystem& fs, const std::string& path);
   // `name` stands for the file in errors.
-  [[nodiscard]] static Result<SafetensorsFile> parse(MappedFile file, std::string name);
+  [[nodiscard]] static Result<SafetensorsFile> parse(FileView file, std::string name);
 
   [[nodiscard]] const SafetensorsHeader& header() const { return header_; }
   // Null when there is no such tensor.
@@ -70,10 +70,10 @@ class SafetensorsFile {
                                    std::span<float> out) const;
 
  private:
-  SafetensorsFile(MappedFile file, std::string name, SafetensorsHeader header)
+  SafetensorsFile(FileView file, std::string name, SafetensorsHeader header)
       : file_(std::move(file)), name_(std::move(name)), header_(std::move(header)) {}
 
-  MappedFile file_;
+  FileView file_;
   std::string name_;
   SafetensorsHeader header_;
 };

@@ -8,7 +8,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace planaria;
-  const MappedFile mapped(nullptr, std::as_bytes(std::span(data, size)));
+  const FileView mapped(nullptr, std::as_bytes(std::span(data, size)));
   const auto file = SafetensorsFile::parse(mapped, "fuzz");
   if (!file) return 0;
   std::uint64_t used = file->header().data_offset;
