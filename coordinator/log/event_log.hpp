@@ -32,17 +32,21 @@ struct LogEntry {
   LogRecord record;
 };
 
-// What a directory's log belongs to; written once, before the first record.
+// What a directory's log belongs to, and what workers rely on over restarts. Written at each start.
 struct LoggedJob {
   Hash128 job;
   std::string name;
   std::string toml;
   std::uint64_t job_key = 0;  // kept over restarts: workers tag data-plane frames with it
   ByteVector frame_key;       // secret of the data plane and of telemetry, or empty
+  std::uint16_t control_port = 0;
+  std::uint16_t http_port = 0;
+  std::uint16_t telemetry_port = 0;
+  std::uint16_t publish_port = 0;
 
   template <class V>
   void fields(V& v) {
-    v(job, name, toml, job_key, frame_key);
+    v(job, name, toml, job_key, frame_key, control_port, http_port, telemetry_port, publish_port);
   }
 };
 
@@ -75,7 +79,7 @@ class EventLog {
   EventLog& operator=(const EventLog&) = delete;
 
   [[nodiscard]] Result<std::optional<LoggedJob>> job() const;
-  // Durable when it returns. Precondition: job() is empty.
+  // Replaces what job() gave; durable when it returns.
   [[nodiscard]] Status record_job(const LoggedJob& job);
 
   // Every record from the first one on.

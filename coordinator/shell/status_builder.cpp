@@ -1,0 +1,270 @@
+#include "coordinator/shell/status_builder.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace planaria {
+
+namespace {
+
+constexpr Duration kRateWindow = std::chrono::seconds(30);
+
+template <class Row>
+void keep_newest(std::deque<Row>& rows, std::size_t limit) {
+  while (rows.size() > limit) rows.pop_front();
+}
+
+// What a record of an earlier start says to operators, if anything.
+std::optional<std::string> told(const LogRecord& record) {
+  if (const auto* r = std::get_if<log_record::GenerationStarted>(&record)) {
+    return fmt::format("coordinator start {}", r->generation.value());
+  }
+  if (const auto* r = std::get_if<log_record::WorkerAccepted>(&record)) {
+    return fmt::format("worker {} of host {} joins, start {}", r->worker.value(), r->host, r->incarnation.value());
+  }
+  if (const auto* r = std::get_if<log_record::DrainAccepted>(&record)) {
+    return fmt::format("worker {} drains: {}", r->worker.value(), r->reason);
+  }
+  if (const auto* r = std::get_if<log_record::WorkerReleased>(&record)) {
+    return fmt::format("worker {} left", r->worker.value());
+  }
+  if (const auto* r = std::get_if<log_record::Committed>(&record)) {
+    return fmt::format("view {}: {}", r->record.view.value(), r->record.reason);
+  }
+  if (const auto* r = std::get_if<log_record::NumericDecision>(&record)) return r->decision;
+  if (const auto* r = std::get_if<log_record::WaitingStarted>(&record)) return r->reason;
+  if (const auto* r = std::get_if<log_record::Finished>(&record)) return r->reason;
+  return std::nullopt;
+}
+
+std::optional<double> interval(std::optional<Instant> from, std::optional<Instant> to) {
+  if (!from || !to || *to < *from) return std::nullopt;
+  return to_ms(*to - *from);
+}
+
+std::int64_t unix_ms_now() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+RecoveryRow recovery_row(const RecoveryRecord& record, Instant now) {
+  RecoveryRow row{record.view,    record.cause, record.planned,    record.victims,
+                  record.at_step, record.tier,  record.lost_slots, {}};
+  // Workers stamp with their host's clock: on another host it counts from elsewhere.
+  const auto ours = [&](std::optional<Instant> at) {
+    return at && record.committed_at && *at >= *record.committed_at && *at <= now ? at : std::nullopt;
+  };
+  const auto first_slot = ours(record.first_slot_started);
+  const auto last_slot = ours(record.last_slot_done);
+  const Instant began = std::min(record.evidence_at.value_or(record.declared_at), record.declared_at);
+  row.phase_ms.detect = interval(began, record.declared_at);
+  row.phase_ms.decide = interval(record.declared_at, record.committed_at);
+  row.phase_ms.move = interval(record.committed_at, first_slot);
+  row.phase_ms.recompute = interval(first_slot, last_slot);
+  row.phase_ms.commit = interval(began, record.step_committed_at);
+  row.phase_ms.total = record.lost_slots > 0 ? interval(began, last_slot) : row.phase_ms.commit;
+  return row;
+}
+
+StatusBuilder::StatusBuilder(const JobSpec& job, const Hash128& job_hash, std::uint64_t parameters, Instant now)
+    : job_(job), job_hash_(job_hash), parameters_(parameters), started_at_(now) {}
+
+void StatusBuilder::replay(const std::vector<LogEntry>& entries) {
+  for (const auto& entry : entries) {
+    observe_record(entry.record);
+    if (auto text = told(entry.record)) announce(*std::move(text), entry.unix_ms);
+    if (const auto* step = std::get_if<log_record::StepLogged>(&entry.record)) {
+      point(step->step).loss = step->loss;
+      thin_history();
+    }
+  }
+}
+
+// Points are in the order of steps; after a rollback a step comes again and takes its old place.
+LossPoint& StatusBuilder::point(Step step) {
+  const auto at = std::ranges::lower_bound(history_, step, {}, &LossPoint::step);
+  if (at != history_.end() && at->step == step) return *at;
+  return *history_.insert(at, LossPoint{step, 0, {}, {}, {}});
+}
+
+void StatusBuilder::thin_history() {
+  if (history_.size() <= kMaxHistory) return;
+  history_stride_ *= 2;
+  std::erase_if(history_, [&](const LossPoint& point) {
+    return point.step.value() % history_stride_ != 0 && !point.validation_loss && point.step != history_.back().step;
+  });
+  if (history_.size() > kMaxHistory) history_.erase(history_.begin(), history_.begin() + kMaxHistory / 2);
+}
+
+void StatusBuilder::observe(const WorkerEnvelope& envelope, const CoordinatorCore& core) {
+  const auto worker = core.workers().find(envelope.worker);
+  const bool taken = worker != core.workers().end() && worker->second.incarnation == envelope.incarnation;
+  if (!taken) return;
+  if (const auto* commit = std::get_if<StepCommitted>(&envelope.message)) {
+    computed_[{envelope.worker, envelope.incarnation}] += commit->micro_batches_computed;
+    computed_total_ += commit->micro_batches_computed;
+    if (commit->validation_loss) {
+      validation_loss_ = commit->validation_loss;
+      auto& at = point(commit->step);
+      at.loss = commit->loss;
+      at.validation_loss = commit->validation_loss;
+      thin_history();
+    }
+  } else if (const auto* saved = std::get_if<CheckpointSaved>(&envelope.message)) {
+    checkpoints_.push_back({saved->step, saved->ok, saved->detail, envelope.worker});
+    keep_newest(checkpoints_, kMaxRows);
+  }
+}
+
+void StatusBuilder::observe_commits(const CoordinatorCore& core, Instant now) {
+  const auto steps = core.steps_committed();
+  if (!core.last_commit() || (!commits_.empty() && commits_.back().steps == steps)) return;
+  commits_.push_back({now, steps});
+  while (commits_.size() > 2 && commits_.front().at < now - kRateWindow) commits_.pop_front();
+  const auto& commit = *core.last_commit();
+  auto& at = point(commit.step);
+  at.loss = commit.loss;
+  at.learning_rate = commit.learning_rate;
+  at.gradient_norm = commit.gradient_norm;
+  thin_history();
+}
+
+void StatusBuilder::observe_record(const LogRecord& record) {
+  if (const auto* finished = std::get_if<log_record::Finished>(&record)) finished_ = *finished;
+}
+
+void StatusBuilder::announce(std::string text, std::int64_t unix_ms) {
+  events_.push_back({unix_ms, std::move(text)});
+  keep_newest(events_, kMaxEvents);
+}
+
+void StatusBuilder::fault(FaultRow fault) {
+  faults_.push_back(std::move(fault));
+  keep_newest(faults_, kMaxRows);
+}
+
+void StatusBuilder::add_progress(StatusSnapshot& s, const CoordinatorCore& core, Instant now) const {
+  s.total_steps = job_.train.steps;
+  s.steps_committed = core.steps_committed();
+  s.sequences_used = s.steps_committed * job_.sequences_per_step();
+  s.tokens_used = s.steps_committed * job_.tokens_per_step();
+  if (const auto& commit = core.last_commit()) {
+    s.step = commit->step;
+    s.loss = commit->loss;
+    s.learning_rate = commit->learning_rate;
+    s.gradient_norm = commit->gradient_norm;
+  }
+  s.validation_loss = validation_loss_;
+  s.wall_seconds = to_seconds(now - started_at_);
+  if (commits_.size() >= 2 && !finished_) {
+    // Up to now while the next commit is late, so that a standstill shows.
+    const auto& first = commits_.front();
+    const auto& last = commits_.back();
+    const double mean = to_seconds(last.at - first.at) / static_cast<double>(last.steps - first.steps);
+    const double late = std::max(0.0, to_seconds(now - last.at) - mean);
+    const double step_seconds = (to_seconds(last.at - first.at) + late) / static_cast<double>(last.steps - first.steps);
+    s.step_seconds = step_seconds;
+    if (step_seconds > 0) s.tokens_per_second = static_cast<double>(job_.tokens_per_step()) / step_seconds;
+    const auto left = s.total_steps - std::min(s.total_steps, s.step.value());
+    s.eta_seconds = step_seconds * static_cast<double>(left);
+  } else if (finished_ && s.wall_seconds > 0 && commits_.size() >= 2) {
+    const double seconds = to_seconds(commits_.back().at - commits_.front().at);
+    const auto steps = static_cast<double>(commits_.back().steps - commits_.front().steps);
+    if (seconds > 0) s.tokens_per_second = steps * static_cast<double>(job_.tokens_per_step()) / seconds;
+    s.eta_seconds = 0;
+  }
+  if (const auto& result = core.result()) {
+    s.final_loss = result->final_loss;
+    s.final_validation_loss = result->final_validation_loss;
+  }
+  if (finished_) {
+    s.final_step = finished_->step;
+    if (finished_->success) s.weights = finished_->weights;
+  }
+}
+
+void StatusBuilder::add_workers(StatusSnapshot& s, const CoordinatorCore& core, const TelemetryHub* telemetry,
+                                Instant now) const {
+  const auto samples = telemetry != nullptr ? telemetry->newest() : std::map<WorkerId, telemetry::Sample>();
+  const auto& view = core.view();
+  for (const auto& [id, worker] : core.workers()) {
+    WorkerStatusRow row;
+    row.worker = id;
+    row.incarnation = worker.incarnation;
+    row.status = to_string(worker.status);
+    row.phase = to_string(worker.heartbeat.phase);
+    row.host = worker.host;
+    row.process_id = worker.process_id;
+    row.threads = worker.threads;
+    row.connected = worker.session.has_value();
+    row.step = worker.heartbeat.step;
+    row.state = worker.holdings.state;
+    row.bytes_sent = worker.heartbeat.bytes_sent;
+    row.bytes_received = worker.heartbeat.bytes_received;
+    row.faults = worker.faults;
+    if (worker.speed > 0) row.micro_batches_per_second = worker.speed;
+    if (view && view->has(id) && view->member(id)->incarnation == worker.incarnation) {
+      row.member = worker.status != WorkerStatus::lost && worker.status != WorkerStatus::left;
+      for (const auto& assigned : view->slots) {
+        if (assigned.worker == id) row.slots = assigned.slots;
+      }
+    }
+    if (worker.status != WorkerStatus::lost && worker.status != WorkerStatus::left) {
+      Instant lease = worker.last_heard + std::chrono::milliseconds(job_.cluster.lease_ms);
+      if (worker.suspect_until) lease = std::min(lease, *worker.suspect_until);
+      row.lease_left_ms = std::max(0.0, to_ms(lease - now));
+      row.heard_ms_ago = std::max(0.0, to_ms(now - worker.last_heard));
+    }
+    if (const auto computed = computed_.find({id, worker.incarnation}); computed != computed_.end()) {
+      row.micro_batches_computed = computed->second;
+    }
+    if (const auto sample = samples.find(id);
+        sample != samples.end() && sample->second.incarnation() == worker.incarnation.value()) {
+      row.memory_bytes = sample->second.memory_resident_bytes();
+    }
+    s.workers.push_back(std::move(row));
+  }
+}
+
+std::shared_ptr<const StatusSnapshot> StatusBuilder::build(const CoordinatorCore& core, const TelemetryHub* telemetry,
+                                                           std::uint64_t refused_messages, Instant now) {
+  auto snapshot = std::make_shared<StatusSnapshot>();
+  auto& s = *snapshot;
+  s.serial = ++serial_;
+  s.unix_ms = unix_ms_now();
+  s.job_name = job_.name;
+  s.job_hash = job_hash_;
+  s.numeric_class = core.numeric_class();
+  s.generation = core.generation();
+  s.status = to_string(core.status());
+  s.reason = core.status_reason();
+  s.log_error = log_error_;
+  s.slots = job_.batch.slots;
+  s.parameters = parameters_;
+  s.views = core.views_committed();
+  if (core.view()) {
+    s.view = core.view()->view;
+    s.view_reason = core.view()->reason;
+  }
+  add_progress(s, core, now);
+  add_workers(s, core, telemetry, now);
+  for (const auto& record : core.recoveries()) s.recoveries.push_back(recovery_row(record, now));
+  s.micro_batches_computed = computed_total_;
+  s.refused_messages = refused_messages;
+  if (telemetry != nullptr) {
+    const auto counts = telemetry->counts();
+    s.telemetry_samples = counts.samples;
+    s.telemetry_dropped = counts.dropped;
+  }
+  s.faults.assign(faults_.begin(), faults_.end());
+  s.checkpoints.assign(checkpoints_.begin(), checkpoints_.end());
+  s.events.assign(events_.begin(), events_.end());
+  s.history = history_;
+  return snapshot;
+}
+
+}  // namespace planaria
