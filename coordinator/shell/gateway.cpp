@@ -1,6 +1,7 @@
 #include "coordinator/shell/gateway.hpp"
 
 #include <fmt/format.h>
+#include <openssl/ssl.h>
 
 #include <atomic>
 #include <caf/all.hpp>
@@ -175,6 +176,28 @@ class GatewayConfig : public caf::actor_system_config {
   }
 };
 
+// CAF would find out only when the first worker connects.
+Status check_tls_files(const GatewayOptions& options) {
+  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_method()), SSL_CTX_free);
+  const auto refuse = [](const char* key, const std::string& path) {
+    return Error(ErrorCode::invalid_argument,
+                 fmt::format("security.{} = \"{}\" can't be used: it must be a readable PEM file, and the key must "
+                             "belong to the certificate",
+                             key, path));
+  };
+  const auto& certificate = options.tls_certificate;
+  if (!context || SSL_CTX_use_certificate_chain_file(context.get(), certificate.c_str()) != 1) {
+    return refuse("tls_certificate", certificate);
+  }
+  if (SSL_CTX_use_PrivateKey_file(context.get(), options.tls_key.c_str(), SSL_FILETYPE_PEM) != 1) {
+    return refuse("tls_key", options.tls_key);
+  }
+  if (SSL_CTX_load_verify_locations(context.get(), options.tls_authority.c_str(), nullptr) != 1) {
+    return refuse("tls_authority", options.tls_authority);
+  }
+  return ok_status();
+}
+
 Error publish_error(const GatewayOptions& options, const std::string& why) {
   return {ErrorCode::unavailable,
           fmt::format("can't listen for workers on {}:{}: {}; another program may use the port (set "
@@ -198,6 +221,7 @@ ControlGateway::ControlGateway(std::unique_ptr<Impl> impl) : impl_(std::move(imp
 
 Result<std::unique_ptr<ControlGateway>> ControlGateway::start(const GatewayOptions& options, Listener listener) {
   const bool tls = !options.tls_certificate.empty();
+  if (tls) PLANARIA_TRY(check_tls_files(options));
   try {
     auto impl = std::make_unique<Impl>(options);
     impl->shared->listener = std::move(listener);

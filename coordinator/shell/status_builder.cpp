@@ -91,13 +91,20 @@ LossPoint& StatusBuilder::point(Step step) {
   return *history_.insert(at, LossPoint{step, 0, {}, {}, {}});
 }
 
+// Keeps every stride-th step, validations and the newest point; the stride doubles whenever there are too many.
 void StatusBuilder::thin_history() {
+  const auto on_grid = [&](const LossPoint& point) { return point.step.value() % history_stride_ == 0; };
+  if (history_.size() >= 2) {
+    const auto before_last = history_.end() - 2;
+    if (!on_grid(*before_last) && !before_last->validation_loss) history_.erase(before_last);
+  }
   if (history_.size() <= kMaxHistory) return;
   history_stride_ *= 2;
-  std::erase_if(history_, [&](const LossPoint& point) {
-    return point.step.value() % history_stride_ != 0 && !point.validation_loss && point.step != history_.back().step;
-  });
-  if (history_.size() > kMaxHistory) history_.erase(history_.begin(), history_.begin() + kMaxHistory / 2);
+  const Step last = history_.back().step;
+  std::erase_if(history_, [&](const LossPoint& p) { return !on_grid(p) && !p.validation_loss && p.step != last; });
+  if (history_.size() > kMaxHistory) {
+    std::erase_if(history_, [&](const LossPoint& p) { return !on_grid(p) && p.step != last; });
+  }
 }
 
 void StatusBuilder::observe(const WorkerEnvelope& envelope, const CoordinatorCore& core) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <cstdlib>
 #include <deque>
 #include <mutex>
 
@@ -189,6 +190,42 @@ TEST_F(Gateway, AnOverloadedOwnerLosesTheSessionButNoHeartbeatsSession) {
   const auto gone = inbox_.next();
   EXPECT_EQ(gone.session, beat.session);
   EXPECT_FALSE(gone.envelope);
+}
+
+// A certificate that is its own authority; empty when it can't be made.
+FakeWorkerTls make_certificate(const std::string& directory) {
+  const auto certificate = directory + "/certificate.pem";
+  const auto key = directory + "/key.pem";
+  const auto command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=planaria -keyout " + key +
+                       " -out " + certificate + " >/dev/null 2>&1";
+  if (std::system(command.c_str()) != 0) return {};
+  return {certificate, key, certificate};
+}
+
+TEST_F(Gateway, WithTlsOnlyThoseWithACertificateAreHeard) {
+  const TemporaryDirectory directory;
+  const auto tls = make_certificate(directory.path());
+  if (tls.certificate.empty()) GTEST_SKIP() << "the openssl program is not installed";
+  start({"127.0.0.1", 0, tls.certificate, tls.key, tls.authority});
+  FakeWorker plain(gateway_->port());
+  EXPECT_FALSE(plain.connected());
+  RawSocket noise(gateway_->port());
+  noise.send_random(7, 10'000);
+  EXPECT_TRUE(noise.closed_by_peer());
+  FakeWorker worker(gateway_->port(), tls);
+  ASSERT_TRUE(worker.connected());
+  worker.send(DrainRequest{"enough"});
+  const auto event = inbox_.next();
+  ASSERT_TRUE(event.envelope);
+  gateway_->send(event.session, finish());
+  EXPECT_TRUE(worker.await<Finish>());
+}
+
+TEST_F(Gateway, MissingTlsFilesAreToldWithTheirKeys) {
+  const auto started =
+      ControlGateway::start({"127.0.0.1", 0, "/none/c.pem", "/none/k.pem", "/none/a.pem"}, inbox_.listener());
+  ASSERT_FALSE(started);
+  EXPECT_THAT(started.error().message(), HasSubstr("security.tls_certificate"));
 }
 
 TEST_F(Gateway, ABusyPortIsToldWithTheKeyToChange) {
