@@ -53,6 +53,8 @@ class WorkerCore {
   [[nodiscard]] const std::optional<ViewRecord>& view_record() const { return view_; }
   [[nodiscard]] std::optional<Step> state() const { return state_; }
   [[nodiscard]] std::optional<Step> committed() const { return committed_; }
+  // What was reported of the newest committed step; step 0 before the first.
+  [[nodiscard]] const StepCommitted& last_commit() const { return last_commit_; }
   [[nodiscard]] std::optional<Identity> identity() const { return identity_; }
   [[nodiscard]] const StepWork& work() const { return work_; }
   [[nodiscard]] std::uint64_t refused_messages() const { return refused_; }
@@ -142,6 +144,7 @@ class WorkerCore {
 
   // Session with the coordinator.
   bool connected_ = false;
+  bool registering_ = false;  // Register is not answered yet
   std::optional<Identity> identity_;
   Generation generation_;
   Instant next_heartbeat_ = kFarFuture;
@@ -167,7 +170,8 @@ class WorkerCore {
   // The base state that is being fetched or loaded.
   std::optional<Step> fetch_stamp_;
   std::vector<bool> fetched_;
-  bool loading_ = false;  // from the seed or a checkpoint: a trainer action is under way
+  std::vector<bool> fetch_handed_;  // those that were given to the trainer
+  bool loading_ = false;            // from the seed or a checkpoint: a trainer action is under way
   std::vector<std::pair<WorkerId, StateRequest>> waiting_requests_;  // for state that is on its way here
 
   // Work and its exchange with the others in this view.

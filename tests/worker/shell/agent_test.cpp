@@ -1,0 +1,194 @@
+// Agents over the real control link, gateway and data plane, in one process.
+#include "worker/shell/agent.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "mini_coordinator.hpp"
+#include "proto/job_config.hpp"
+#include "storage/export.hpp"
+#include "worker/model/bare_loop.hpp"
+#include "worker/shell/metrics_recorder.hpp"
+#include "worker/trainer/ledger.hpp"
+
+namespace planaria {
+namespace {
+
+constexpr char kJob[] = R"(
+name = "agents"
+[model]
+layers = 2
+heads = 2
+width = 32
+vocab = 256
+context = 16
+[data]
+path = "/usr/share/common-licenses/GPL-3"
+validation_fraction = 0.1
+[batch]
+micro_batches = 16
+slots = 16
+[train]
+steps = 6
+tile_elements = 1024
+evaluate_every = 3
+evaluation_batches = 4
+[cluster]
+workers = 2
+lease_ms = 20000
+prepare_timeout_ms = 30000
+stall_timeout_ms = 60000
+reconnect_timeout_ms = 30000
+[checkpoint]
+every_steps = 3
+)";
+
+class AgentTest : public ::testing::Test {
+ protected:
+  AgentTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "planaria-agent-XXXXXX").string();
+    EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
+    out_ = pattern;
+    job_ = parsed(kJob);
+  }
+  ~AgentTest() override { std::filesystem::remove_all(out_); }
+
+  static JobSpec parsed(const std::string& text) {
+    auto job = parse_job(text, "test");
+    EXPECT_TRUE(job.ok()) << (job.ok() ? "" : job.error().describe());
+    return std::move(job).value();
+  }
+  JobSpec hashed() const {
+    JobSpec job = job_;
+    job.data.content_hash = Dataset::open(job.data, job.model.context, job.model.vocab)->content_hash();
+    return job;
+  }
+  WorkerOptions options(std::uint16_t port, bool with_job = true) const {
+    WorkerOptions options;
+    options.coordinator_port = port;
+    options.out_directory = out_;
+    options.connect_timeout_ms = 20000;
+    if (with_job) options.job = job_;
+    return options;
+  }
+  static std::unique_ptr<WorkerAgent> started(WorkerOptions options) {
+    auto agent = WorkerAgent::start(std::move(options));
+    EXPECT_TRUE(agent.ok()) << (agent.ok() ? "" : agent.error().describe());
+    return agent.ok() ? std::move(agent).value() : nullptr;
+  }
+  void await_first_commit() const {
+    while (!std::filesystem::exists(out_ + "/metrics.jsonl")) std::this_thread::yield();
+  }
+  Hash128 bare_weights() const {
+    const auto device = std::move(make_cpu_device({})).value();
+    const auto dataset = Dataset::open(job_.data, job_.model.context, job_.model.vocab);
+    const WindowOrder order(job_.train.seed, dataset->windows(Split::train));
+    auto trainer = BareTrainer::create(
+        *device, job_, dataset_source(*dataset, order, {job_.batch.micro_batches, job_.batch.sequences}));
+    for (std::uint64_t step = 0; step < job_.train.steps; ++step) EXPECT_TRUE((*trainer)->step().ok());
+    return weights_hash(job_.model, (*trainer)->map(), (*trainer)->parameters_on_host());
+  }
+
+  std::string out_;
+  JobSpec job_;
+};
+
+TEST_F(AgentTest, NoCoordinatorIsAClearError) {
+  job_.cluster.reconnect_timeout_ms = 200;
+  const auto agent = WorkerAgent::start(options(1));
+  ASSERT_FALSE(agent.ok());
+  EXPECT_EQ(agent.error().code(), ErrorCode::unavailable);
+  EXPECT_THAT(agent.error().message(), ::testing::HasSubstr("no coordinator at 127.0.0.1:1"));
+}
+
+TEST_F(AgentTest, MissingDataIsAClearError) {
+  job_.data.path = "/nonexistent/text";
+  const auto agent = WorkerAgent::start(options(1));
+  ASSERT_FALSE(agent.ok());
+  EXPECT_THAT(agent.error().message(), ::testing::HasSubstr("/nonexistent/text"));
+}
+
+TEST_F(AgentTest, TwoAgentsTrainToTheBareLoopsWeights) {
+  MiniCoordinator coordinator(hashed(), kJob);
+  const auto first = started(options(coordinator.port()));
+  const auto second = started(options(coordinator.port(), false));  // asks for the job
+  ASSERT_TRUE(first && second);
+  EXPECT_TRUE(first->wait().success);
+  EXPECT_TRUE(second->wait().success);
+  ASSERT_TRUE(coordinator.result().has_value()) << coordinator.story();
+  EXPECT_EQ(coordinator.result()->weights, bare_weights());
+
+  std::uint64_t computed = 0;
+  for (const std::uint32_t worker : {0, 1}) {
+    const auto ledger = read_ledger(ledger_path(out_, WorkerId(worker), Incarnation(1)));
+    ASSERT_TRUE(ledger.ok());
+    computed += ledger->records.size();
+  }
+  EXPECT_EQ(computed, job_.train.steps * job_.batch.micro_batches);
+}
+
+TEST_F(AgentTest, TheCurvesHaveEachStepOnce) {
+  job_.cluster.workers = 1;
+  {
+    MiniCoordinator coordinator(hashed(), kJob);
+    const auto agent = started(options(coordinator.port()));
+    ASSERT_TRUE(agent);
+    EXPECT_TRUE(agent->wait().success);
+  }
+  std::ifstream file(out_ + "/metrics.jsonl");
+  std::vector<std::uint64_t> steps;
+  for (std::string line; std::getline(file, line);) steps.push_back(nlohmann::json::parse(line)["step"]);
+  EXPECT_THAT(steps, ::testing::ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_EQ(last_recorded_step(posix_file_system(), out_ + "/metrics.jsonl"), Step(6));
+}
+
+TEST_F(AgentTest, AnotherJobIsRefusedForGood) {
+  MiniCoordinator coordinator(hashed(), kJob);
+  job_.train.seed = 99;
+  const auto agent = started(options(coordinator.port()));
+  ASSERT_TRUE(agent);
+  const WorkerOutcome outcome = agent->wait();
+  EXPECT_FALSE(outcome.success);
+  EXPECT_TRUE(outcome.permanent);
+  EXPECT_THAT(outcome.reason, ::testing::HasSubstr("job differs"));
+}
+
+TEST_F(AgentTest, ADrainedAgentLeavesAndTheOtherFinishes) {
+  job_.train.steps = 200;
+  MiniCoordinator coordinator(hashed(), kJob);
+  const auto first = started(options(coordinator.port()));
+  auto second = started(options(coordinator.port()));
+  ASSERT_TRUE(first && second);
+  await_first_commit();
+  second->drain("the test says so");
+  const WorkerOutcome outcome = second->wait();
+  second.reset();
+  EXPECT_TRUE(outcome.success) << outcome.reason;
+  EXPECT_TRUE(first->wait().success);
+  ASSERT_TRUE(coordinator.result().has_value()) << coordinator.story();
+  EXPECT_EQ(coordinator.result()->weights, bare_weights());
+}
+
+TEST_F(AgentTest, AnAgentThatIsDestroyedMidwayIsReplacedByTheOther) {
+  job_.train.steps = 200;
+  JobSpec job = hashed();
+  job.cluster.suspect_grace_ms = 40;
+  MiniCoordinator coordinator(job, kJob);
+  const auto first = started(options(coordinator.port()));
+  auto second = started(options(coordinator.port()));
+  ASSERT_TRUE(first && second);
+  await_first_commit();
+  second.reset();
+  EXPECT_TRUE(first->wait().success);
+  ASSERT_TRUE(coordinator.result().has_value()) << coordinator.story();
+  EXPECT_EQ(coordinator.result()->weights, bare_weights());
+}
+
+}  // namespace
+}  // namespace planaria

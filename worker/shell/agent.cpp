@@ -1,0 +1,292 @@
+#include "worker/shell/agent.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <utility>
+
+#include "proto/job_config.hpp"
+#include "storage/checkpoint.hpp"
+#include "worker/model/probe.hpp"
+#include "worker/shell/agent_loop.hpp"
+#include "worker/shell/control_link.hpp"
+
+namespace planaria {
+
+namespace {
+
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? std::string(name) : std::string("unknown");
+}
+
+}  // namespace
+
+class WorkerAgent::Impl {
+ public:
+  explicit Impl(WorkerOptions options) : options_(std::move(options)), log_("worker") {
+    if (options_.checkpoint_root.empty()) options_.checkpoint_root = join_path(options_.out_directory, "checkpoints");
+  }
+
+  ~Impl() {
+    if (loop_) loop_->stop();
+    faults_.set_trainer(nullptr);
+    if (trainer_) trainer_->stop();
+    link_.reset();
+    hook_.reset();
+  }
+
+  Status start() {
+    if (options_.job) adopt_security(options_.job->security);
+    PLANARIA_TRY(connect_hook());
+    PLANARIA_TRY(start_link());
+    std::uint32_t timeout_ms = options_.connect_timeout_ms;
+    if (options_.job) {
+      timeout_ms = options_.job->cluster.reconnect_timeout_ms;
+      PLANARIA_TRY(prepare(*options_.job));
+    }
+    PLANARIA_TRY(await_coordinator(timeout_ms));
+    if (!options_.job) {
+      PLANARIA_ASSIGN(JobSpec job, fetch_job(timeout_ms));
+      PLANARIA_TRY(prepare(std::move(job)));
+    }
+    const std::scoped_lock lock(mutex_);
+    for (AgentEvent& event : early_) loop_->post(std::move(event));
+    early_.clear();
+    loop_->start(std::exchange(connected_, false));
+    running_ = true;
+    return ok_status();
+  }
+
+  WorkerOutcome wait() { return loop_->wait(); }
+  void drain(const std::string& reason) { loop_->post(WorkerEvent(worker_event::DrainWanted{reason})); }
+
+ private:
+  // ---- the coordinator ----
+
+  // The job's own keys hold where the command line gives none.
+  void adopt_security(const SecuritySpec& security) {
+    if (options_.security.join_token.empty()) options_.security.join_token = security.join_token;
+    if (!options_.security.tls_certificate.empty()) return;
+    options_.security.tls_certificate = security.tls_certificate;
+    options_.security.tls_key = security.tls_key;
+    options_.security.tls_authority = security.tls_authority;
+  }
+
+  Status start_link() {
+    PLANARIA_ASSIGN(
+        link_, ControlLink::start({.host = options_.coordinator_host,
+                                   .port = options_.coordinator_port,
+                                   .tls_certificate = options_.security.tls_certificate,
+                                   .tls_key = options_.security.tls_key,
+                                   .tls_authority = options_.security.tls_authority},
+                                  {.connected = [this] { link_changed(true, {}); },
+                                   .lost = [this](std::string why) { link_changed(false, std::move(why)); },
+                                   .failed = [this](std::string why) { attempt_failed(std::move(why)); },
+                                   .message = [this](CoordinatorEnvelope envelope) { deliver(std::move(envelope)); }}));
+    return ok_status();
+  }
+
+  void link_changed(bool connected, std::string why) {
+    {
+      const std::scoped_lock lock(mutex_);
+      if (!running_) {
+        connected_ = connected;
+        changed_.notify_all();
+        return;
+      }
+    }
+    loop_->post(agent_event::Link{connected, std::move(why)});
+  }
+
+  void attempt_failed(std::string why) {
+    const std::scoped_lock lock(mutex_);
+    last_failure_ = std::move(why);
+  }
+
+  void deliver(CoordinatorEnvelope envelope) {
+    {
+      const std::scoped_lock lock(mutex_);
+      if (!running_) {
+        early_.emplace_back(std::move(envelope));
+        changed_.notify_all();
+        return;
+      }
+    }
+    loop_->post(std::move(envelope));
+  }
+
+  Status await_coordinator(std::uint32_t timeout_ms) {
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return connected_; })) return ok_status();
+    return Error(ErrorCode::unavailable,
+                 fmt::format("no coordinator at {}:{} within {:.1f} s ({}): start one with `planaria coordinator "
+                             "JOB.toml`, or check the address given to --join",
+                             options_.coordinator_host, options_.coordinator_port, timeout_ms / 1000.0,
+                             last_failure_.empty() ? "no answer" : last_failure_));
+  }
+
+  Result<JobSpec> fetch_job(std::uint32_t timeout_ms) {
+    Register question;
+    question.join_token = options_.security.join_token;
+    question.host = host_name();
+    WorkerEnvelope envelope;
+    envelope.message = question;
+    link_->send(envelope);
+    std::unique_lock lock(mutex_);
+    const bool answered =
+        changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return !early_.empty(); });
+    if (!answered) {
+      return Error(ErrorCode::unavailable,
+                   fmt::format("the coordinator at {}:{} didn't answer within {:.1f} s", options_.coordinator_host,
+                               options_.coordinator_port, timeout_ms / 1000.0));
+    }
+    const auto answer = std::get<CoordinatorEnvelope>(early_.front());
+    early_.pop_front();
+    lock.unlock();
+    if (const auto* refused = std::get_if<Refused>(&answer.message)) {
+      return Error(ErrorCode::mismatch, "the coordinator refused this worker: " + refused->reason);
+    }
+    if (const auto* finish = std::get_if<Finish>(&answer.message)) {
+      return Error(ErrorCode::unavailable, "the job is over: " + finish->reason);
+    }
+    const auto* welcome = std::get_if<Welcome>(&answer.message);
+    if (welcome == nullptr || welcome->job_toml.empty()) {
+      return Error(ErrorCode::mismatch, "the coordinator didn't give the job; give the worker the job file");
+    }
+    return parse_job(welcome->job_toml, "the coordinator's job");
+  }
+
+  // ---- this worker ----
+
+  Status connect_hook() {
+    if (options_.fault_socket.empty()) return ok_status();
+    PLANARIA_ASSIGN(hook_,
+                    FaultHook::connect(
+                        options_.fault_socket, [this](const FaultCommand& command) { return faults_.apply(command); },
+                        [this] {
+                          const std::scoped_lock lock(mutex_);
+                          if (running_) loop_->post(agent_event::Go{});
+                        }));
+    return ok_status();
+  }
+
+  FileSystem& files() {
+    if (hook_) return faulty_files_;
+    return posix_file_system();
+  }
+
+  // Opens the data, proves the device, starts the trainer: everything that needs the job but not the coordinator.
+  Status prepare(JobSpec job) {
+    if (!options_.data_path.empty()) job.data.path = options_.data_path;
+    PLANARIA_ASSIGN(Dataset opened, Dataset::open(job.data, job.model.context, job.model.vocab));
+    const auto dataset = std::make_shared<const Dataset>(std::move(opened));
+    if (job.data.content_hash != Hash128{} && job.data.content_hash != dataset->content_hash()) {
+      return Error(ErrorCode::mismatch,
+                   fmt::format("the data at '{}' is not the job's: its hash is {}, the job says {}", job.data.path,
+                               dataset->content_hash().hex(), job.data.content_hash.hex()));
+    }
+    job.data.content_hash = dataset->content_hash();
+
+    const std::uint32_t threads = options_.threads != 0 ? options_.threads : job.cluster.threads;
+    PLANARIA_ASSIGN(auto made, make_cpu_device({.threads = threads}));
+    const std::shared_ptr<Device> device = std::move(made);
+    Register registration;
+    registration.job = job_hash(job);
+    registration.join_token = options_.security.join_token;
+    registration.numeric_class = device->numeric_class();
+    PLANARIA_ASSIGN(registration.probe, probe_numeric_class(*device));
+    registration.wanted = options_.wanted;
+    registration.host = host_name();
+    registration.threads = threads;
+    registration.process_id = static_cast<std::uint64_t>(::getpid());
+    registration.holdings.checkpoints = sound_checkpoints();
+
+    TrainerHooks hooks;
+    hooks.completed = [this](WorkerEvent event) { loop_->post(std::move(event)); };
+    hooks.failed = [this](Error error) { loop_->post(agent_event::Failed{std::move(error)}); };
+    hooks.send = [this](WorkerId to, ViewNumber view, std::vector<ConstSlice> payload) {
+      loop_->send_payload(to, view, std::move(payload));
+    };
+    if (hook_) hooks.entered = [this](Step step, Phase phase) { hook_->pass(step, phase); };
+    PLANARIA_ASSIGN(trainer_, Trainer::start({.job = job,
+                                              .device = device,
+                                              .dataset = dataset,
+                                              .files = &files(),
+                                              .checkpoint_root = options_.checkpoint_root,
+                                              .writer = fmt::format("p{}", ::getpid())},
+                                             std::move(hooks)));
+    faults_.set_trainer(trainer_.get());
+    loop_ = std::make_unique<AgentLoop>(
+        AgentLoop::Parts{.job = std::move(job),
+                         .options = options_,
+                         .dataset = dataset,
+                         .registration = std::move(registration),
+                         .trainer = trainer_.get(),
+                         .hook = hook_.get(),
+                         .faults = hook_ ? &faults_ : nullptr,
+                         .files = &files(),
+                         .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); }});
+    return ok_status();
+  }
+
+  // Those that this worker could load; damaged ones are named and left alone.
+  std::vector<Step> sound_checkpoints() {
+    std::vector<Step> steps;
+    const auto places = list_checkpoints(files(), options_.checkpoint_root);
+    if (!places) {
+      log_.warning("checkpoints can't be listed", {{"why", places.error().message()}});
+      return steps;
+    }
+    for (const CheckpointPlace& place : *places) {
+      const auto verified = verify_checkpoint(files(), place.path);
+      if (verified) {
+        steps.push_back(place.step);
+      } else {
+        log_.warning("a checkpoint is refused", {{"path", place.path}, {"why", verified.error().message()}});
+      }
+    }
+    std::ranges::sort(steps);
+    return steps;
+  }
+
+  WorkerOptions options_;
+  const Log log_;
+  const SteadyClock clock_;
+  FaultyFileSystem faulty_files_{posix_file_system()};
+  FaultSwitches faults_{clock_, faulty_files_};
+  std::unique_ptr<FaultHook> hook_;
+  std::unique_ptr<ControlLink> link_;
+  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<AgentLoop> loop_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<AgentEvent> early_;  // before the loop runs
+  bool connected_ = false;
+  bool running_ = false;
+  std::string last_failure_;
+};
+
+WorkerAgent::WorkerAgent(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+WorkerAgent::~WorkerAgent() = default;
+
+Result<std::unique_ptr<WorkerAgent>> WorkerAgent::start(WorkerOptions options) {
+  auto impl = std::make_unique<Impl>(std::move(options));
+  PLANARIA_TRY(impl->start());
+  return std::unique_ptr<WorkerAgent>(new WorkerAgent(std::move(impl)));
+}
+
+WorkerOutcome WorkerAgent::wait() {
+  return impl_->wait();
+}
+void WorkerAgent::drain(const std::string& reason) {
+  impl_->drain(reason);
+}
+
+}  // namespace planaria

@@ -1,0 +1,71 @@
+// A worker process: the agent around WorkerCore. It finds the coordinator, takes the job from there when it has none,
+// proves its numeric class, and then runs one loop that turns what comes from the coordinator, the other workers, the
+// trainer and the clock into events for the core, and the core's actions into calls.
+//
+// The loop never waits for anything but events, so that heartbeats leave on time whatever is computed, written or
+// lost. The threads beside it: the trainer's, the transport's, the checkpoint writer's, the metrics writer's, CAF's.
+//
+// What a run leaves in its output directory:
+//   workers/<id>/ledger.<incarnation>   micro-batches that the incarnation computed (worker/trainer/ledger.hpp)
+//   checkpoints/step-…                  durable checkpoints, written by the view's checkpoint writer
+//   metrics.jsonl, tensorboard/         curves, written by the same member
+//
+// Thread contract: start and the destructor belong to the owner; the rest may be called from any thread, drain() not
+// from a signal handler.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/ids.hpp"
+#include "common/result.hpp"
+#include "proto/job_spec.hpp"
+
+namespace planaria {
+
+struct WorkerOptions {
+  std::string coordinator_host = "127.0.0.1";
+  std::uint16_t coordinator_port = 0;
+  std::optional<JobSpec> job;  // nothing: the coordinator is asked for it
+  std::string data_path;       // where this machine has the data, when not where the job says
+  SecuritySpec security;       // join token and TLS files; the job's own when `job` is given and this is empty
+  std::string out_directory = "out";
+  std::string checkpoint_root;               // empty: <out>/checkpoints
+  std::optional<WorkerId> wanted;            // proposed id
+  std::uint32_t threads = 0;                 // 0 = the job's
+  std::string data_devices = "lo";           // network devices of the data plane (UCX_NET_DEVICES)
+  std::string telemetry_endpoint;            // "tcp://host:port" of the coordinator; empty = none
+  std::string fault_socket;                  // worker/shell/fault_hook.hpp; empty = off
+  std::uint32_t connect_timeout_ms = 60000;  // when no job is given; else the job's cluster.reconnect_timeout_ms
+};
+
+struct WorkerOutcome {
+  bool success = false;
+  bool permanent = false;  // a refusal: trying again can't help
+  std::string reason;
+};
+
+class WorkerAgent {
+ public:
+  // Returns when the worker has found the coordinator and is ready to register. unavailable: no coordinator there in
+  // time; mismatch: it refused the worker; others: data, device or memory.
+  [[nodiscard]] static Result<std::unique_ptr<WorkerAgent>> start(WorkerOptions options);
+  // Ends abruptly when the worker is still at work.
+  ~WorkerAgent();
+  WorkerAgent(const WorkerAgent&) = delete;
+  WorkerAgent& operator=(const WorkerAgent&) = delete;
+
+  // Returns when the job is finished, or the worker was released, refused or failed.
+  WorkerOutcome wait();
+  // Asks to leave: the worker goes on until the coordinator releases it.
+  void drain(const std::string& reason);
+
+ private:
+  class Impl;
+  explicit WorkerAgent(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace planaria
