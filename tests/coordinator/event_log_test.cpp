@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rocksdb/db.h>
+#include <sys/resource.h>
+
+#include <csignal>
 
 #include <condition_variable>
 #include <filesystem>
@@ -41,6 +44,11 @@ class Heard {
   void await(std::uint64_t sequence) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return durable_ >= sequence; });
+  }
+  std::string await_error() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !error_.empty(); });
+    return error_;
   }
   std::uint64_t calls() {
     const std::lock_guard lock(mutex_);
@@ -225,6 +233,46 @@ TEST(EventLog, PagesLeaveOutStepsUnlessAskedFor) {
   EXPECT_EQ(all->entries.size(), 2U);
   EXPECT_EQ(all->next, 4U);
   EXPECT_EQ(log->read(6, 10, true)->next, 6U);
+}
+
+// No file may grow while it lives, as on a full disk.
+class FullDisk {
+ public:
+  FullDisk() : handler_(::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit none{1, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &none);
+  }
+  ~FullDisk() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, handler_);
+  }
+  FullDisk(const FullDisk&) = delete;
+  FullDisk& operator=(const FullDisk&) = delete;
+
+ private:
+  rlimit before_{};
+  sighandler_t handler_;
+};
+
+TEST(EventLog, WhatAFullDiskRefusesIsDurableOnceThereIsRoom) {
+  const TemporaryDirectory directory;
+  write_prepares(directory.path(), 2);
+  Heard heard;
+  auto log = open(directory.path());
+  log->start(heard.listener());
+  {
+    const FullDisk full;
+    log->append(prepared(3), true);
+    EXPECT_THAT(heard.await_error(), HasSubstr("record 3"));
+    log->append(step(1), false);
+  }
+  const auto last = log->append(prepared(4), true);
+  heard.await(last);
+  const auto contents = read_log(directory.path());
+  ASSERT_TRUE(contents) << contents.error().message();
+  ASSERT_EQ(contents->entries.size(), 5U);
+  EXPECT_EQ(std::get<log_record::Prepared>(contents->entries[2].record).view, ViewNumber(3));
 }
 
 TEST(EventLog, ADirectoryThatCannotBeMadeSaysSo) {
