@@ -259,10 +259,11 @@ struct CommitView {
 
 // The receiver is not (any more) a member: expelled ones may register again, keeping their state.
 struct Fenced {
+  Incarnation incarnation;  // that is no member any more: an answer to a later one of the worker means nothing
   std::string reason;
   template <class V>
   void fields(V& v) {
-    v(reason);
+    v(incarnation, reason);
   }
 };
 

@@ -179,7 +179,7 @@ void CoordinatorCore::replay(const log_record::NumericDecision& record) {
 }
 
 void CoordinatorCore::replay(const log_record::StepLogged& record) {
-  ++steps_committed_;
+  steps_committed_ = record.step.value();
   last_step_logged_ = record.step;
   StepCommitted commit;
   commit.view = record.view;

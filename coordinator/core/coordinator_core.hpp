@@ -169,6 +169,7 @@ class CoordinatorCore {
     std::map<WorkerId, Report> reports;
     bool compare_state = false;
     bool discard_work = false;
+    bool lacks_state = false;  // all reported, and nobody holds the newest state
     Instant started_at{};
     Instant rollback_at{};     // from then on a worse tier may be chosen
     std::size_t recovery = 0;  // index in recoveries_
@@ -181,6 +182,7 @@ class CoordinatorCore {
     std::vector<WorkerId> victims;
     bool compare_state = false;
     bool discard_work = false;
+    bool with_joiners = false;  // and not only members
   };
 
   void handle(const coordinator_event::Started& event);
@@ -237,6 +239,7 @@ class CoordinatorCore {
   void start_change(ChangeCause cause);
   void send_prepare(const WorkerRecord& worker);
   void finish_change();
+  [[nodiscard]] bool may_help(WorkerId joiner) const;
   [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
   void commit(const RecoveryDecision& decision);
   void wait(std::string reason);

@@ -28,14 +28,23 @@ void CoordinatorCore::consider_change() {
   const auto members_alive = std::ranges::count_if(
       view_->members, [this](const Member& m) { return in_view(m.worker) && serving(workers_[m.worker]); });
   const std::vector<WorkerId> joiners = pending_joiners();
-  if (waiting_) {
+  if (waiting_ && !change_) {
     const bool enough = static_cast<std::size_t>(members_alive) + joiners.size() >= config_.job.cluster.min_workers;
     if (!change_ && enough && !joiners.empty()) {
       start_change({.reason = "capacity is back: " + names(joiners) + " joined", .planned = false, .victims = {}});
     }
     return;
   }
-  if (change_) return;
+  if (change_) {
+    // Whoever brings state is asked before a worse tier is chosen.
+    if (change_->lacks_state && std::ranges::any_of(joiners, [this](WorkerId id) { return may_help(id); })) {
+      start_change({.reason = "a worker that may hold the newest state is back",
+                    .planned = false,
+                    .victims = {},
+                    .with_joiners = true});
+    }
+    return;
+  }
   if (unfinished_prepare_) {
     // Members may have fenced the view for a Prepare of an earlier generation: all must be asked afresh.
     const bool all_back = std::ranges::all_of(view_->members, [this](const Member& m) {
@@ -79,6 +88,11 @@ void CoordinatorCore::consider_first_view() {
   start_change({.reason = "first view", .planned = false, .victims = {}});
 }
 
+bool CoordinatorCore::may_help(WorkerId joiner) const {
+  const Holdings& holdings = workers_.at(joiner).holdings;
+  return !change_->members.contains(joiner) && (holdings.state || !holdings.checkpoints.empty());
+}
+
 void CoordinatorCore::start_change(ChangeCause cause) {
   if (!(mutated(Mutation::reuse_prepare_number) && change_)) last_number_ = last_number_.next();
   Change change;
@@ -102,7 +116,8 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   }
   if (change.leaving.size() == change.members.size() && cause.planned && pending_joiners().empty())
     change.leaving.clear();
-  const bool takes_joiners = cause.planned || !view_ || waiting_ || change.members.empty();
+  const bool takes_joiners = cause.planned || cause.with_joiners || !view_ || waiting_ || change.members.empty();
+  if (cause.with_joiners) change.rollback_at = change_->rollback_at;
   if (takes_joiners) {
     for (const WorkerId id : pending_joiners()) change.members.insert(id);
   }
@@ -171,6 +186,10 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
     input.members.push_back({{id, worker.incarnation, worker.host, worker.address}, report, in_view(id), worker.speed});
   }
   input.previous = view_;
+  if (view_) {
+    input.reached = view_->resume.step.previous();
+    if (last_commit_ && last_commit_->view == view_->view) input.reached = std::max(input.reached, last_commit_->step);
+  }
   input.slots = config_.job.batch.slots;
   input.total_steps = Step(config_.job.train.steps);
   input.map = &map_;
@@ -195,6 +214,7 @@ void CoordinatorCore::finish_change() {
   auto decision = decide_recovery(input);
   if (!decision) {
     status_reason_ = decision.error().message();  // asked again at each tick until rollback is allowed
+    change_->lacks_state = true;
     return;
   }
   if (decision->numeric) {

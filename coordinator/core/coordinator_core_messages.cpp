@@ -53,8 +53,9 @@ void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
   if (envelope.worker != worker.worker || envelope.incarnation != worker.incarnation ||
       worker.session != event.session || !serving(worker)) {
     if (worker.status != WorkerStatus::left) {
-      send(event.session, Fenced{name(envelope.worker) + ", incarnation " +
-                                 std::to_string(envelope.incarnation.value()) + ", is no member any more"});
+      send(event.session,
+           Fenced{envelope.incarnation, name(envelope.worker) + ", incarnation " +
+                                            std::to_string(envelope.incarnation.value()) + ", is no member any more"});
     }
     return;
   }
@@ -124,6 +125,11 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
         serving(known->second)) {
       attach(known->second, session, message);
       catch_up(known->second);
+      return;
+    }
+    // It was accepted anew on this very session and has not heard it yet.
+    if (known != workers_.end() && serving(known->second) && known->second.session == session) {
+      attach(known->second, session, message);
       return;
     }
   }
@@ -312,7 +318,7 @@ void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
   if (message.step <= last_step_logged_) return;
   last_commit_ = message;
   last_step_logged_ = message.step;
-  ++steps_committed_;
+  steps_committed_ = message.step.value();  // a commit implies those before it, also when nobody could tell of them
   log(log_record::StepLogged{message.view, message.step, message.loss}, false);
 }
 

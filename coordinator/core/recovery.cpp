@@ -71,36 +71,34 @@ class RecoveryPlanner {
   }
 
   Status find_base() {
-    std::optional<Step> newest, oldest, any;
+    std::optional<Step> newest, oldest, checkpoint;
     for (std::size_t i = 0; i < count(); ++i) {
+      for (const Step step : report(i).holdings.checkpoints) {
+        checkpoint = checkpoint ? std::max(*checkpoint, step) : step;
+      }
       const auto stamp = state(i);
       if (!stamp) continue;
-      any = any ? std::max(*any, *stamp) : *stamp;
-      if (!in_.members[i].continuing) continue;
       newest = newest ? std::max(*newest, *stamp) : *stamp;
-      oldest = oldest ? std::min(*oldest, *stamp) : *stamp;
+      if (in_.members[i].continuing) oldest = oldest ? std::min(*oldest, *stamp) : *stamp;
     }
-    if (newest) {
+    const bool first_start = !in_.previous;
+    // State is named by its step, not by a view: what a fenced worker kept is as good as a member's.
+    const bool current = newest && *newest >= in_.reached && (!first_start || !checkpoint || *newest >= *checkpoint);
+    if (current) {
       // A member that is a step ahead keeps that step's gradient until all acknowledged: the others finish it.
       const bool trusted = !in_.discard_work && !distrusted_;
       const bool finish_newest =
-          trusted && oldest->next() == *newest && gradient_held(*newest) && base_held(newest->previous());
+          trusted && oldest && oldest->next() == *newest && gradient_held(*newest) && base_held(newest->previous());
       base_ = finish_newest ? newest->previous() : *newest;
       return ok_status();
     }
-    std::optional<Step> checkpoint;
-    for (std::size_t i = 0; i < count(); ++i) {
-      for (const Step step : report(i).holdings.checkpoints)
-        checkpoint = checkpoint ? std::max(*checkpoint, step) : step;
-    }
-    const bool first_start = !in_.previous;
     if (!first_start && !in_.allow_rollback) {
       return Error(ErrorCode::unavailable, "no member holds the newest state; waiting for workers that may");
     }
-    if (any && (!checkpoint || *any >= *checkpoint)) {
-      base_ = *any;  // a fenced worker kept it
-      rolled_back_ = !first_start;
-      decision_.record.resume.tier = first_start ? 0 : 1;
+    if (newest && (!checkpoint || *newest >= *checkpoint)) {
+      base_ = *newest;
+      rolled_back_ = true;
+      decision_.record.resume.tier = 1;
       return ok_status();
     }
     rolled_back_ = true;
@@ -351,7 +349,7 @@ class RecoveryPlanner {
     reason += "resume step " + std::to_string(plan().step.value()) + " on " + std::to_string(count()) + " worker(s)";
     if (decision_.lost_slots > 0) reason += ", " + std::to_string(decision_.lost_slots) + " lost slot(s) computed anew";
     if (!plan().compute) reason += ", every sum of the step survives";
-    if (plan().tier == 1) reason += ", from an older state that a fenced worker kept";
+    if (plan().tier == 1) reason += ", from an older state: nobody within reach holds the newest";
     if (plan().tier == 2) reason += ", from the durable checkpoint of step " + std::to_string(base_.value());
     if (plan().tier == 3) reason += ", from the initial state: no worker and no checkpoint holds a newer one";
     std::set<WorkerId> fetching;

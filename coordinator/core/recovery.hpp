@@ -25,6 +25,7 @@ struct RecoveryInput {
   ViewNumber view;
   std::vector<RecoveryMember> members;  // by WorkerId, at least one
   std::optional<ViewRecord> previous;   // the last committed view
+  Step reached;                         // the previous view held this step's state for certain
   std::uint32_t slots = 1;              // V
   Step total_steps;
   const StateMap* map = nullptr;
@@ -44,7 +45,7 @@ struct RecoveryDecision {
   bool halt = false;                                   // the job can't go on; record.reason says why
 };
 
-// Errors with `unavailable` when no member holds state and falling back isn't allowed yet.
+// Errors with `unavailable` when no member holds the newest state and falling back isn't allowed yet.
 [[nodiscard]] Result<RecoveryDecision> decide_recovery(const RecoveryInput& input);
 
 // Speeds with the gaps filled: a worker that wasn't measured counts as the mean of the others, or 1.

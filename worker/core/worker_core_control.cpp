@@ -53,6 +53,7 @@ void WorkerCore::handle(const worker_event::Control& event) {
 }
 
 void WorkerCore::control(const Welcome& message) {
+  registering_ = false;
   const bool known = identity_ && identity_->worker == message.worker && identity_->incarnation == message.incarnation;
   if (!known) {
     leave_view();
@@ -74,6 +75,9 @@ void WorkerCore::control(const Refused& message) {
 }
 
 void WorkerCore::control(const Fenced& message) {
+  // One answer is enough to the many messages that were on their way.
+  if (registering_ || !identity_ || message.incarnation != identity_->incarnation)
+    return refuse("a fence that is over");
   emit(Note{"fenced: " + message.reason + "; registering again with the state at hand"});
   leave_view();
   if (mutated(Mutation::forget_fenced_state)) {
@@ -327,11 +331,19 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
     return;
   }
   const Step stamp = fetches.front().stamp;
-  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced) fetched_.assign(config_.tiles, false);
+  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced) {
+    fetched_.assign(config_.tiles, false);
+    fetch_handed_.assign(config_.tiles, false);
+  }
   fetch_stamp_ = stamp;
-  state_.reset();
-  previous_.reset();
-  state_hash_.reset();
+  // What is here stays on offer until the newer state is: its only holder may die meanwhile.
+  const bool from_peers =
+      std::ranges::all_of(fetches, [](const StateFetch& fetch) { return fetch.source == StateSource::peer; });
+  if (rolled_back || forced || !from_peers) {
+    state_.reset();
+    previous_.reset();
+    state_hash_.reset();
+  }
   for (const StateFetch& fetch : fetches) {
     if (fetch.source == StateSource::peer) {
       emit(SendSmall{fetch.from, view_->view, StateRequest{fetch.stamp, fetch.tiles}});

@@ -134,6 +134,10 @@ void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& p
     return;
   }
   if (meta.tiles.empty() || meta.tiles.end > config_.tiles) return refuse("state of unknown tiles");
+  const auto begin = fetch_handed_.begin() + meta.tiles.begin;
+  const auto end = fetch_handed_.begin() + meta.tiles.end;
+  if (std::find(begin, end, false) == end) return;  // they arrived before: twice, or in an earlier view
+  std::fill(begin, end, true);
   ++progress_;
   emit(StoreState{meta.stamp, meta.tiles, payload});
 }
