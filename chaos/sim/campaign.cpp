@@ -36,7 +36,8 @@ CampaignResult run_campaign(const CampaignOptions& options) {
         ++(outcome.ending == Ending::waiting ? result.waiting : result.finished);
       }
       for (std::size_t kind = 0; kind < kFaultKinds; ++kind) {
-        for (std::size_t phase = 0; phase < kSimPhases; ++phase) result.faults[kind][phase] += outcome.faults[kind][phase];
+        for (std::size_t phase = 0; phase < kSimPhases; ++phase)
+          result.faults[kind][phase] += outcome.faults[kind][phase];
       }
       for (const auto& [tier, count] : outcome.tiers) result.tiers[tier] += count;
       result.events += outcome.events;
@@ -44,7 +45,8 @@ CampaignResult run_campaign(const CampaignOptions& options) {
       if (++done % 64 == 0 && options.progress) options.progress(done);
     }
   };
-  const std::uint32_t threads = options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
+  const std::uint32_t threads =
+      options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
   std::vector<std::thread> pool;
   for (std::uint32_t i = 1; i < threads; ++i) pool.emplace_back(work);
   work();
@@ -63,13 +65,15 @@ Failure shrink(const SimOptions& failing) {
   failure.seed = failing.seed;
   failure.options = failing;
   failure.faults_drawn = failing.faults.size();
-  bool smaller = true;
+  const auto first = run_seed(failing).violation;
+  bool smaller = first.has_value();
   while (smaller) {
     smaller = false;
     for (std::size_t i = 0; i < failure.options.faults.size(); ++i) {
       SimOptions candidate = failure.options;
       candidate.faults.erase(candidate.faults.begin() + static_cast<std::ptrdiff_t>(i));
-      if (!run_seed(candidate).violation) continue;
+      const auto violation = run_seed(candidate).violation;
+      if (!violation || violation->invariant != first->invariant) continue;
       failure.options = std::move(candidate);
       smaller = true;
       break;
@@ -83,7 +87,8 @@ Failure shrink(const SimOptions& failing) {
 }
 
 std::string Failure::describe(std::size_t trace_lines) const {
-  std::string text = fmt::format("{}\n{} of its {} faults suffice.\n", options.describe(), options.faults.size(), faults_drawn);
+  std::string text =
+      fmt::format("{}\n{} of its {} faults suffice.\n", options.describe(), options.faults.size(), faults_drawn);
   const std::size_t skip = trace.size() > trace_lines ? trace.size() - trace_lines : 0;
   if (skip > 0) text += "  ...\n";
   for (std::size_t i = skip; i < trace.size(); ++i) {
@@ -96,7 +101,8 @@ std::string Failure::describe(std::size_t trace_lines) const {
 
 std::string CampaignResult::table() const {
   std::string text = fmt::format("{:<20}", "faults by phase");
-  for (std::size_t phase = 0; phase < kSimPhases; ++phase) text += fmt::format("{:>9}", to_string(static_cast<SimPhase>(phase)));
+  for (std::size_t phase = 0; phase < kSimPhases; ++phase)
+    text += fmt::format("{:>9}", to_string(static_cast<SimPhase>(phase)));
   text += "\n";
   for (std::size_t kind = 0; kind < kFaultKinds; ++kind) {
     text += fmt::format("{:<20}", to_string(static_cast<FaultKind>(kind)));
@@ -111,7 +117,8 @@ std::vector<std::string> CampaignResult::empty_cells() const {
   for (std::size_t kind = 0; kind < kFaultKinds; ++kind) {
     for (std::size_t phase = 0; phase < kSimPhases; ++phase) {
       if (faults[kind][phase] == 0) {
-        cells.push_back(fmt::format("{} in {}", to_string(static_cast<FaultKind>(kind)), to_string(static_cast<SimPhase>(phase))));
+        cells.push_back(
+            fmt::format("{} in {}", to_string(static_cast<FaultKind>(kind)), to_string(static_cast<SimPhase>(phase))));
       }
     }
   }

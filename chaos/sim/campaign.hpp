@@ -26,7 +26,7 @@ struct CampaignOptions {
 
 struct Failure {
   std::uint64_t seed = 0;
-  SimOptions options;   // with the fewest faults that still fail
+  SimOptions options;  // with the fewest faults that still fail
   std::size_t faults_drawn = 0;
   Violation violation;  // of the shrunk run
   std::deque<Trace::Line> trace;
@@ -37,8 +37,8 @@ struct Failure {
 
 struct CampaignResult {
   std::uint64_t passed = 0;
-  std::uint64_t finished = 0;  // of these: reached the end, or
-  std::uint64_t waiting = 0;   // wait for workers that never came, with a reason
+  std::uint64_t finished = 0;                // of these: reached the end, or
+  std::uint64_t waiting = 0;                 // wait for workers that never came, with a reason
   std::vector<std::uint64_t> failing_seeds;  // in order
   std::optional<Failure> first_failure;
   FaultTable faults{};

@@ -14,9 +14,8 @@ void CoordinatorHost::start() {
   ++life_;
   core_ = std::make_unique<CoordinatorCore>(simulation_.coordinator_config());
   frozen_ = false;
-  world_.trace.add(world_.now(), [&] {
-    return "coordinator starts with " + std::to_string(durable_.size()) + " records";
-  });
+  world_.trace.add(world_.now(),
+                   [&] { return "coordinator starts with " + std::to_string(durable_.size()) + " records"; });
   deliver(coordinator_event::Started{durable_});
 }
 
@@ -118,7 +117,6 @@ void CoordinatorHost::leave(CoordinatorAction& action) {
     exited_ = true;
     exit_success_ = exit->success;
     ++life_;
-    core_.reset();
     simulation_.control().coordinator_died();
   }
 }

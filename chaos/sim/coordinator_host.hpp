@@ -29,7 +29,7 @@ class CoordinatorHost {
   void arm(std::uint32_t actions, std::function<void()> strike);
   void slow_disk(Instant until, Duration extra);
 
-  [[nodiscard]] bool up() const { return core_ != nullptr; }
+  [[nodiscard]] bool up() const { return core_ != nullptr && !exited_; }
   [[nodiscard]] bool frozen() const { return frozen_; }
   [[nodiscard]] bool exited() const { return exited_; }
   [[nodiscard]] bool exit_success() const { return exit_success_; }
@@ -55,7 +55,7 @@ class CoordinatorHost {
 
   Simulation& simulation_;
   World& world_;
-  std::vector<LogRecord> durable_;   // the disk: outlives the process
+  std::vector<LogRecord> durable_;  // the disk: outlives the process
   std::unique_ptr<CoordinatorCore> core_;
   std::uint64_t life_ = 0;
   bool frozen_ = false;
@@ -64,10 +64,10 @@ class CoordinatorHost {
 
   std::deque<CoordinatorAction> actions_;
   bool running_ = false;
-  std::vector<LogRecord> tail_;      // appended, not durable
-  std::uint64_t appended_ = 0;       // in this life
+  std::vector<LogRecord> tail_;  // appended, not durable
+  std::uint64_t appended_ = 0;   // in this life
   std::uint64_t synced_ = 0;
-  std::uint64_t must_sync_ = 0;      // the last record that asked for it
+  std::uint64_t must_sync_ = 0;  // the last record that asked for it
   bool syncing_ = false;
   std::deque<Waiting> outbox_;
   std::deque<CoordinatorEvent> frozen_events_;

@@ -19,8 +19,12 @@ std::string list(const Ids& ids) {
   return text;
 }
 
-std::string range(SlotRange slots) { return fmt::format("{}-{}", slots.begin, slots.end); }
-std::string range(TileRange tiles) { return fmt::format("{}-{}", tiles.begin, tiles.end); }
+std::string range(SlotRange slots) {
+  return fmt::format("{}-{}", slots.begin, slots.end);
+}
+std::string range(TileRange tiles) {
+  return fmt::format("{}-{}", tiles.begin, tiles.end);
+}
 
 std::string held(const Holdings& holdings) {
   return fmt::format("state {} previous {}", to_string(holdings.state), to_string(holdings.previous_state));
@@ -28,8 +32,12 @@ std::string held(const Holdings& holdings) {
 
 }  // namespace
 
-std::string to_string(Step step) { return std::to_string(step.value()); }
-std::string to_string(const std::optional<Step>& step) { return step ? to_string(*step) : "none"; }
+std::string to_string(Step step) {
+  return std::to_string(step.value());
+}
+std::string to_string(const std::optional<Step>& step) {
+  return step ? to_string(*step) : "none";
+}
 
 std::string describe(const DataMeta& meta) {
   return std::visit(
@@ -40,9 +48,12 @@ std::string describe(const DataMeta& meta) {
           [](const Reduced& m) { return fmt::format("Reduced step {} attempt {}", m.step.value(), m.attempt); },
           [](const Gate& m) { return fmt::format("Gate step {} attempt {}", m.step.value(), m.attempt); },
           [](const Ack& m) { return fmt::format("Ack step {}", m.step.value()); },
-          [](const StateRequest& m) { return fmt::format("StateRequest {} tiles {}", m.stamp.value(), range(m.tiles)); },
+          [](const StateRequest& m) {
+            return fmt::format("StateRequest {} tiles {}", m.stamp.value(), range(m.tiles));
+          },
           [](const StateTiles& m) {
-            return fmt::format("StateTiles {} tiles {}{}", m.stamp.value(), range(m.tiles), m.available ? "" : " (not held)");
+            return fmt::format("StateTiles {} tiles {}{}", m.stamp.value(), range(m.tiles),
+                               m.available ? "" : " (not held)");
           },
       },
       meta);
@@ -64,8 +75,8 @@ std::string describe(const WorkerMessage& message) {
             std::string slots;
             for (const SlotRange assigned : m.assigned) slots += fmt::format(" {}", range(assigned));
             return fmt::format("Report for {} in view {}: {}, step {} attempt {}, slots{} done {}, reduced {}{}",
-                               m.prepare.value(), m.view.value(), held(m.holdings), m.work_step.value(), m.attempt, slots,
-                               m.slots_done, m.reduced.size(), m.alarm ? ", alarm" : "");
+                               m.prepare.value(), m.view.value(), held(m.holdings), m.work_step.value(), m.attempt,
+                               slots, m.slots_done, m.reduced.size(), m.alarm ? ", alarm" : "");
           },
           [](const BoundaryPassed& m) {
             return fmt::format("BoundaryPassed {} step {}", m.prepare.value(), m.step.value());
@@ -74,7 +85,9 @@ std::string describe(const WorkerMessage& message) {
             return fmt::format("Evidence {} about {} step {}", planaria::to_string(m.kind), m.about.value(),
                                m.step.value());
           },
-          [](const StepCommitted& m) { return fmt::format("StepCommitted {} view {}", m.step.value(), m.view.value()); },
+          [](const StepCommitted& m) {
+            return fmt::format("StepCommitted {} view {}", m.step.value(), m.view.value());
+          },
           [](const RecomputeNotice& m) { return fmt::format("RecomputeNotice step {}", m.step.value()); },
           [](const CheckpointSaved& m) {
             return fmt::format("CheckpointSaved {}{}", m.step.value(), m.ok ? "" : " failed");
@@ -96,17 +109,18 @@ std::string describe(const ViewRecord& record) {
   }
   std::string fetches;
   for (const StateFetch& fetch : record.resume.fetches) {
-    fetches += fmt::format(" {}<-{}{}@{}", fetch.worker.value(),
-                           fetch.source == StateSource::peer         ? "w"
-                           : fetch.source == StateSource::checkpoint ? "checkpoint"
-                                                                     : "seed",
-                           fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "",
-                           fetch.stamp.value());
+    fetches +=
+        fmt::format(" {}<-{}{}@{}", fetch.worker.value(),
+                    fetch.source == StateSource::peer         ? "w"
+                    : fetch.source == StateSource::checkpoint ? "checkpoint"
+                                                              : "seed",
+                    fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "", fetch.stamp.value());
   }
   return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; slots{}; fetches{}; {}",
-                     record.view.value(), members, record.resume.step.value(), record.resume.attempt, record.resume.tier,
-                     record.resume.discard ? " discard" : "", record.resume.skip_update ? " skip" : "",
-                     record.resume.compute ? "" : " no compute", slots, fetches, record.reason);
+                     record.view.value(), members, record.resume.step.value(), record.resume.attempt,
+                     record.resume.tier, record.resume.discard ? " discard" : "",
+                     record.resume.skip_update ? " skip" : "", record.resume.compute ? "" : " no compute", slots,
+                     fetches, record.reason);
 }
 
 std::string describe(const CoordinatorMessage& message) {
@@ -162,7 +176,9 @@ std::string describe(const WorkerAction& action) {
           },
           [](const StoreReduced& a) { return fmt::format("StoreReduced step {}", a.step.value()); },
           [](const MeasureGradient& a) { return fmt::format("MeasureGradient step {}", a.step.value()); },
-          [](const ApplyUpdate& a) { return fmt::format("ApplyUpdate step {}{}", a.step.value(), a.skip ? " skip" : ""); },
+          [](const ApplyUpdate& a) {
+            return fmt::format("ApplyUpdate step {}{}", a.step.value(), a.skip ? " skip" : "");
+          },
           [](const StoreState& a) { return fmt::format("StoreState {} tiles {}", a.stamp.value(), range(a.tiles)); },
           [](const InitializeState&) { return std::string("InitializeState"); },
           [](const LoadCheckpoint& a) { return fmt::format("LoadCheckpoint {}", a.step.value()); },
@@ -183,6 +199,8 @@ std::string describe(const WorkerAction& action) {
       action);
 }
 
-bool is_routine(const WorkerMessage& message) { return std::holds_alternative<Heartbeat>(message); }
+bool is_routine(const WorkerMessage& message) {
+  return std::holds_alternative<Heartbeat>(message);
+}
 
 }  // namespace planaria::sim

@@ -46,9 +46,7 @@ class EventQueue {
     std::uint64_t sequence;
     Handler handler;
   };
-  static bool later(const Entry& a, const Entry& b) {
-    return a.at != b.at ? a.at > b.at : a.sequence > b.sequence;
-  }
+  static bool later(const Entry& a, const Entry& b) { return a.at != b.at ? a.at > b.at : a.sequence > b.sequence; }
 
   std::vector<Entry> heap_;
   Instant now_{};

@@ -23,7 +23,9 @@ FaultInjector::FaultInjector(Simulation& simulation, World& world) : simulation_
   open_ = static_cast<std::uint32_t>(pending_.size());
 }
 
-bool FaultInjector::calm() const { return open_ == 0 && world_.now() >= last_effect_; }
+bool FaultInjector::calm() const {
+  return open_ == 0 && world_.now() >= last_effect_;
+}
 
 void FaultInjector::give_up_pending() {
   for (Pending& pending : pending_) {
@@ -69,7 +71,8 @@ void FaultInjector::poll(WorkerProcess& process) {
       if (victim == nullptr) continue;
       pending.victim = victim->index();
     }
-    const bool anyone = fault.phase == SimPhase::joining || fault.phase == SimPhase::fetch || fault.phase == SimPhase::finish;
+    const bool anyone =
+        fault.phase == SimPhase::joining || fault.phase == SimPhase::fetch || fault.phase == SimPhase::finish;
     if (!anyone && *pending.victim != process.index()) continue;
     const SimPhase phase = process.phase();
     const bool computing = phase == SimPhase::forward || phase == SimPhase::backward;
@@ -168,7 +171,9 @@ void FaultInjector::strike(std::size_t index, ProcessIndex process) {
 void FaultInjector::strike_workers(const Fault& fault, WorkerProcess& victim) {
   const ProcessIndex index = victim.index();
   switch (fault.kind) {
-    case FaultKind::kill: victim.kill("killed"); break;
+    case FaultKind::kill:
+      victim.kill("killed");
+      break;
     case FaultKind::kill_and_restart: {
       const std::string host = victim.host();
       const std::optional<WorkerId> wanted =
@@ -201,19 +206,27 @@ void FaultInjector::strike_workers(const Fault& fault, WorkerProcess& victim) {
         });
       }
       break;
-    case FaultKind::join: simulation_.start_worker(fault.flag ? victim.host() : "", std::nullopt); break;
+    case FaultKind::join:
+      simulation_.start_worker(fault.flag ? victim.host() : "", std::nullopt);
+      break;
     case FaultKind::slow:
       victim.slow_down(2 + fault.other % 6);
       trouble(index, fault.lasts);
       world_.queue.after(fault.lasts, [&victim] { victim.slow_down(1); });
       break;
-    case FaultKind::nan: victim.trainer().arm_nan(); break;
-    case FaultKind::flip_state: victim.trainer().arm_flip(); break;
+    case FaultKind::nan:
+      victim.trainer().arm_nan();
+      break;
+    case FaultKind::flip_state:
+      victim.trainer().arm_flip();
+      break;
     case FaultKind::disk_full:
       simulation_.disks().fill_up(world_.now() + fault.lasts);
       last_effect_ = std::max(last_effect_, world_.now() + fault.lasts);
       break;
-    default: simulation_.disks().damage_newest(); break;
+    default:
+      simulation_.disks().damage_newest();
+      break;
   }
 }
 
@@ -251,7 +264,9 @@ void FaultInjector::strike_network(const Fault& fault, WorkerProcess& victim) {
       simulation_.data().arm_drop();
       lossy_ = true;
       break;
-    case FaultKind::corrupt: simulation_.data().arm_corrupt(fault.flag); break;
+    case FaultKind::corrupt:
+      simulation_.data().arm_corrupt(fault.flag);
+      break;
     default:
       for (const auto& [from, to] : {std::pair(a, b), std::pair(b, a), std::pair(a, kCoordinatorNode)}) {
         if (from != to) simulation_.links().slow(from, to, until, milliseconds(1 + fault.other % 40));

@@ -12,12 +12,13 @@ using namespace worker_action;  // NOLINT: the checks are about these
 
 namespace {
 
-Hash128 content(const ViewRecord& record) { return hash_of(std::span<const std::uint8_t>(encode(record))); }
+Hash128 content(const ViewRecord& record) {
+  return hash_of(std::span<const std::uint8_t>(encode(record)));
+}
 
 bool fetches(const ViewRecord& view, WorkerId worker, Step stamp) {
-  return std::ranges::any_of(view.resume.fetches, [&](const StateFetch& fetch) {
-    return fetch.worker == worker && fetch.stamp == stamp;
-  });
+  return std::ranges::any_of(view.resume.fetches,
+                             [&](const StateFetch& fetch) { return fetch.worker == worker && fetch.stamp == stamp; });
 }
 
 }  // namespace
@@ -109,7 +110,8 @@ void Oracle::check_committed(const WorkerProcess& process, const StepCommitted& 
 void Oracle::check_release(const WorkerProcess& process, Step step) {
   const auto& view = process.core().view_record();
   if (!view || step > world_.options.shape.total_steps) return;
-  if (process.core().committed() >= step) return members_hold(process, step, "8: partial sums are freed before their step is everywhere");
+  if (process.core().committed() >= step)
+    return members_hold(process, step, "8: partial sums are freed before their step is everywhere");
   const ResumePlan& plan = view->resume;
   const bool dropped = plan.discard || plan.tier > 0 || plan.attempt > 0;
   if (process.core().work().step == step && !dropped) {
@@ -121,7 +123,8 @@ void Oracle::micro_batch_starts(const WorkerProcess& process, const ComputeMicro
   const auto& view = process.core().view_record();
   if (action.position != 0 || !view || action.step > world_.options.shape.total_steps) return;
   if (process.core().work().step != action.step) return;  // queued before the work was dropped
-  if (action.step.value() > 1) members_hold(process, action.step.previous(), "9: a step begins before the one before it is everywhere");
+  if (action.step.value() > 1)
+    members_hold(process, action.step.previous(), "9: a step begins before the one before it is everywhere");
   if (view->resume.tier > 0 || view->resume.discard) return;
   for (const Member& member : view->members) {
     const WorkerProcess* other = simulation_.process_at(member.address);
@@ -134,7 +137,9 @@ void Oracle::micro_batch_starts(const WorkerProcess& process, const ComputeMicro
   }
 }
 
-void Oracle::micro_batch_ends(const WorkerProcess&, const ComputeMicroBatch&) { simulation_.note_progress(); }
+void Oracle::micro_batch_ends(const WorkerProcess&, const ComputeMicroBatch&) {
+  simulation_.note_progress();
+}
 
 void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   const auto& view = process.core().view_record();
@@ -147,21 +152,22 @@ void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
                   describe(WorkerAction(action)) + " without w" + std::to_string(member.worker.value()));
     }
   }
-  if (action.step.value() > 1) members_hold(process, action.step.previous(), "9: state is overwritten before the next is everywhere");
+  if (action.step.value() > 1)
+    members_hold(process, action.step.previous(), "9: state is overwritten before the next is everywhere");
   const bool rolled_back = view->resume.tier > 0 || view->resume.discard;
   if (process.trainer().holds_state(action.step) && !rolled_back) {
     fail("2: an update is made twice", process, describe(WorkerAction(action)));
   }
 }
 
-void Oracle::state_written(const WorkerProcess& process, const Buffer& buffer, Step stamp, TileRange tiles) {
+void Oracle::state_written(const WorkerProcess& process, const Buffer& state) {
   simulation_.note_progress();
-  if (buffer.damaged) return;
-  const TermVector& expected = world_.reference.state(stamp);
-  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    if (buffer.tiles[tile] == expected[tile]) continue;
+  if (state.damaged) return;
+  const TermVector& expected = world_.reference.state(state.stamp);
+  for (std::size_t tile = 0; tile < expected.size(); ++tile) {
+    if (state.tiles[tile] == expected[tile]) continue;
     return fail("1: state differs from the undisturbed run", process,
-                "tile " + std::to_string(tile) + " of step " + to_string(stamp));
+                "tile " + std::to_string(tile) + " of step " + to_string(state.stamp));
   }
 }
 
@@ -185,7 +191,9 @@ void Oracle::losses_known(const WorkerProcess& process, Step step, const std::ve
   }
 }
 
-void Oracle::step_released(const WorkerProcess&, Step) { simulation_.note_progress(); }
+void Oracle::step_released(const WorkerProcess&, Step) {
+  simulation_.note_progress();
+}
 
 void Oracle::stops(const WorkerProcess& process, const Stop& stop) {
   if (!stop.success || !process.core().identity() || finished_logged_) return;
@@ -233,9 +241,11 @@ void Oracle::check_prepared(const log_record::Prepared& record) {
   for (const WorkerId worker : record.excluded) {
     const auto known = core->workers().find(worker);
     const auto heard = last_heard_.find(worker);
-    if (known == core->workers().end() || heard == last_heard_.end() || known->second.status != WorkerStatus::lost) continue;
+    if (known == core->workers().end() || heard == last_heard_.end() || known->second.status != WorkerStatus::lost)
+      continue;
     const WorkerProcess* process = simulation_.process_at(known->second.address);
-    const bool well = process != nullptr && process->state() == ProcessState::running && process->incarnation() == known->second.incarnation;
+    const bool well = process != nullptr && process->state() == ProcessState::running &&
+                      process->incarnation() == known->second.incarnation;
     if (well && known->second.faults == 0 && world_.now() - heard->second < grace && known->second.evidence_at &&
         !simulation_.troubled(process->index())) {
       fail("11: a hint alone expels a worker", *process, record.reason);
@@ -257,14 +267,35 @@ void Oracle::check_view_record(const ViewRecord& record) {
     }
     const auto report = report_of_.find({member.worker, member.incarnation});
     const auto state = report == report_of_.end() ? std::nullopt : report->second.holdings.state;
-    if (record.resume.tier > 0 && state && *state >= record.resume.step && !record.resume.discard) {
+    if (record.resume.tier > 0 && state && *state >= record.resume.step && !somebody_is_damaged()) {
       world_.fail("12: a worse tier is chosen while a member holds newer state", describe(record));
     }
   }
+  if (record.resume.tier > 0 && !somebody_is_damaged()) check_nothing_better(record);
   if (record.resume.tier == 0 && record.resume.step < highest_commit_) {
     world_.fail("13: the highest committed step falls", describe(record));
   }
   ++tiers_[record.resume.tier];
+}
+
+bool Oracle::somebody_is_damaged() const {
+  return std::ranges::any_of(simulation_.processes(), [](const auto& process) { return process->trainer().damaged(); });
+}
+
+// A worse tier is for when nobody within reach holds anything newer.
+void Oracle::check_nothing_better(const ViewRecord& record) {
+  for (const auto& [id, worker] : simulation_.coordinator().core()->workers()) {
+    const WorkerProcess* process = simulation_.process_at(worker.address);
+    const bool here = worker.session && process != nullptr && process->state() == ProcessState::running &&
+                      process->incarnation() == worker.incarnation && worker.status != WorkerStatus::lost &&
+                      worker.status != WorkerStatus::left;
+    if (!here) continue;
+    const auto held = process->trainer().newest_state();
+    if (held && *held >= record.resume.step) {
+      fail("12: a worse tier is chosen while a worker within reach holds newer state", *process,
+           to_string(held) + " against " + describe(record));
+    }
+  }
 }
 
 void Oracle::durable(const LogRecord& record) {
@@ -274,7 +305,8 @@ void Oracle::durable(const LogRecord& record) {
     committed_[committed->record.view] = content(committed->record);
     last_view_ = committed->record;
     // A worse tier takes the job back on purpose: what counts as committed starts there again.
-    if (committed->record.resume.tier > 0) highest_commit_ = std::min(highest_commit_, committed->record.resume.step.previous());
+    if (committed->record.resume.tier > 0)
+      highest_commit_ = std::min(highest_commit_, committed->record.resume.step.previous());
   } else if (const auto* accepted = std::get_if<log_record::WorkerAccepted>(&record)) {
     accepted_.insert({accepted->worker, accepted->incarnation});
   } else if (const auto* released = std::get_if<log_record::WorkerReleased>(&record)) {
@@ -310,7 +342,12 @@ void Oracle::coordinator_died() {
   highest_prepared_ = prepared_.empty() ? ViewNumber(0) : *prepared_.rbegin();
 }
 
-void Oracle::job_finished(bool success) {
+void Oracle::job_finished(const CoordinatorCore* core, bool success) {
+  const std::uint64_t steps = world_.options.shape.total_steps.value();
+  if (success && core->steps_committed() != steps) {
+    world_.fail("15: steps are counted more or less than once",
+                std::to_string(core->steps_committed()) + " of " + std::to_string(steps));
+  }
   if (!finished_logged_) world_.fail("14: the job ends before Finished is durable", "");
   const bool halts = world_.options.shape.nonfinite == NonfinitePolicy::halt && world_.options.shape.natural_nan;
   if (success == halts) {

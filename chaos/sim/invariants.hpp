@@ -30,7 +30,7 @@ class Oracle {
   void micro_batch_starts(const WorkerProcess& process, const worker_action::ComputeMicroBatch& action);
   void micro_batch_ends(const WorkerProcess& process, const worker_action::ComputeMicroBatch& action);
   void update_starts(WorkerProcess& process, const worker_action::ApplyUpdate& action);
-  void state_written(const WorkerProcess& process, const Buffer& buffer, Step stamp, TileRange tiles);
+  void state_written(const WorkerProcess& process, const Buffer& state);
   void state_fetched(const WorkerProcess& process, Step stamp);
   void losses_known(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses);
   void step_released(const WorkerProcess& process, Step step);
@@ -44,7 +44,7 @@ class Oracle {
   void coordinator_died();
 
   // ---- the end ----
-  void job_finished(bool success);
+  void job_finished(const CoordinatorCore* core, bool success);
 
   [[nodiscard]] Step highest_commit() const { return highest_commit_; }
   [[nodiscard]] bool finished_logged() const { return finished_logged_; }
@@ -61,6 +61,8 @@ class Oracle {
   void check_release(const WorkerProcess& process, Step step);
   void check_prepared(const log_record::Prepared& record);
   void check_view_record(const ViewRecord& record);
+  void check_nothing_better(const ViewRecord& record);
+  [[nodiscard]] bool somebody_is_damaged() const;
   void members_hold(const WorkerProcess& process, Step step, const char* invariant);
   void fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail);
 
@@ -70,20 +72,20 @@ class Oracle {
   Step highest_commit_;
   std::uint32_t changes_ = 0;
   std::uint32_t views_ = 0;
-  std::map<ViewNumber, Hash128> committed_;                  // durable views, by content
-  std::map<ViewNumber, Hash128> appended_views_;             // in this life
-  std::set<ViewNumber> prepared_;                            // durable
-  ViewNumber highest_prepared_;                              // durable or, in this life, appended
+  std::map<ViewNumber, Hash128> committed_;       // durable views, by content
+  std::map<ViewNumber, Hash128> appended_views_;  // in this life
+  std::set<ViewNumber> prepared_;                 // durable
+  ViewNumber highest_prepared_;                   // durable or, in this life, appended
   std::set<std::pair<WorkerId, Incarnation>> accepted_;
   std::set<std::pair<WorkerId, Incarnation>> released_;
   std::set<Generation> generations_;
   Generation highest_generation_;
-  std::optional<ViewRecord> last_view_;                      // durable
+  std::optional<ViewRecord> last_view_;  // durable
   bool finished_logged_ = false;
   std::set<std::tuple<WorkerId, Incarnation, ViewNumber>> reports_;  // heard in this life
   std::map<std::pair<WorkerId, Incarnation>, Report> report_of_;
   std::map<WorkerId, Instant> last_heard_;
-  std::map<std::uint32_t, std::uint32_t> tiers_;             // views by tier
+  std::map<std::uint32_t, std::uint32_t> tiers_;  // views by tier
 };
 
 }  // namespace planaria::sim

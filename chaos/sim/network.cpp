@@ -113,20 +113,8 @@ void DataPlane::send(ProcessIndex from, WorkerId to, ViewNumber view, DataMeta m
   world_.queue.at(at, [this, frame = std::move(frame), connection]() mutable { arrive(std::move(frame), connection); });
 }
 
-// The network takes the bytes now. What was freed or overwritten meanwhile is garbage, which its hash tells.
+// The network takes the bytes now.
 void DataPlane::read(Frame& frame) {
-  const bool fenced = frame.view <= endpoint(frame.from).fenced;
-  bool intact = !frame.source->freed;
-  if (const auto* state = std::get_if<StateTiles>(&frame.meta)) {
-    for (std::uint32_t tile = state->tiles.begin; tile < state->tiles.end; ++tile) {
-      intact = intact && frame.source->stamps[tile] == state->stamp;
-    }
-  }
-  if (!intact && !fenced) {
-    world_.fail("8: memory is reused while a send reads it",
-                simulation_.process(frame.from).name() + ": " + describe(frame.meta));
-  }
-  if (!intact) frame.damaged = true;
   auto payload = std::make_shared<TermPayload>();
   payload->tiles = frame.source->tiles;
   frame.payload = std::move(payload);

@@ -45,8 +45,8 @@ struct Frame {
   WorkerId to_worker;
   ViewNumber view;
   DataMeta meta;
-  BufferRef source;       // null: the meta is all
-  PayloadRef payload;     // once read
+  BufferRef source;    // null: the meta is all
+  PayloadRef payload;  // once read
   bool damaged = false;
 };
 

@@ -19,11 +19,28 @@ const char* to_string(SimPhase phase) {
 }
 
 const char* to_string(FaultKind kind) {
-  constexpr const char* kNames[kFaultKinds] = {
-      "kill",    "kill_and_restart", "kill_several",     "freeze",             "drain",     "join",
-      "slow",    "partition",        "partition_one_way", "isolate",           "session_loss",
-      "connection_loss", "drop",     "corrupt",          "delay",              "nan",       "flip_state",
-      "disk_full", "damage_checkpoint", "kill_coordinator", "freeze_coordinator", "slow_disk"};
+  constexpr const char* kNames[kFaultKinds] = {"kill",
+                                               "kill_and_restart",
+                                               "kill_several",
+                                               "freeze",
+                                               "drain",
+                                               "join",
+                                               "slow",
+                                               "partition",
+                                               "partition_one_way",
+                                               "isolate",
+                                               "session_loss",
+                                               "connection_loss",
+                                               "drop",
+                                               "corrupt",
+                                               "delay",
+                                               "nan",
+                                               "flip_state",
+                                               "disk_full",
+                                               "damage_checkpoint",
+                                               "kill_coordinator",
+                                               "freeze_coordinator",
+                                               "slow_disk"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 
@@ -33,18 +50,26 @@ std::string Fault::describe() const {
     case TriggerKind::step_phase:
       when = fmt::format("in {} of step {} or later, after {} actions", to_string(phase), step, after_actions);
       break;
-    case TriggerKind::prepared: when = fmt::format("at Prepare number {}, after {} actions", nth, after_actions); break;
-    case TriggerKind::view_committed: when = fmt::format("at view number {}, after {} actions", nth, after_actions); break;
-    case TriggerKind::after_previous: when = fmt::format("{:.3f} ms after the fault before", to_ms(delay)); break;
+    case TriggerKind::prepared:
+      when = fmt::format("at Prepare number {}, after {} actions", nth, after_actions);
+      break;
+    case TriggerKind::view_committed:
+      when = fmt::format("at view number {}, after {} actions", nth, after_actions);
+      break;
+    case TriggerKind::after_previous:
+      when = fmt::format("{:.3f} ms after the fault before", to_ms(delay));
+      break;
   }
-  return fmt::format("{} {}; victim {}, other {}, lasts {:.1f} ms{}", to_string(kind), when, victim, other, to_ms(lasts),
-                     flag ? ", variant 2" : "");
+  return fmt::format("{} {}; victim {}, other {}, lasts {:.1f} ms{}", to_string(kind), when, victim, other,
+                     to_ms(lasts), flag ? ", variant 2" : "");
 }
 
 std::string SimOptions::describe() const {
   std::string text = fmt::format(
-      "seed {}: {} workers, {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on {} disks; integrity "
-      "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least {} "
+      "seed {}: {} workers, {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on {} disks; "
+      "integrity "
+      "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
+      "{} "
       "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}",
       seed, starts.size(), rescues.size(), job.train.steps, job.batch.slots, job.micro_batches_per_slot(), shape.tiles,
       job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own", job.integrity.check_every,
@@ -99,7 +124,8 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
   job.cluster.min_workers = draw.chance(0.75) ? 1 : 2;
   job.cluster.heartbeat_ms = static_cast<std::uint32_t>(draw.between(20, 50));
   job.cluster.lease_ms = job.cluster.heartbeat_ms * static_cast<std::uint32_t>(draw.between(5, 20));
-  job.cluster.suspect_grace_ms = static_cast<std::uint32_t>(draw.between(job.cluster.heartbeat_ms + 10, 2 * job.cluster.heartbeat_ms));
+  job.cluster.suspect_grace_ms =
+      static_cast<std::uint32_t>(draw.between(job.cluster.heartbeat_ms + 10, 2 * job.cluster.heartbeat_ms));
   job.cluster.prepare_timeout_ms = job.cluster.lease_ms * 2;
   job.cluster.stall_timeout_ms = job.cluster.lease_ms * 5;
   job.cluster.join_timeout_ms = static_cast<std::uint32_t>(draw.between(300, 3000));

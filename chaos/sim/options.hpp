@@ -34,27 +34,27 @@ inline constexpr std::size_t kSimPhases = static_cast<std::size_t>(SimPhase::cou
 
 enum class FaultKind : std::uint8_t {
   kill,
-  kill_and_restart,    // the process comes back without its memory
-  kill_several,        // two or more at once, perhaps all
-  freeze,              // shorter or longer than the lease
+  kill_and_restart,  // the process comes back without its memory
+  kill_several,      // two or more at once, perhaps all
+  freeze,            // shorter or longer than the lease
   drain,
   join,
   slow,
-  partition,           // between two workers, both ways
+  partition,  // between two workers, both ways
   partition_one_way,
-  isolate,             // a worker from the coordinator
+  isolate,  // a worker from the coordinator
   session_loss,
-  connection_loss,     // a data-plane connection breaks and loses what it carried
-  drop,                // a frame vanishes
-  corrupt,             // a frame arrives damaged
-  delay,               // a link becomes slow for a while
-  nan,                 // one gradient is nonfinite, once
-  flip_state,          // an update writes a wrong value
-  disk_full,           // checkpoints fail for a while
-  damage_checkpoint,   // the newest checkpoint can't be read
+  connection_loss,    // a data-plane connection breaks and loses what it carried
+  drop,               // a frame vanishes
+  corrupt,            // a frame arrives damaged
+  delay,              // a link becomes slow for a while
+  nan,                // one gradient is nonfinite, once
+  flip_state,         // an update writes a wrong value
+  disk_full,          // checkpoints fail for a while
+  damage_checkpoint,  // the newest checkpoint can't be read
   kill_coordinator,
   freeze_coordinator,
-  slow_disk,           // the coordinator's log syncs slowly for a while
+  slow_disk,  // the coordinator's log syncs slowly for a while
   count_
 };
 inline constexpr std::size_t kFaultKinds = static_cast<std::size_t>(FaultKind::count_);
@@ -88,16 +88,16 @@ struct SimOptions {
   MutationSet mutations;
   JobSpec job;
   JobShape shape;
-  std::vector<Duration> starts;     // of the first workers
-  std::vector<double> slowness;     // of worker processes, by order, repeated
+  std::vector<Duration> starts;  // of the first workers
+  std::vector<double> slowness;  // of worker processes, by order, repeated
   std::vector<Fault> faults;
-  std::vector<Duration> rescues;    // workers that start this long after the last fault, so that the job can end
-  bool shared_checkpoints = true;   // one directory for all, else one a host
-  double duplicate_chance = 0;      // of a frame
-  double slow_frame_chance = 0;     // a frame that others overtake by far
-  double late_read_chance = 0.25;   // the network reads a buffer at the latest moment
+  std::vector<Duration> rescues;   // workers that start this long after the last fault, so that the job can end
+  bool shared_checkpoints = true;  // one directory for all, else one a host
+  double duplicate_chance = 0;     // of a frame
+  double slow_frame_chance = 0;    // a frame that others overtake by far
+  double late_read_chance = 0.25;  // the network reads a buffer at the latest moment
   Duration micro_batch{};
-  Duration latency{};               // typical, of a frame or message
+  Duration latency{};  // typical, of a frame or message
   Duration sync_latency{};
 
   [[nodiscard]] std::string describe() const;

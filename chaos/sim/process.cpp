@@ -46,15 +46,22 @@ SimPhase WorkerProcess::phase() const {
   switch (core_.phase()) {
     case Phase::idle:
       return core_.committed() > world_.options.shape.total_steps ? SimPhase::finish : SimPhase::joining;
-    case Phase::fetch: return SimPhase::fetch;
+    case Phase::fetch:
+      return SimPhase::fetch;
     case Phase::forward:
-    case Phase::backward: return trainer_.micro_batch_progress().value_or(0) < 1.0 / 3 ? SimPhase::forward : SimPhase::backward;
-    case Phase::reduce: return SimPhase::reduce;
-    case Phase::gate: return SimPhase::gate;
-    case Phase::update: return SimPhase::update;
-    case Phase::commit: return SimPhase::commit;
+    case Phase::backward:
+      return trainer_.micro_batch_progress().value_or(0) < 1.0 / 3 ? SimPhase::forward : SimPhase::backward;
+    case Phase::reduce:
+      return SimPhase::reduce;
+    case Phase::gate:
+      return SimPhase::gate;
+    case Phase::update:
+      return SimPhase::update;
+    case Phase::commit:
+      return SimPhase::commit;
     case Phase::finished:
-    case Phase::count_: break;
+    case Phase::count_:
+      break;
   }
   return SimPhase::finish;
 }
@@ -129,7 +136,9 @@ void WorkerProcess::after(const WorkerEvent& event, const WorkerActions& actions
   if (control->generation < highest_generation_) {
     const bool obeyed = std::ranges::any_of(
         actions, [](const WorkerAction& action) { return !std::holds_alternative<worker_action::Note>(action); });
-    if (obeyed) world_.fail("11: a message of an older coordinator generation is obeyed", name() + ": " + describe(control->message));
+    if (obeyed)
+      world_.fail("11: a message of an older coordinator generation is obeyed",
+                  name() + ": " + describe(control->message));
     return;
   }
   highest_generation_ = control->generation;
@@ -139,7 +148,8 @@ void WorkerProcess::after(const WorkerEvent& event, const WorkerActions& actions
       trainer_.forget_ledger();
     }
   } else if (const auto* prepare = std::get_if<Prepare>(&control->message)) {
-    if (core_.identity() && core_.identity()->prepared == prepare->view && core_.view() < prepare->view) changing_ = true;
+    if (core_.identity() && core_.identity()->prepared == prepare->view && core_.view() < prepare->view)
+      changing_ = true;
   } else if (const auto* commit = std::get_if<CommitView>(&control->message)) {
     if (core_.view() == commit->record.view) {
       changing_ = false;

@@ -11,7 +11,7 @@ namespace {
 // Virtual time in which the cores must be done once faults have ceased: every timeout several times over, and the
 // rest of the training on one slow worker. A run that takes longer hangs.
 constexpr std::int64_t kPatience = 12;
-constexpr std::uint64_t kMaxEvents = 2'000'000;  // far above any run that goes well
+constexpr std::uint64_t kMaxEvents = 400'000;  // far above any run that goes well
 
 ByteVector address_of(ProcessIndex index) {
   ByteVector address(4);
@@ -60,7 +60,9 @@ std::vector<WorkerProcess*> Simulation::living() {
   return alive;
 }
 
-std::uint64_t Simulation::sequence_tokens() const { return options_.job.tokens_per_step(); }
+std::uint64_t Simulation::sequence_tokens() const {
+  return options_.job.tokens_per_step();
+}
 
 WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string& host, std::optional<WorkerId> wanted,
                                            std::uint32_t disk) {
@@ -132,20 +134,18 @@ bool Simulation::over() const {
 
 Instant Simulation::deadline() const {
   const ClusterSpec& cluster = options_.job.cluster;
-  const std::int64_t timeouts =
-      cluster.lease_ms * 4LL + cluster.prepare_timeout_ms * 2LL + cluster.stall_timeout_ms * 2LL + cluster.join_timeout_ms;
+  const std::int64_t timeouts = cluster.lease_ms * 4LL + cluster.prepare_timeout_ms * 2LL +
+                                cluster.stall_timeout_ms * 2LL + cluster.join_timeout_ms;
   const std::int64_t left = static_cast<std::int64_t>(options_.shape.total_steps.value()) + 2;
   const std::int64_t step_ns = options_.micro_batch.count() * options_.job.batch.micro_batches * 4;
-  return injector_.last_effect() + Duration(left * step_ns) +
+  return std::max(injector_.last_effect(), rescued_at_) + Duration(left * step_ns) +
          std::chrono::milliseconds(timeouts) * kPatience / 4;
 }
 
 RunResult Simulation::run() {
   coordinator_.start();
   for (std::size_t i = 0; i < options_.starts.size(); ++i) {
-    world_.queue.after(options_.starts[i], [this, i] {
-      start_worker("", WorkerId(static_cast<std::uint32_t>(i)));
-    });
+    world_.queue.after(options_.starts[i], [this, i] { start_worker("", WorkerId(static_cast<std::uint32_t>(i))); });
   }
   RunResult result;
   bool rescued = false;
@@ -160,6 +160,7 @@ RunResult Simulation::run() {
     }
     if (!rescued && injector_.calm() && world_.now() >= injector_.last_effect()) {
       rescued = true;
+      rescued_at_ = world_.now();
       for (const Duration delay : options_.rescues) {
         world_.queue.after(delay, [this] {
           if (!coordinator_.exited()) start_worker("", std::nullopt);
@@ -182,9 +183,9 @@ RunResult Simulation::run() {
 void Simulation::judge_end(RunResult& result) {
   if (world_.violation) return;
   if (coordinator_.exited()) {
-    oracle_.job_finished(coordinator_.exit_success());
+    oracle_.job_finished(coordinator_.core(), coordinator_.exit_success());
     result.ending = coordinator_.exit_success() ? Ending::finished : Ending::failed;
-    result.ending_reason = coordinator_.core() != nullptr ? coordinator_.core()->status_reason() : "";
+    result.ending_reason = coordinator_.core()->status_reason();
     if (!over()) {
       std::string who;
       for (const WorkerProcess* process : living()) who += " " + process->name();
@@ -201,7 +202,9 @@ void Simulation::judge_end(RunResult& result) {
     result.ending_reason = core->status_reason();
     return;
   }
-  std::string detail = core == nullptr ? "no coordinator" : std::string(planaria::to_string(core->status())) + ": " + core->status_reason();
+  std::string detail = core == nullptr
+                           ? "no coordinator"
+                           : std::string(planaria::to_string(core->status())) + ": " + core->status_reason();
   for (const WorkerProcess* process : living()) {
     detail += "; " + process->name() + " " + to_string(process->phase()) + " of step " +
               to_string(process->core().step()) + " in view " + std::to_string(process->core().view().value());

@@ -28,7 +28,7 @@ struct RunResult {
   Ending ending = Ending::failed;
   std::string ending_reason;
   std::optional<Violation> violation;
-  FaultTable faults{};               // that struck, by kind and phase of the victim
+  FaultTable faults{};  // that struck, by kind and phase of the victim
   std::uint64_t views = 0;
   std::map<std::uint32_t, std::uint32_t> tiers;  // views by recovery tier
   std::uint64_t events = 0;
@@ -90,6 +90,7 @@ class Simulation {
   std::vector<std::unique_ptr<WorkerProcess>> processes_;
   Hash128 job_hash_;
   Instant last_progress_{};
+  Instant rescued_at_{};
 };
 
 }  // namespace planaria::sim

@@ -45,7 +45,9 @@ Hash128 digest_of(const TermVector& reduced, const std::vector<SlotLoss>& losses
   return digest;
 }
 
-Term zero_sum(std::uint32_t tile) { return {mix(Operation::zero, {}, {}, tile)}; }
+Term zero_sum(std::uint32_t tile) {
+  return {mix(Operation::zero, {}, {}, tile)};
+}
 
 Term add(const Term& left, const Term& right) {
   return {mix(Operation::add, left.id, right.id), left.finite && right.finite};
@@ -59,16 +61,22 @@ Term accumulate(const Term& sum, const Term& gradient) {
   return {mix(Operation::accumulate, sum.id, gradient.id), sum.finite && gradient.finite};
 }
 
-Hash128 norm_of(const TermVector& reduced) { return mix(Operation::norm, digest_of(reduced), {}); }
+Hash128 norm_of(const TermVector& reduced) {
+  return mix(Operation::norm, digest_of(reduced), {});
+}
 
 Term updated(const Term& state, const Term& reduced, const Hash128& norm, Step step) {
   return {mix(Operation::update, mix(Operation::update, state.id, reduced.id), norm, step.value()),
           state.finite && reduced.finite};
 }
 
-double number_of(const Hash128& id) { return static_cast<double>(id.low >> 11) * 0x1.0p-53; }
+double number_of(const Hash128& id) {
+  return static_cast<double>(id.low >> 11) * 0x1.0p-53;
+}
 
-Hash128 weights_of(const TermVector& state) { return mix(Operation::weights, digest_of(state), {}); }
+Hash128 weights_of(const TermVector& state) {
+  return mix(Operation::weights, digest_of(state), {});
+}
 
 SlotLoss loss_of(const JobShape& shape, const Hash128& state, Step step, std::uint32_t slot) {
   SlotLoss loss{SlotIndex(slot), 0, 0};

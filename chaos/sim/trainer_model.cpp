@@ -1,7 +1,7 @@
 #include "chaos/sim/trainer_model.hpp"
 
 #include <algorithm>
-#include <cassert>
+#include <utility>
 
 #include "chaos/sim/describe.hpp"
 #include "chaos/sim/invariants.hpp"
@@ -22,21 +22,7 @@ constexpr Duration kPass = microseconds(150);
 
 }  // namespace
 
-std::optional<Step> Buffer::complete() const {
-  if (stamps.empty() || !stamps.front()) return std::nullopt;
-  for (const auto& stamp : stamps) {
-    if (stamp != stamps.front()) return std::nullopt;
-  }
-  return stamps.front();
-}
-
-TrainerModel::TrainerModel(World& world, WorkerProcess& process) : world_(world), process_(process) {
-  for (BufferRef& state : states_) {
-    state = std::make_shared<Buffer>();
-    state->tiles.resize(world.options.shape.tiles);
-    state->stamps.resize(world.options.shape.tiles);
-  }
-}
+TrainerModel::TrainerModel(World& world, WorkerProcess& process) : world_(world), process_(process) {}
 
 void TrainerModel::fail(const std::string& invariant, const std::string& detail) {
   world_.fail(invariant, process_.name() + ": " + detail);
@@ -129,9 +115,7 @@ void TrainerModel::begin(const WorkerAction& action) {
     oracle.micro_batch_starts(process_, *compute);
   } else if (const auto* apply = std::get_if<ApplyUpdate>(&action)) {
     oracle.update_starts(process_, *apply);
-    // From here on the older generation is torn.
-    const BufferRef target = generation_for(apply->step);
-    std::ranges::fill(target->stamps, std::nullopt);
+    std::erase_if(states_, [&](const BufferRef& state) { return state->stamp.next() != apply->step; });
   }
 }
 
@@ -202,8 +186,8 @@ void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
         sum.next_position != action.position) {
       return fail("4: a sum takes a micro-batch other than its next", describe(WorkerAction(action)));
     }
-    Term gradient = micro_batch_gradient(
-        digest, action.step, action.slot.value() * shape.micro_batches_per_slot + action.position);
+    Term gradient =
+        micro_batch_gradient(digest, action.step, action.slot.value() * shape.micro_batches_per_slot + action.position);
     if (shape.natural_nan == action.step) gradient.finite = false;
     if (nan_armed_) {
       nan_armed_ = false;
@@ -244,8 +228,6 @@ void TrainerModel::fold(const FoldNodes& action) {
     for (std::size_t tile = 0; tile < left->second.buffer->tiles.size(); ++tile) {
       sum.buffer->tiles.push_back(add(left->second.buffer->tiles[tile], right->second.buffer->tiles[tile]));
     }
-    left->second.buffer->freed = true;
-    right->second.buffer->freed = true;
     nodes_.erase(left);
     nodes_.erase(right);
     nodes_[addition.sum] = std::move(sum);
@@ -289,7 +271,8 @@ void TrainerModel::reduce(const ReduceShards& action) {
 
 Buffer& TrainerModel::reduced_of(Step step) {
   if (reduced_ == nullptr || reduced_step_ != step) {
-    if (reduced_ != nullptr) fail("8: the reduced gradient is overwritten before its step is committed", to_string(step));
+    if (reduced_ != nullptr)
+      fail("8: the reduced gradient is overwritten before its step is committed", to_string(step));
     reduced_ = std::make_shared<Buffer>();
     reduced_->tiles.resize(world_.options.shape.tiles);
     reduced_step_ = step;
@@ -329,57 +312,37 @@ void TrainerModel::measure(const MeasureGradient& action) {
 
 void TrainerModel::release(Step step) {
   process_.simulation().oracle().step_released(process_, step);
-  for (auto node = nodes_.begin(); node != nodes_.end();) {
-    if (node->second.step == step) {
-      node->second.buffer->freed = true;
-      node = nodes_.erase(node);
-    } else {
-      ++node;
-    }
-  }
-  if (reduced_ != nullptr && reduced_step_ == step) {
-    reduced_->freed = true;
-    reduced_.reset();
-  }
+  std::erase_if(nodes_, [&](const auto& node) { return node.second.step == step; });
+  if (reduced_step_ == step) reduced_.reset();
 }
 
 // ---- state ----
 
-// The generation that a write of `stamp` goes to: the one that is being filled with it, else the older or torn one.
-BufferRef TrainerModel::generation_for(Step stamp) {
-  for (const BufferRef& state : states_) {
-    if (std::ranges::find(state->stamps, std::optional(stamp)) != state->stamps.end() && state->complete() != stamp) {
-      return state;
-    }
-  }
-  const auto first = states_[0]->complete();
-  const auto second = states_[1]->complete();
-  if (first == stamp) return states_[0];
-  if (second == stamp) return states_[1];
-  if (!first) return states_[0];
-  if (!second) return states_[1];
-  // An update never overwrites what it reads.
-  if (*first == stamp.previous()) return states_[1];
-  if (*second == stamp.previous()) return states_[0];
-  return *first < *second ? states_[0] : states_[1];
+BufferRef TrainerModel::find_state(Step stamp) const {
+  const auto found = std::ranges::find(states_, stamp, [](const BufferRef& state) { return state->stamp; });
+  return found == states_.end() ? nullptr : *found;
 }
 
-void TrainerModel::wrote_state(const BufferRef& buffer, Step stamp, TileRange tiles) {
-  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) buffer->stamps[tile] = stamp;
-  process_.simulation().oracle().state_written(process_, *buffer, stamp, tiles);
-  if (buffer->complete() == stamp) reached_ = std::max(reached_.value_or(stamp), stamp);
+bool TrainerModel::damaged() const {
+  return std::ranges::any_of(states_, [](const BufferRef& state) { return state->damaged; });
+}
+
+void TrainerModel::publish(BufferRef state) {
+  const Step stamp = state->stamp;
+  std::erase_if(states_, [&](const BufferRef& held) { return held->stamp == stamp; });
+  process_.simulation().oracle().state_written(process_, *state);
+  states_.push_back(std::move(state));
+  reached_ = std::max(reached_.value_or(stamp), stamp);
 }
 
 void TrainerModel::update(const ApplyUpdate& action) {
-  const BufferRef source = state_buffer(action.step.previous());
+  const BufferRef source = find_state(action.step.previous());
   if (source == nullptr) {
     return fail("2: an update without the state before it", describe(WorkerAction(action)));
   }
-  const BufferRef target = generation_for(action.step);
-  target->damaged = source->damaged;
-  if (action.skip) {
-    target->tiles = source->tiles;
-  } else {
+  auto target = std::make_shared<Buffer>(*source);
+  target->stamp = action.step;
+  if (!action.skip) {
     if (reduced_ == nullptr || reduced_step_ != action.step || std::ranges::count(reduced_held_, false) != 0) {
       return fail("6: an update without the whole gradient", describe(WorkerAction(action)));
     }
@@ -394,39 +357,41 @@ void TrainerModel::update(const ApplyUpdate& action) {
     Term& victim = target->tiles[world_.noise.below(target->tiles.size())];
     victim.id = mix(Operation::damage, victim.id, {world_.noise.next_u64(), 1});
   }
-  wrote_state(target, action.step, {0, world_.options.shape.tiles});
   worker_event::UpdateDone done;
   done.step = action.step;
   if (action.hash) done.state_hash = digest_of(target->tiles);
   done.learning_rate = 1e-3;
+  publish(std::move(target));
   process_.post(done);
 }
 
 void TrainerModel::store_state(const StoreState& action) {
   process_.simulation().oracle().state_fetched(process_, action.stamp);
-  const BufferRef target = generation_for(action.stamp);
+  if (building_ == nullptr || building_->stamp != action.stamp) {
+    building_ = std::make_shared<Buffer>();
+    building_->stamp = action.stamp;
+    building_->tiles.resize(world_.options.shape.tiles);
+    built_.assign(world_.options.shape.tiles, false);
+  }
   const auto& payload = static_cast<const TermPayload&>(*action.payload);
-  if (target->complete()) {
-    std::ranges::fill(target->stamps, std::nullopt);
-    target->damaged = false;
-  }
   for (std::uint32_t tile = action.tiles.begin; tile < action.tiles.end; ++tile) {
-    target->tiles[tile] = payload.tiles[tile];
-    if (target->stamps[tile] && target->stamps[tile] != action.stamp) target->stamps[tile].reset();
+    building_->tiles[tile] = payload.tiles[tile];
+    built_[tile] = true;
   }
-  wrote_state(target, action.stamp, action.tiles);
+  if (std::ranges::count(built_, false) == 0) publish(std::exchange(building_, nullptr));
   process_.post(worker_event::StateStored{action.stamp, action.tiles, false, true, ""});
 }
 
 void TrainerModel::replace_all(Step stamp, const TermVector& tiles, bool ok, const std::string& detail) {
-  const TileRange all{0, world_.options.shape.tiles};
   if (ok) {
-    const BufferRef target = generation_for(stamp);
-    target->tiles = tiles;
-    target->damaged = false;
-    wrote_state(target, stamp, all);
+    states_.clear();
+    building_.reset();
+    auto state = std::make_shared<Buffer>();
+    state->stamp = stamp;
+    state->tiles = tiles;
+    publish(std::move(state));
   }
-  process_.post(worker_event::StateStored{stamp, all, true, ok, detail});
+  process_.post(worker_event::StateStored{stamp, {0, world_.options.shape.tiles}, true, ok, detail});
 }
 
 void TrainerModel::load_checkpoint(const LoadCheckpoint& action) {
@@ -447,16 +412,15 @@ BufferRef TrainerModel::node_buffer(Step step, TreeNode node) {
   return found->second.buffer;
 }
 
-BufferRef TrainerModel::reduced_buffer(Step step) { return reduced_step_ == step ? reduced_ : nullptr; }
-
-BufferRef TrainerModel::state_buffer(Step stamp) {
-  for (const BufferRef& state : states_) {
-    if (state->complete() == stamp) return state;
-  }
-  return nullptr;
+BufferRef TrainerModel::reduced_buffer(Step step) {
+  return reduced_step_ == step ? reduced_ : nullptr;
 }
 
-std::optional<Step> TrainerModel::newest_state() const { return std::max(states_[0]->complete(), states_[1]->complete()); }
+std::optional<Step> TrainerModel::newest_state() const {
+  std::optional<Step> newest;
+  for (const BufferRef& state : states_) newest = std::max(newest.value_or(state->stamp), state->stamp);
+  return newest;
+}
 
 bool TrainerModel::holds_slot(Step step, std::uint32_t attempt, SlotIndex slot, Incarnation incarnation) const {
   return std::ranges::any_of(nodes_, [&](const auto& entry) {

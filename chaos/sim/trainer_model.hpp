@@ -1,8 +1,8 @@
 // The trainer thread of a simulated worker: carries out trainer actions in order, each taking virtual time, on symbolic
-// values, and models the memory that they live in: sums of tree nodes, the reduced gradient, two generations of state.
+// values, and models the memory that they live in: sums of tree nodes, the reduced gradient, generations of state.
 //
-// A send reads a buffer some time between its start and its delivery; a buffer that was freed or overwritten in between
-// gives itself away.
+// It keeps and gives up what the real one does (worker/trainer): an update gives up every state but the one that it
+// reads, fetched tiles gather apart until all are there.
 //
 // Thread contract: belongs to one simulation.
 #pragma once
@@ -26,13 +26,11 @@ struct TermPayload final : Payload {
   TermVector tiles;  // all of the model's; those of the message are set
 };
 
+// Values that the network may read as long as it holds a reference: what is given up is never written again.
 struct Buffer {
   TermVector tiles;
-  bool freed = false;
-  bool damaged = false;                      // holds a flipped value
-  std::vector<std::optional<Step>> stamps;   // of a state generation, by tile
-
-  [[nodiscard]] std::optional<Step> complete() const;
+  bool damaged = false;  // holds a flipped value
+  Step stamp;            // of a state
 };
 using BufferRef = std::shared_ptr<Buffer>;
 
@@ -42,7 +40,7 @@ struct NodeSum {
   std::uint32_t attempt = 0;
   std::uint32_t next_position = 0;  // of a slot's sum
   bool finished = false;
-  Incarnation incarnation;          // that finished it
+  Incarnation incarnation;  // that finished it
 };
 
 class TrainerModel {
@@ -57,13 +55,11 @@ class TrainerModel {
   // A send's view of the memory. `state` null: the generation isn't held.
   [[nodiscard]] BufferRef node_buffer(Step step, TreeNode node);
   [[nodiscard]] BufferRef reduced_buffer(Step step);
-  [[nodiscard]] BufferRef state_buffer(Step stamp);
+  [[nodiscard]] BufferRef state_buffer(Step stamp) const { return find_state(stamp); }
 
   [[nodiscard]] std::optional<Step> newest_state() const;
-  [[nodiscard]] bool holds_state(Step stamp) const {
-    return states_[0]->complete() == stamp || states_[1]->complete() == stamp;
-  }
-  [[nodiscard]] bool damaged() const { return states_[0]->damaged || states_[1]->damaged; }
+  [[nodiscard]] bool holds_state(Step stamp) const { return find_state(stamp) != nullptr; }
+  [[nodiscard]] bool damaged() const;
   // Ever complete here, in this process's life.
   [[nodiscard]] bool reached(Step step) const { return reached_ && *reached_ >= step; }
   [[nodiscard]] bool holds_slot(Step step, std::uint32_t attempt, SlotIndex slot, Incarnation incarnation) const;
@@ -102,8 +98,8 @@ class TrainerModel {
   void save_checkpoint(const worker_action::SaveCheckpoint& action);
   void release(Step step);
 
-  [[nodiscard]] BufferRef generation_for(Step stamp);
-  void wrote_state(const BufferRef& buffer, Step stamp, TileRange tiles);
+  [[nodiscard]] BufferRef find_state(Step stamp) const;
+  void publish(BufferRef state);
   [[nodiscard]] Buffer& reduced_of(Step step);
   void fail(const std::string& invariant, const std::string& detail);
 
@@ -111,17 +107,18 @@ class TrainerModel {
   WorkerProcess& process_;
   std::deque<WorkerAction> queue_;
   std::optional<Running> running_;
-  std::uint64_t epoch_ = 0;   // planned completions of an older one are void
+  std::uint64_t epoch_ = 0;  // planned completions of an older one are void
   bool frozen_ = false;
-  Duration left_{};           // of the running action when frozen
+  Duration left_{};  // of the running action when frozen
 
   std::map<TreeNode, NodeSum> nodes_;
   BufferRef reduced_;
   Step reduced_step_;
   std::vector<bool> reduced_held_;
-  std::array<BufferRef, 2> states_;
+  std::vector<BufferRef> states_;  // complete ones
+  BufferRef building_;             // being fetched
+  std::vector<bool> built_;        // its tiles that are there
   std::optional<Step> reached_;
-  std::optional<Step> updated_to_;  // last update on this lineage
 
   std::set<std::tuple<Step, std::uint32_t, std::uint32_t>> finished_slots_;  // step, attempt, slot
   std::uint64_t micro_batches_computed_ = 0;
