@@ -48,8 +48,8 @@ Error ucx_error(ErrorCode code, const char* what, ucs_status_t status) {
 }
 
 Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options) {
-  static std::once_flag log_once;
-  std::call_once(log_once, [] { ucs_log_push_handler(forward_log); });
+  static std::once_flag once;
+  std::call_once(once, [] { ucs_log_push_handler(forward_log); });
   std::unique_ptr<UcxWorker> made(new UcxWorker());
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);

@@ -209,10 +209,19 @@ TEST_F(Ucx, ADisconnectedPeersFramesAreRefusedUntilItIsConnectedAgain) {
   a.send(b, frame_of("before"));
   ASSERT_TRUE(b.wait_frames(1));
   b->disconnect(a.worker());
-  ASSERT_TRUE(a.wait_event(TransportEvent::Kind::peer_error));
-  b.connect(a);
-  b.fence(0);  // takes effect behind the connection
+  b.fence(0);  // takes effect behind the call before
   ASSERT_TRUE(b.wait_fences(1));
+  a.connect(b);
+  a.send(b, frame_of("unwanted"));
+  ASSERT_TRUE(a.wait_sent(2));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (b->stats(a.worker()).refused_stale == 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(b->stats(a.worker()).refused_stale, 1U);
+  b.connect(a);
+  b.fence(0);
+  ASSERT_TRUE(b.wait_fences(2));
   a.connect(b);
   a.send(b, frame_of("after"));
   ASSERT_TRUE(b.wait_frames(2));
