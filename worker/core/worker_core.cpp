@@ -121,7 +121,8 @@ void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
     recompute_ = RecomputeNotice{view_->view, work_.step, now_ - event.took, std::nullopt};
     send_control(*recompute_);
   }
-  if (!event.slot_finished) return;
+  // Slots finish in order; one that was issued for an earlier view of the epilogue may come a second time.
+  if (!event.slot_finished || event.slot.value() != range->slots.begin + range->done) return;
   work_.losses[event.slot.value()] = event.loss;
   fold_finished_slot(*range, event.slot);
   const bool all_recomputed =
