@@ -194,7 +194,8 @@ void Simulation::judge_end(RunResult& result) {
     return;
   }
   const CoordinatorCore* core = coordinator_.core();
-  const bool waits = core != nullptr && core->status() == JobStatus::waiting && !core->status_reason().empty();
+  const bool waits = core != nullptr && !core->status_reason().empty() &&
+                     (core->status() == JobStatus::waiting || core->status() == JobStatus::starting);
   std::size_t able = 0;
   for (const WorkerProcess* process : living()) able += process->state() == ProcessState::running ? 1 : 0;
   if (waits && able < options_.job.cluster.min_workers) {
