@@ -136,6 +136,7 @@ TEST_F(TrainerClusterTest, DeathInTheLastStep) {
 }
 
 TEST_F(TrainerClusterTest, AJoinerFetchesTheStateAndTakesPart) {
+  job_.train.steps = 60;
   start(1);
   bool joined = false;
   cluster_->watch([&](std::size_t, const WorkerAction& action) {
