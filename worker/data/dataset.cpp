@@ -10,7 +10,7 @@
 #include <system_error>
 #include <utility>
 
-#include "worker/data/mapped_file.hpp"
+#include "worker/data/mapped_input.hpp"
 #include "worker/data/token_shard.hpp"
 #include "worker/data/tokenizer.hpp"
 
@@ -48,7 +48,7 @@ struct Dataset::Source {
   }
 
   std::uint32_t token_bytes = 1;
-  std::deque<MappedFile> files;
+  std::deque<MappedInput> files;
   std::vector<std::uint16_t> tokenized;
   std::vector<Run> runs;
 };
@@ -67,7 +67,7 @@ std::vector<std::string> split_list(const std::string& list) {
   return parts;
 }
 
-std::string_view text_of(const MappedFile& file) {
+std::string_view text_of(const MappedInput& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
@@ -77,7 +77,7 @@ void add_to_hash(Hasher& hasher, std::span<const std::byte> bytes) {
   hasher.update(bytes);
 }
 
-Status tokenize_files(const std::deque<MappedFile>& files, const Tokenizer& tokenizer,
+Status tokenize_files(const std::deque<MappedInput>& files, const Tokenizer& tokenizer,
                       std::vector<std::uint16_t>& tokens) {
   if (tokenizer.vocabulary() > 65536) {
     return Error(ErrorCode::unsupported,
@@ -86,7 +86,7 @@ Status tokenize_files(const std::deque<MappedFile>& files, const Tokenizer& toke
   const auto sink = [&](std::span<const TokenId> run) {
     for (const TokenId token : run) tokens.push_back(static_cast<std::uint16_t>(token));
   };
-  for (const MappedFile& file : files) {
+  for (const MappedInput& file : files) {
     if (!tokens.empty()) {
       if (const auto separator = tokenizer.end_of_text()) sink(std::span(&*separator, 1));
     }
@@ -165,13 +165,13 @@ Result<Dataset> Dataset::open(const DataSpec& data, std::uint32_t context, std::
   PLANARIA_ASSIGN(const std::vector<std::string> paths, list_data_files(data));
   if (bpe) {
     if (!data.tokenizer_file.empty()) {
-      PLANARIA_ASSIGN(const MappedFile file, MappedFile::open(data.tokenizer_file));
+      PLANARIA_ASSIGN(const MappedInput file, MappedInput::open(data.tokenizer_file));
       add_to_hash(hasher, file.bytes());
     }
   }
   for (const std::string& path : paths) {
-    PLANARIA_ASSIGN(MappedFile file, MappedFile::open(path));
-    const MappedFile& kept = source.files.emplace_back(std::move(file));
+    PLANARIA_ASSIGN(MappedInput file, MappedInput::open(path));
+    const MappedInput& kept = source.files.emplace_back(std::move(file));
     add_to_hash(hasher, kept.bytes());
     if (shards) {
       PLANARIA_ASSIGN(const std::span<const std::byte> tokens, shard_tokens(kept.bytes(), path));

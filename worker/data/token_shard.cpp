@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "worker/data/dataset.hpp"
-#include "worker/data/mapped_file.hpp"
+#include "worker/data/mapped_input.hpp"
 #include "worker/data/tokenizer.hpp"
 
 namespace planaria {
@@ -131,7 +131,7 @@ Result<TokenizeSummary> tokenize_to_shards(const TokenizeOptions& options) {
     if (summary.files > 0) {
       if (const auto separator = tokenizer->end_of_text()) writer.add(std::span(&*separator, 1));
     }
-    PLANARIA_ASSIGN(const MappedFile file, MappedFile::open(path));
+    PLANARIA_ASSIGN(const MappedInput file, MappedInput::open(path));
     const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
     tokenizer->encode(text, [&](std::span<const TokenId> tokens) { writer.add(tokens); });
     PLANARIA_TRY(writer.status());

@@ -3,7 +3,7 @@
 #include <array>
 #include <span>
 
-#include "worker/data/mapped_file.hpp"
+#include "worker/data/mapped_input.hpp"
 
 namespace planaria {
 namespace {
@@ -52,7 +52,7 @@ Result<std::unique_ptr<Tokenizer>> open_tokenizer(const DataSpec& data) {
     return Error(ErrorCode::invalid_argument,
                  "data.tokenizer = \"bpe\" needs data.tokenizer_file, the path of a tokenizer.json");
   }
-  PLANARIA_ASSIGN(const MappedFile file, MappedFile::open(data.tokenizer_file));
+  PLANARIA_ASSIGN(const MappedInput file, MappedInput::open(data.tokenizer_file));
   const std::span<const std::byte> bytes = file.bytes();
   return parse_bpe_tokenizer({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, data.tokenizer_file);
 }

@@ -14,22 +14,22 @@
 
 namespace planaria {
 
-class MappedFile {
+class MappedInput {
  public:
   // Below this size a file is copied instead: a process may hold only some 65,000 mappings.
   static constexpr std::size_t kMapFromBytes = 1U << 20;
 
-  [[nodiscard]] static Result<MappedFile> open(const std::string& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
+  [[nodiscard]] static Result<MappedInput> open(const std::string& path);
+  ~MappedInput();
+  MappedInput(MappedInput&& other) noexcept;
+  MappedInput& operator=(MappedInput&& other) noexcept;
 
   [[nodiscard]] std::span<const std::byte> bytes() const {
     return mapping_ != nullptr ? std::span(static_cast<const std::byte*>(mapping_), size_) : std::span(copy_);
   }
 
  private:
-  MappedFile() = default;
+  MappedInput() = default;
 
   void* mapping_ = nullptr;
   std::size_t size_ = 0;

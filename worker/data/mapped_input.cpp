@@ -1,4 +1,4 @@
-#include "worker/data/mapped_file.hpp"
+#include "worker/data/mapped_input.hpp"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -33,13 +33,13 @@ class Descriptor {
 
 }  // namespace
 
-Result<MappedFile> MappedFile::open(const std::string& path) {
+Result<MappedInput> MappedInput::open(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return os_error("can't open", path);
   struct stat info {};
   if (::fstat(file.get(), &info) != 0) return os_error("can't inspect", path);
   if (!S_ISREG(info.st_mode)) return Error(ErrorCode::invalid_argument, "'" + path + "' is not a regular file");
-  MappedFile result;
+  MappedInput result;
   const auto size = static_cast<std::size_t>(info.st_size);
   if (size >= kMapFromBytes) {
     void* mapping = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
@@ -59,16 +59,16 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   return result;
 }
 
-MappedFile::~MappedFile() {
+MappedInput::~MappedInput() {
   if (mapping_ != nullptr) ::munmap(mapping_, size_);
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept
+MappedInput::MappedInput(MappedInput&& other) noexcept
     : mapping_(std::exchange(other.mapping_, nullptr)),
       size_(std::exchange(other.size_, 0)),
       copy_(std::move(other.copy_)) {}
 
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+MappedInput& MappedInput::operator=(MappedInput&& other) noexcept {
   std::swap(mapping_, other.mapping_);
   std::swap(size_, other.size_);
   std::swap(copy_, other.copy_);
