@@ -13,6 +13,7 @@
 
 #include "chaos/faults/local_run.hpp"
 #include "cli/http_client.hpp"
+#include "cli/run_directory.hpp"
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
 #include "worker/trainer/ledger.hpp"
@@ -128,17 +129,35 @@ Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const
   return summary;
 }
 
+// The newest sound checkpoint of `resume` becomes the first one of the new run.
+Status copy_checkpoint(const LocalJobOptions& options) {
+  PLANARIA_ASSIGN(const RunModel run, open_run(options.resume));
+  tell_refused(run.refused);
+  const std::string name = fmt::format("step-{:08}", run.state.step.value());
+  const fs::path from = fs::path(options.resume) / "checkpoints" / name;
+  const fs::path to = fs::path(options.output) / "checkpoints";
+  std::error_code error;
+  fs::create_directories(to, error);
+  fs::copy(from, to / name, fs::copy_options::recursive, error);
+  if (error) return Error(ErrorCode::io, "can't copy " + from.string() + ": " + error.message());
+  return ok_status();
+}
+
 Status prepare_output(const LocalJobOptions& options) {
   std::error_code error;
   fs::create_directories(options.output, error);
   if (error) return Error(ErrorCode::io, "can't make " + options.output + ": " + error.message());
-  if (fs::exists(fs::path(options.output) / "events") && options.resume.empty()) {
+  const bool used = fs::exists(fs::path(options.output) / "coordinator");
+  if (options.resume.empty()) {
+    if (!used) return ok_status();
     return Error(ErrorCode::invalid_argument,
-                 options.output +
-                     " holds an earlier run: give another --out, remove it, or go on from it with --resume " +
-                     options.output + " and a new --out");
+                 options.output + " holds an earlier run: give another --out, remove it, or go on with --resume " +
+                     options.output);
   }
-  return ok_status();
+  // In its own directory a run simply goes on: its log and its checkpoints are there.
+  if (fs::equivalent(options.output, options.resume, error)) return ok_status();
+  if (used) return Error(ErrorCode::invalid_argument, options.output + " holds an earlier run: give another --out");
+  return copy_checkpoint(options);
 }
 
 }  // namespace
@@ -158,7 +177,6 @@ Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
   run_options.assignments = options.assignments;
   run_options.workers = job.cluster.workers;
   run_options.output = options.output;
-  run_options.resume = options.resume;
   run_options.scenario = options.scenario;
   const auto started = std::chrono::steady_clock::now();
   PLANARIA_ASSIGN(const auto run, LocalRun::start(std::move(run_options)));

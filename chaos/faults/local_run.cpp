@@ -94,13 +94,23 @@ class LocalRun::Loop {
       collect();
       publish();
       if (coordinator_ && !coordinator_->running()) return coordinator_ended();
-      const bool anyone = std::ranges::any_of(workers_, [](Worker& worker) { return worker.ended.empty(); });
-      if (!anyone && !engine_.will_start_more()) {
+      if (abandoned()) {
         return Error(ErrorCode::unavailable, "every worker has ended before the job did: see worker-*.log in " +
                                                  options_.output + last_lines(worker_log(workers_.size() - 1), 5));
       }
     }
     return Error(ErrorCode::cancelled, "stopped");
+  }
+
+  // Nobody has worked for a while and nobody will. A finished job's coordinator outlives its workers by a moment.
+  bool abandoned() {
+    const bool anyone = std::ranges::any_of(workers_, [](const Worker& worker) { return worker.ended.empty(); });
+    if (anyone || engine_.will_start_more()) {
+      deserted_at_.reset();
+      return false;
+    }
+    if (!deserted_at_) deserted_at_ = clock_.now();
+    return clock_.now() > *deserted_at_ + std::chrono::milliseconds(2 * kFarewellMs);
   }
 
   Status coordinator_ended() {
@@ -147,6 +157,7 @@ class LocalRun::Loop {
         const auto ports = nlohmann::json::parse(file, nullptr, false);
         if (ports.is_object() && ports.contains("control_port") && ports.contains("http_port")) {
           control_port_ = ports["control_port"].get<std::uint16_t>();
+          telemetry_port_ = ports.value("telemetry_port", std::uint16_t{0});
           const std::lock_guard lock(run_.mutex_);
           run_.progress_.http_port = ports["http_port"].get<std::uint16_t>();
           return ok_status();
@@ -170,13 +181,13 @@ class LocalRun::Loop {
                                      options_.output,
                                      "--fault-hook",
                                      directory_.socket()};
+    if (telemetry_port_ != 0) {
+      command.emplace_back("--telemetry");
+      command.push_back(fmt::format("tcp://127.0.0.1:{}", telemetry_port_));
+    }
     for (const std::string& assignment : options_.assignments) {
       command.emplace_back("--set");
       command.push_back(assignment);
-    }
-    if (!options_.resume.empty()) {
-      command.emplace_back("--resume");
-      command.push_back(options_.resume);
     }
     PLANARIA_ASSIGN(ChildProcess process, ChildProcess::start(command, worker_log(index)));
     workers_.push_back({std::move(process), false, ""});
@@ -269,7 +280,9 @@ class LocalRun::Loop {
   FaultEngine engine_;
   std::optional<ChildProcess> coordinator_;
   std::vector<Worker> workers_;
+  std::optional<Instant> deserted_at_;
   std::uint16_t control_port_ = 0;
+  std::uint16_t telemetry_port_ = 0;
 };
 
 LocalRun::LocalRun(LocalRunOptions options) : options_(std::move(options)) {}

@@ -18,6 +18,8 @@ json optional_json(const std::optional<T>& value) {
     return value->value();
   } else if constexpr (requires { value->hex(); }) {
     return value->hex();
+  } else if constexpr (requires { value->ns; }) {
+    return value->ns;
   } else {
     return *value;
   }
@@ -166,7 +168,13 @@ json recovery_json(const RecoveryRow& row) {
             {"move", optional_json(phases.move)},
             {"recompute", optional_json(phases.recompute)},
             {"total", optional_json(phases.total)},
-            {"commit", optional_json(phases.commit)}}}};
+            {"commit", optional_json(phases.commit)}}},
+          {"times_ns",
+           {{"declared", optional_json(row.declared_at)},
+            {"committed", optional_json(row.committed_at)},
+            {"first_slot_started", optional_json(row.first_slot_started)},
+            {"last_slot_done", optional_json(row.last_slot_done)},
+            {"step_committed", optional_json(row.step_committed_at)}}}};
 }
 
 json fault_json(const FaultRow& row) {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "common/clock.hpp"
 #include "common/hash.hpp"
 #include "common/ids.hpp"
 #include "coordinator/log/event_log.hpp"
@@ -57,6 +58,8 @@ struct RecoveryRow {
   std::uint32_t tier = 0;
   std::uint32_t lost_slots = 0;
   RecoveryPhases phase_ms;
+  // The instants behind them, of the monotonic clock of the coordinator's host: for tools on the same host.
+  std::optional<Instant> declared_at, committed_at, first_slot_started, last_slot_done, step_committed_at;
 };
 
 struct FaultRow {

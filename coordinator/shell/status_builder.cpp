@@ -52,8 +52,14 @@ std::int64_t unix_ms_now() {
 }  // namespace
 
 RecoveryRow recovery_row(const RecoveryRecord& record, Instant now) {
-  RecoveryRow row{record.view,    record.cause, record.planned,    record.victims,
-                  record.at_step, record.tier,  record.lost_slots, {}};
+  RecoveryRow row;
+  row.view = record.view;
+  row.cause = record.cause;
+  row.planned = record.planned;
+  row.victims = record.victims;
+  row.at_step = record.at_step;
+  row.tier = record.tier;
+  row.lost_slots = record.lost_slots;
   // Workers stamp with their host's clock: on another host it counts from elsewhere.
   const auto ours = [&](std::optional<Instant> at) {
     return at && record.committed_at && *at >= *record.committed_at && *at <= now ? at : std::nullopt;
@@ -66,6 +72,11 @@ RecoveryRow recovery_row(const RecoveryRecord& record, Instant now) {
   row.phase_ms.move = interval(record.committed_at, first_slot);
   row.phase_ms.recompute = interval(first_slot, last_slot);
   row.phase_ms.commit = interval(began, record.step_committed_at);
+  row.declared_at = record.declared_at;
+  row.committed_at = record.committed_at;
+  row.first_slot_started = first_slot;
+  row.last_slot_done = last_slot;
+  row.step_committed_at = record.step_committed_at;
   row.phase_ms.total = record.lost_slots > 0 ? interval(began, last_slot) : row.phase_ms.commit;
   return row;
 }

@@ -1,0 +1,101 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.hpp"
+#include "cli/exit_code.hpp"
+#include "cli/http_client.hpp"
+#include "cli/stop_signal.hpp"
+#include "common/config.hpp"
+#include "common/file.hpp"
+#include "coordinator/http/status.hpp"
+#include "coordinator/shell/service.hpp"
+#include "proto/job_config.hpp"
+#include "worker/data/dataset.hpp"
+
+namespace planaria {
+namespace {
+
+struct CoordinatorArguments {
+  JobArguments job;
+  std::string listen;
+  std::string output = "out";
+};
+
+Status write_text(const std::string& path, const std::string& text) {
+  return write_file_atomically(posix_file_system(), path, std::as_bytes(std::span(text)));
+}
+
+// Reads the job and its data: the hash of the data is part of the job's.
+Result<JobSpec> prepare_job(const CoordinatorArguments& arguments) {
+  std::vector<std::string> assignments = arguments.job.assignments;
+  if (!arguments.listen.empty()) {
+    PLANARIA_ASSIGN(const HttpTarget target, parse_target(arguments.listen));
+    assignments.push_back(fmt::format("cluster.listen=\"{}\"", target.host));
+    assignments.push_back("cluster.control_port=" + target.port);
+  }
+  PLANARIA_ASSIGN(JobSpec job, load_job(arguments.job.file, assignments, process_environment()));
+  PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
+  if (job.data.content_hash != Hash128{} && job.data.content_hash != dataset.content_hash()) {
+    return Error(ErrorCode::mismatch, "the data at " + job.data.path + " is not what data.content_hash pins");
+  }
+  job.data.content_hash = dataset.content_hash();
+  return job;
+}
+
+Result<CoordinatorOutcome> coordinate(const CoordinatorArguments& arguments) {
+  PLANARIA_ASSIGN(JobSpec job, prepare_job(arguments));
+  std::error_code error;
+  std::filesystem::create_directories(arguments.output, error);
+  if (error) return Error(ErrorCode::io, "can't make " + arguments.output + ": " + error.message());
+  PLANARIA_TRY(write_text(arguments.output + "/job.toml", job_to_toml(job)));
+  PLANARIA_ASSIGN(const auto service, CoordinatorService::start({job, arguments.output}));
+  const CoordinatorPorts ports = service->ports();
+  fmt::print("job {} ({}), {} workers expected\n", job.name, job_hash(job).hex(), job.cluster.workers);
+  fmt::print("workers:     planaria worker --join {}:{}\n", ports.address, ports.control);
+  fmt::print("status page: http://{}:{}/\n", ports.address, ports.http);
+  std::fflush(stdout);
+  while (true) {
+    if (auto outcome = service->wait_for(std::chrono::milliseconds(100))) {
+      if (outcome->finished && outcome->status) {
+        PLANARIA_TRY(write_text(arguments.output + "/result.json", to_text(status_json(*outcome->status)) + "\n"));
+      }
+      return *outcome;
+    }
+    if (stop_requested()) service->stop();
+  }
+}
+
+int run(const CoordinatorArguments& arguments) {
+  watch_stop_signals();
+  const auto outcome = coordinate(arguments);
+  if (!outcome) return fail(outcome.error());
+  if (!outcome->finished) {
+    fmt::print("stopped; the workers train on, start the coordinator again with the same --out\n");
+    return static_cast<int>(ExitCode::stopped);
+  }
+  fmt::print("{}\n", outcome->reason);
+  return static_cast<int>(outcome->success ? ExitCode::ok : ExitCode::failed);
+}
+
+}  // namespace
+
+void add_coordinator(CLI::App& app, int& code) {
+  auto* command = app.add_subcommand("coordinator", "Coordinate a job whose workers join over the network");
+  command->footer(
+      "Example:\n  planaria coordinator JOB.toml --listen 10.0.0.1:7070 --out runs/big\n\n"
+      "Other addresses than loopback need security.join_token and TLS in the job, or security.insecure = true.\n"
+      "A coordinator that is started again with the same --out goes on where it was.");
+  auto arguments = std::make_shared<CoordinatorArguments>();
+  add_job_arguments(*command, arguments->job);
+  command->add_option("--listen", arguments->listen,
+                      "address:port of the control plane; default the job's, on loopback");
+  command->add_option("--out", arguments->output, "directory of the job's files")->capture_default_str();
+  command->callback([arguments, &code] { code = run(*arguments); });
+}
+
+}  // namespace planaria
