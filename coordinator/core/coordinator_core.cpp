@@ -175,6 +175,13 @@ void CoordinatorCore::replay(const log_record::Committed& record) {
 }
 
 void CoordinatorCore::replay(const log_record::NumericDecision& record) {
+  note(record);
+}
+
+void CoordinatorCore::note(const log_record::NumericDecision& record) {
+  if (!numeric_ || numeric_->step != record.step) recomputed_ = 0;
+  // A decision whose view was never committed is made again for the same attempt.
+  if (recomputed_ == 0 || numeric_->attempt != record.attempt) ++recomputed_;
   numeric_ = record;
 }
 

@@ -200,6 +200,7 @@ class CoordinatorCore {
   void replay(const log_record::Prepared& record);
   void replay(const log_record::Committed& record);
   void replay(const log_record::NumericDecision& record);
+  void note(const log_record::NumericDecision& record);
   void replay(const log_record::StepLogged& record);
   void replay(const log_record::WaitingStarted& record);
   void replay(const log_record::Finished& record);
@@ -266,6 +267,7 @@ class CoordinatorCore {
   bool job_recorded_ = false;
   std::optional<log_record::Finished> finished_;
   std::optional<log_record::NumericDecision> numeric_;
+  std::uint32_t recomputed_ = 0;  // attempts at its step
   std::uint64_t steps_committed_ = 0;
   Step last_step_logged_;
   std::uint64_t views_committed_ = 0;

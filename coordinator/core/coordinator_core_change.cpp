@@ -196,10 +196,10 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
   input.planned = change.boundary.has_value();
-  input.compare_state = change.compare_state;
   input.discard_work = change.discard_work;
   input.allow_rollback = now_ >= change.rollback_at;
   input.numeric = numeric_;
+  input.recomputed = recomputed_;
   return input;
 }
 
@@ -218,7 +218,7 @@ void CoordinatorCore::finish_change() {
     return;
   }
   if (decision->numeric) {
-    numeric_ = decision->numeric;
+    note(*decision->numeric);
     log(*decision->numeric);
   }
   if (decision->halt) {

@@ -173,11 +173,9 @@ void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Regi
 
 // Tells a worker that comes back what it may have missed.
 void CoordinatorCore::catch_up(WorkerRecord& worker) {
-  if (change_ && change_->members.contains(worker.worker)) {
-    send_prepare(worker);
-  } else if (in_view(worker.worker)) {
-    send(worker, CommitView{*view_});  // refused there as over when it has it
-  }
+  // First the view that it may have missed: a later Prepare's boundary is one of that view.
+  if (in_view(worker.worker)) send(worker, CommitView{*view_});  // refused there as over when it has it
+  if (change_ && change_->members.contains(worker.worker)) send_prepare(worker);
 }
 
 // ---- life and death ----

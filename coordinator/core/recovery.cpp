@@ -10,6 +10,7 @@ namespace planaria {
 namespace {
 
 constexpr std::uint32_t kMaxNumericAttempts = 3;
+constexpr const char* kSkip = "skip";
 
 // Works out one decision; its members are the facts found on the way.
 class RecoveryPlanner {
@@ -44,15 +45,16 @@ class RecoveryPlanner {
     return stamp && (*stamp == base_ || (!rolled_back_ && *stamp == base_.next()));
   }
   [[nodiscard]] bool works_on_step(std::size_t i) const {
-    return !plan().discard && takes_part(i) && in_.members[i].continuing && report(i).work_step == plan().step &&
-           report(i).attempt == plan().attempt;
+    // Work of an older view may overlap what the last one gave to others.
+    return !plan().discard && takes_part(i) && in_.members[i].continuing && report(i).view == in_.previous->view &&
+           report(i).work_step == plan().step && report(i).attempt == plan().attempt;
   }
   [[nodiscard]] const ResumePlan& plan() const { return decision_.record.resume; }
 
-  // Where members were asked for hashes, the majority of those with the newest stamp is right; without one nobody is.
+  // Where members know their state's hash (because they compare at that step, or were asked), the majority of those
+  // with one stamp is right; without one nobody is.
   void find_trusted_state() {
     trusted_.assign(count(), true);
-    if (!in_.compare_state) return;
     std::map<Step, std::map<Hash128, std::size_t>> votes;
     for (std::size_t i = 0; i < count(); ++i) {
       const Holdings& held = report(i).holdings;
@@ -141,14 +143,18 @@ class RecoveryPlanner {
       if (plan().discard) ++plan().attempt;
       return;
     }
-    const bool seen = in_.numeric && in_.numeric->step == plan().step && in_.numeric->digest == *alarm;
+    // Equal bits at another attempt, or decided so before and not carried out.
+    const bool known = in_.numeric && in_.numeric->step == plan().step && in_.numeric->digest == *alarm;
+    const bool again = in_.numeric && in_.numeric->step == plan().step && in_.numeric->attempt == plan().attempt;
+    const std::uint32_t thrown = in_.numeric && in_.numeric->step == plan().step ? in_.recomputed - (again ? 1 : 0) : 0;
+    const bool seen = known && (in_.numeric->attempt < plan().attempt || in_.numeric->decision == kSkip);
     decision_.numeric = log_record::NumericDecision{plan().step, plan().attempt, *alarm, ""};
     const std::string step = std::to_string(plan().step.value());
     if (seen && in_.nonfinite == NonfinitePolicy::skip) {
       plan().skip_update = true;
-      decision_.numeric->decision = "skip";
+      decision_.numeric->decision = kSkip;
       decision_.record.reason = "the gradient of step " + step + " is nonfinite by nature: its update is skipped; ";
-    } else if (seen || plan().attempt + 1 >= kMaxNumericAttempts) {
+    } else if (seen || thrown + 1 >= kMaxNumericAttempts) {
       decision_.halt = true;
       decision_.numeric->decision = "halt";
       decision_.record.reason = "the gradient of step " + step +

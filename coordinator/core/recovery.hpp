@@ -32,10 +32,10 @@ struct RecoveryInput {
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   double rebalance_gain = 0.1;                         // the previous split is kept when a new one gains less
   bool planned = false;                                // every continuing member stopped at the same boundary
-  bool compare_state = false;                          // members' state hashes were asked for: they must agree
   bool discard_work = false;                           // the step's partial sums can't be trusted
   bool allow_rollback = true;                          // holders of newer state are not awaited any longer
   std::optional<log_record::NumericDecision> numeric;  // the last one logged
+  std::uint32_t recomputed = 0;  // attempts at its step that were decided to be computed anew, `numeric` included
 };
 
 struct RecoveryDecision {

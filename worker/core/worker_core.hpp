@@ -105,6 +105,8 @@ class WorkerCore {
   void serve_waiting_requests();
 
   void resume(const ViewRecord& record);
+  [[nodiscard]] bool replaces_state(const ResumePlan& plan) const;
+  [[nodiscard]] bool goes_on_with_work(const ResumePlan& plan) const;
   void adopt_ranges(const ResumePlan& plan);
   void start_fetches(const ResumePlan& plan);
   void begin_step(Step step);

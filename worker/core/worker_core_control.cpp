@@ -272,11 +272,12 @@ void WorkerCore::control(const CommitView& message) {
 void WorkerCore::resume(const ViewRecord& record) {
   const ResumePlan& plan = record.resume;
   if (work_.step != Step(0) && plan.step == work_.step.next() && state_ && *state_ == work_.step &&
-      (!committed_ || *committed_ < work_.step)) {
+      (!committed_ || *committed_ < work_.step) && !replaces_state(plan)) {
     finish_step();  // every member reported that it holds the step: the plan commits it
   }
   const bool epilogue = plan.step > config_.total_steps;
-  const bool keep = work_.step == plan.step && work_.attempt == plan.attempt && !plan.discard && !epilogue;
+  const bool keep =
+      work_.step == plan.step && work_.attempt == plan.attempt && !plan.discard && !epilogue && goes_on_with_work(plan);
   if (!keep || mutated(Mutation::repeat_finished_work)) {
     if (work_.step != Step(0) &&
         (!committed_ || work_.step > *committed_ || epilogue || plan.discard || plan.tier > 0)) {
@@ -297,6 +298,18 @@ void WorkerCore::resume(const ViewRecord& record) {
   exchange_.compute = plan.compute || epilogue;
   exchange_.skip_update = plan.skip_update;
   start_fetches(plan);
+}
+
+// The plan distrusts what this worker holds.
+bool WorkerCore::replaces_state(const ResumePlan& plan) const {
+  return plan.discard && std::ranges::any_of(plan.fetches, [this](const StateFetch& f) { return f.worker == self(); });
+}
+
+// Every range with sums is still this worker's. (It may have missed a view that gave its slots to others.)
+bool WorkerCore::goes_on_with_work(const ResumePlan& plan) const {
+  return std::ranges::all_of(work_.ranges, [&](const StepWork::Range& range) {
+    return range.issued == 0 || std::ranges::find(plan.slots, SlotAssignment{self(), range.slots}) != plan.slots.end();
+  });
 }
 
 // Ranges that this worker had stay as they are, with their sums; new ones are added in front.
@@ -325,7 +338,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
   for (const StateFetch& fetch : plan.fetches) {
     if (fetch.worker == self()) fetches.push_back(fetch);
   }
-  const bool forced = !fetches.empty() && plan.discard && !mutated(Mutation::forget_fenced_state);
+  const bool forced = replaces_state(plan) && !mutated(Mutation::forget_fenced_state);
   if ((holds && !forced) || fetches.empty()) {
     fetch_stamp_.reset();
     return;
