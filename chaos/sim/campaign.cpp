@@ -33,7 +33,10 @@ CampaignResult run_campaign(const CampaignOptions& options) {
         if (options.stop_at_first) stop.store(true);
       } else {
         ++result.passed;
-        ++(outcome.ending == Ending::waiting ? result.waiting : result.finished);
+        std::uint64_t& ending = outcome.ending == Ending::waiting          ? result.waiting
+                                : outcome.ending == Ending::beyond_promise ? result.beyond
+                                                                           : result.finished;
+        ++ending;
       }
       for (std::size_t kind = 0; kind < kFaultKinds; ++kind) {
         for (std::size_t phase = 0; phase < kSimPhases; ++phase)

@@ -39,6 +39,7 @@ struct CampaignResult {
   std::uint64_t passed = 0;
   std::uint64_t finished = 0;                // of these: reached the end, or
   std::uint64_t waiting = 0;                 // wait for workers that never came, with a reason
+  std::uint64_t beyond = 0;                  // had more values flipped than anybody could notice
   std::vector<std::uint64_t> failing_seeds;  // in order
   std::optional<Failure> first_failure;
   FaultTable faults{};

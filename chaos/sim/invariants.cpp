@@ -275,6 +275,16 @@ void Oracle::check_view_record(const ViewRecord& record) {
   if (record.resume.tier == 0 && record.resume.step < highest_commit_) {
     world_.fail("13: the highest committed step falls", describe(record));
   }
+  // Damaged state that all undamaged holders died beside can't be told from good one.
+  std::size_t damaged = 0;
+  std::size_t holders = 0;
+  for (const Member& member : record.members) {
+    const WorkerProcess* process = simulation_.process_at(member.address);
+    if (process == nullptr || !process->trainer().newest_state()) continue;
+    ++holders;
+    damaged += process->trainer().damaged() ? 1 : 0;
+  }
+  if (damaged > 0 && damaged * 2 >= holders) world_.beyond_promise = true;
   ++tiers_[record.resume.tier];
 }
 

@@ -151,7 +151,7 @@ RunResult Simulation::run() {
   bool rescued = false;
   bool gave_up = false;
   std::uint64_t count = 0;
-  while (!world_.violation && !over() && world_.queue.run_next()) {
+  while (!world_.violation && !world_.beyond_promise && !over() && world_.queue.run_next()) {
     if ((++count & 63U) != 0) continue;
     // Faults whose moment never comes must not keep the job from ending, nor the rescue from coming.
     if (!gave_up && !injector_.calm() && world_.now() > last_progress_ + std::chrono::seconds(20)) {
@@ -182,6 +182,10 @@ RunResult Simulation::run() {
 
 void Simulation::judge_end(RunResult& result) {
   if (world_.violation) return;
+  if (world_.beyond_promise) {
+    result.ending = Ending::beyond_promise;
+    return;
+  }
   if (coordinator_.exited()) {
     oracle_.job_finished(coordinator_.core(), coordinator_.exit_success());
     result.ending = coordinator_.exit_success() ? Ending::finished : Ending::failed;

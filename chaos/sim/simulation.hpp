@@ -20,7 +20,7 @@
 
 namespace planaria::sim {
 
-enum class Ending : std::uint8_t { finished, waiting, failed };
+enum class Ending : std::uint8_t { finished, waiting, failed, beyond_promise };
 
 using FaultTable = std::array<std::array<std::uint32_t, kSimPhases>, kFaultKinds>;
 

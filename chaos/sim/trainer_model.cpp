@@ -312,6 +312,7 @@ void TrainerModel::measure(const MeasureGradient& action) {
 
 void TrainerModel::release(Step step) {
   process_.simulation().oracle().step_released(process_, step);
+  if (!process_.core().view_record()) forget_ledger();  // it lost its place in the view, and its work with it
   std::erase_if(nodes_, [&](const auto& node) { return node.second.step == step; });
   if (reduced_step_ == step) reduced_.reset();
 }
@@ -351,7 +352,9 @@ void TrainerModel::update(const ApplyUpdate& action) {
       target->tiles[tile] = updated(source->tiles[tile], reduced_->tiles[tile], norm, action.step);
     }
   }
-  if (flip_armed_) {
+  // Wrong values show where three or more compare; with fewer nobody can tell who is right.
+  const auto& view = process_.core().view_record();
+  if (flip_armed_ && action.hash && view && view->members.size() >= 3) {
     flip_armed_ = false;
     target->damaged = true;
     Term& victim = target->tiles[world_.noise.below(target->tiles.size())];

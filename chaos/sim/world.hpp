@@ -39,6 +39,7 @@ struct World {
   ReferenceRun reference;
   Trace trace;
   std::optional<Violation> violation;
+  bool beyond_promise = false;  // more was broken than anybody could notice: the run ends without a verdict
 
   [[nodiscard]] Instant now() const { return queue.now(); }
 
