@@ -62,10 +62,26 @@ CoordinatorCore::CoordinatorCore(CoordinatorCoreConfig config)
 
 CoordinatorActions CoordinatorCore::on(const CoordinatorEvent& event, Instant now) {
   now_ = now;
+  if (wanted_tick_ && now - *wanted_tick_ > lease_ / 4) forgive_silence(now - *wanted_tick_);
   std::visit([this](const auto& alternative) { handle(alternative); }, event);
   consider_change();
   consider_exit();
+  wanted_tick_ = next_tick();
   return std::exchange(actions_, {});
+}
+
+// This process was stopped or starved: what others said meanwhile waits in its queues, and their silence proves
+// nothing.
+void CoordinatorCore::forgive_silence(Duration overslept) {
+  for (auto& [id, worker] : workers_) {
+    worker.last_heard = std::min(worker.last_heard + overslept, now_);
+    if (worker.suspect_until) worker.suspect_until = *worker.suspect_until + overslept;
+  }
+  last_progress_at_ = std::min(last_progress_at_ + overslept, now_);
+  if (change_) {
+    change_->started_at = change_->started_at + overslept;
+    change_->rollback_at = change_->rollback_at + overslept;
+  }
 }
 
 JobStatus CoordinatorCore::status() const {
@@ -165,6 +181,13 @@ void CoordinatorCore::replay(const log_record::Prepared& record) {
 void CoordinatorCore::replay(const log_record::Committed& record) {
   view_ = record.record;
   ++views_committed_;
+  RecoveryRecord recovery;  // its instants were of an earlier start and are gone
+  recovery.view = view_->view;
+  recovery.cause = view_->reason;
+  recovery.at_step = view_->resume.step;
+  recovery.tier = view_->resume.tier;
+  for (const SlotRange range : view_->resume.lost) recovery.lost_slots += range.size();
+  recoveries_.push_back(std::move(recovery));
   for (const Member& member : view_->members) {
     WorkerRecord& worker = workers_[member.worker];
     worker.address = member.address;

@@ -60,6 +60,7 @@ RecoveryRow recovery_row(const RecoveryRecord& record, Instant now) {
   row.at_step = record.at_step;
   row.tier = record.tier;
   row.lost_slots = record.lost_slots;
+  if (!record.committed_at) return row;  // under way, or of an earlier start of the coordinator
   // Workers stamp with their host's clock: on another host it counts from elsewhere.
   const auto ours = [&](std::optional<Instant> at) {
     return at && record.committed_at && *at >= *record.committed_at && *at <= now ? at : std::nullopt;

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Measures recoveries on real processes: from the fatal signal to the first lost slot starting on a survivor.
+
+    tests/bench/recovery_time.py [--planaria build/release/planaria] [--job tests/jobs/tiny.toml] [--runs 30]
+
+Each run kills (or, with --stop, freezes) one of three workers in another phase. Printed: median and 95th percentile of
+detect, decide, move, their sum, and the time to the step's commit over the work that was left at the survivors' speed.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+
+PHASES = ["forward", "backward", "reduce", "gate", "update", "commit"]
+
+
+def run_once(args, index, directory):
+    phase = PHASES[index % len(PHASES)]
+    step = 8 + index % 5
+    kind = "stop" if args.stop else "kill"
+    scenario = os.path.join(directory, f"{index}.toml")
+    with open(scenario, "w", encoding="utf-8") as file:
+        file.write(f'[[fault]]\nkind = "{kind}"\nat_step = {step}\nphase = "{phase}"\nworker = {index % 3}\n')
+        if args.stop:
+            file.write("for_s = 3.0\n")
+    command = [args.planaria, "run", args.job, "--workers", "3", "--steps", "30", "--scenario", scenario,
+               "--out", os.path.join(directory, str(index)), "--quiet", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    summary = json.loads(done.stdout.strip().splitlines()[-1])
+    recoveries = [r for r in summary["recoveries"] if "lost:" in r["cause"]]
+    return phase, summary["weights_hash"], recoveries
+
+
+def spread(values):
+    values = sorted(values)
+    if not values:
+        return "none"
+    p95 = values[min(len(values) - 1, round(0.95 * (len(values) - 1)))]
+    return f"median {statistics.median(values):7.1f}   p95 {p95:7.1f}   max {values[-1]:7.1f}   n {len(values)}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--planaria", default="build/release/planaria")
+    parser.add_argument("--job", default="tests/jobs/tiny.toml")
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--stop", action="store_true", help="freeze instead of kill")
+    args = parser.parse_args()
+    collected = {"detect": [], "decide": [], "move": [], "overhead": [], "total": []}
+    hashes = set()
+    with tempfile.TemporaryDirectory() as directory:
+        for index in range(args.runs):
+            phase, weights, recoveries = run_once(args, index, directory)
+            hashes.add(weights)
+            for recovery in recoveries:
+                for name, values in collected.items():
+                    value = recovery["phase_ms"].get(name)
+                    if value is not None:
+                        values.append(value)
+                print(f"run {index:3} {phase:9} step {recovery['at_step']:3} lost slots {recovery['lost_slots']:3} "
+                      + " ".join(f"{n} {recovery['phase_ms'].get(n) or float('nan'):.1f}" for n in collected), flush=True)
+    for name, values in collected.items():
+        print(f"{name:9} ms  {spread(values)}")
+    print(f"{len(hashes)} distinct weights hash(es) over {args.runs} runs")
+
+
+if __name__ == "__main__":
+    main()
