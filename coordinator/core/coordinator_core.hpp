@@ -225,6 +225,7 @@ class CoordinatorCore {
   void suspect(WorkerRecord& worker, const std::string& why);
   void lose(WorkerRecord& worker, const std::string& why);
   void accept_drain(WorkerRecord& worker, const std::string& reason);
+  void forgive_silence(Duration overslept);
   void check_leases();
   void check_change_deadline();
   void check_stall();
@@ -293,6 +294,7 @@ class CoordinatorCore {
   Instant finished_at_{};
   bool exited_ = false;
 
+  std::optional<Instant> wanted_tick_;  // when this core should have been called again at the latest
   Instant now_{};
   CoordinatorActions actions_;
 };
