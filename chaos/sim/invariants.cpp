@@ -235,19 +235,22 @@ void Oracle::check_prepared(const log_record::Prepared& record) {
     world_.fail("5: a view number is prepared twice", describe(LogRecord(record)));
   }
   highest_prepared_ = record.view;
-  // Hints don't expel: only silence longer than the grace does, or what the worker itself did wrong.
+  // Hints don't expel: only silence longer than the grace does, or what the worker itself did wrong or left undone.
   const CoordinatorCore* core = simulation_.coordinator().core();
-  const Duration grace = std::chrono::milliseconds(world_.options.job.cluster.suspect_grace_ms);
+  const ClusterSpec& cluster = world_.options.job.cluster;
+  const bool timed_out = world_.now() - prepared_at_ >= std::chrono::milliseconds(cluster.prepare_timeout_ms);
+  prepared_at_ = world_.now();
   for (const WorkerId worker : record.excluded) {
     const auto known = core->workers().find(worker);
     const auto heard = last_heard_.find(worker);
-    if (known == core->workers().end() || heard == last_heard_.end() || known->second.status != WorkerStatus::lost)
-      continue;
-    const WorkerProcess* process = simulation_.process_at(known->second.address);
+    if (known == core->workers().end() || heard == last_heard_.end()) continue;
+    const WorkerRecord& about = known->second;
+    if (about.status != WorkerStatus::lost || !excluded_.insert({worker, about.incarnation}).second) continue;
+    const WorkerProcess* process = simulation_.process_at(about.address);
     const bool well = process != nullptr && process->state() == ProcessState::running &&
-                      process->incarnation() == known->second.incarnation;
-    if (well && known->second.faults == 0 && world_.now() - heard->second < grace && known->second.evidence_at &&
-        !simulation_.troubled(process->index())) {
+                      process->incarnation() == about.incarnation && !simulation_.troubled(process->index());
+    const bool heard_lately = world_.now() - heard->second < std::chrono::milliseconds(cluster.suspect_grace_ms);
+    if (well && heard_lately && about.faults == 0 && !timed_out) {
       fail("11: a hint alone expels a worker", *process, record.reason);
     }
   }

@@ -85,6 +85,8 @@ class Oracle {
   std::set<std::tuple<WorkerId, Incarnation, ViewNumber>> reports_;  // heard in this life
   std::map<std::pair<WorkerId, Incarnation>, Report> report_of_;
   std::map<WorkerId, Instant> last_heard_;
+  std::set<std::pair<WorkerId, Incarnation>> excluded_;
+  Instant prepared_at_{};
   std::map<std::uint32_t, std::uint32_t> tiers_;  // views by tier
 };
 

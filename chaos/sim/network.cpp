@@ -146,6 +146,14 @@ void DataPlane::receive(Frame frame) {
   const bool known = member != self.members.end() && member->second.incarnation == frame.from_incarnation;
   if (!known || self.closed.contains(frame.from_worker)) return;
   simulation_.note_progress();
+  if (!world_.noise.chance(world_.options.late_handover_chance)) return hand_over(std::move(frame));
+  world_.queue.after(world_.about(milliseconds(4)), [this, &target, frame = std::move(frame)]() mutable {
+    target.arrive([this, frame = std::move(frame)]() mutable { hand_over(std::move(frame)); });
+  });
+}
+
+void DataPlane::hand_over(Frame frame) {
+  WorkerProcess& target = simulation_.process(frame.to);
   if (frame.damaged) {
     target.post(worker_event::CorruptData{frame.from_worker, frame.view});
   } else {

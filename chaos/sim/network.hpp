@@ -77,6 +77,7 @@ class DataPlane {
   void read(Frame& frame);
   void arrive(Frame frame, std::uint64_t connection);
   void receive(Frame frame);
+  void hand_over(Frame frame);
   void unreachable(ProcessIndex at, WorkerId peer, Duration within);
   Endpoint& endpoint(ProcessIndex process);
 
