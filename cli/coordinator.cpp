@@ -35,7 +35,7 @@ Result<JobSpec> prepare_job(const CoordinatorArguments& arguments) {
   std::vector<std::string> assignments = arguments.job.assignments;
   if (!arguments.listen.empty()) {
     PLANARIA_ASSIGN(const HttpTarget target, parse_target(arguments.listen));
-    assignments.push_back(fmt::format("cluster.listen=\"{}\"", target.host));
+    assignments.push_back(fmt::format("cluster.listen={}", target.host));
     assignments.push_back("cluster.control_port=" + target.port);
   }
   PLANARIA_ASSIGN(JobSpec job, load_job(arguments.job.file, assignments, process_environment()));

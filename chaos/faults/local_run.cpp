@@ -49,6 +49,24 @@ std::string last_lines(const std::string& path, std::size_t count) {
   return text;
 }
 
+// The kind of error behind a documented exit code of a planaria command (cli/exit_code.hpp).
+ErrorCode error_code_of_exit(int code) {
+  switch (code) {
+    case 2:
+      return ErrorCode::invalid_argument;
+    case 3:
+      return ErrorCode::not_found;
+    case 4:
+      return ErrorCode::mismatch;
+    case 5:
+      return ErrorCode::unavailable;
+    case 6:
+      return ErrorCode::cancelled;
+    default:
+      return ErrorCode::internal;
+  }
+}
+
 std::optional<Phase> phase_named(std::string_view name) {
   for (auto phase = Phase::forward; phase < Phase::count_; phase = static_cast<Phase>(static_cast<int>(phase) + 1)) {
     if (name == to_string(phase)) return phase;
@@ -122,7 +140,8 @@ class LocalRun::Loop {
     if (exit.signal == 0 && exit.code == 0) return ok_status();
     const std::string how =
         exit.signal != 0 ? fmt::format("signal {}", exit.signal) : fmt::format("exit code {}", exit.code);
-    return Error(ErrorCode::internal, "the coordinator ended with " + how + ":" + last_lines(coordinator_log(), 5));
+    return Error(error_code_of_exit(exit.code),
+                 "the coordinator ended with " + how + ":" + last_lines(coordinator_log(), 5));
   }
 
   [[nodiscard]] int poll_ms() const {

@@ -1,0 +1,49 @@
+#include "tests/integration/planaria_process.hpp"
+
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "chaos/faults/child_process.hpp"
+
+namespace planaria {
+
+ProgramResult planaria_program(const std::vector<std::string>& arguments, int timeout_s) {
+  const ScratchDirectory scratch;
+  const std::string output = scratch.path("output");
+  std::vector<std::string> command{PLANARIA_BINARY};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  auto process = ChildProcess::start(command, output);
+  if (!process) return {-1, process.error().message()};
+  const ChildProcess::Exit exit = process->finish(timeout_s * 1000);
+  std::ifstream file(output);
+  std::stringstream text;
+  text << file.rdbuf();
+  return {exit.signal != 0 ? 128 + exit.signal : exit.code, text.str()};
+}
+
+nlohmann::json last_json(const ProgramResult& result) {
+  std::istringstream lines(result.output);
+  std::string last;
+  for (std::string line; std::getline(lines, line);) last = line;
+  const auto json = nlohmann::json::parse(last, nullptr, false);
+  return json.is_object() ? json : nlohmann::json();
+}
+
+ScratchDirectory::ScratchDirectory() {
+  std::string name = (std::filesystem::temp_directory_path() / "planaria-test-XXXXXX").string();
+  path_ = mkdtemp(name.data());
+}
+
+ScratchDirectory::~ScratchDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+std::string tiny_job() {
+  return PLANARIA_SOURCE_DIR "/tests/jobs/tiny.toml";
+}
+
+}  // namespace planaria

@@ -1,0 +1,100 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/integration/planaria_process.hpp"
+
+namespace planaria {
+namespace {
+
+// A run of the tiny job; its summary, or null with the output as the failure's message.
+nlohmann::json run_tiny(const std::string& output, std::vector<std::string> more) {
+  std::vector<std::string> arguments{"run", tiny_job(), "--out", output, "--quiet", "--json"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const ProgramResult result = planaria_program(arguments);
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  return last_json(result);
+}
+
+TEST(Run, AnyNumberOfWorkersAndThreadsGivesTheSameBits) {
+  const ScratchDirectory scratch;
+  const auto alone = run_tiny(scratch.path("1"), {"--workers", "1", "--steps", "20"});
+  ASSERT_TRUE(alone.is_object());
+  EXPECT_EQ(alone["sequences_used"], 20 * 128);
+  EXPECT_EQ(alone["microbatches_computed"], 20 * 128);
+  for (const char* workers : {"2", "3", "5"}) {
+    const auto shared = run_tiny(scratch.path(workers), {"--workers", workers, "--steps", "20"});
+    EXPECT_EQ(shared["weights_hash"], alone["weights_hash"]) << workers << " workers";
+    EXPECT_EQ(shared["final_val_loss"], alone["final_val_loss"]) << workers << " workers";
+  }
+  const auto threads = run_tiny(scratch.path("t"), {"--workers", "2", "--steps", "20", "--set", "cluster.threads=2"});
+  EXPECT_EQ(threads["weights_hash"], alone["weights_hash"]);
+}
+
+TEST(Run, AnotherSeedGivesOtherBits) {
+  const ScratchDirectory scratch;
+  const auto one = run_tiny(scratch.path("1"), {"--workers", "1", "--steps", "8", "--seed", "1"});
+  const auto two = run_tiny(scratch.path("2"), {"--workers", "1", "--steps", "8", "--seed", "2"});
+  EXPECT_NE(one["weights_hash"], two["weights_hash"]);
+}
+
+TEST(Run, ResumesFromACheckpointOnOtherWorkersToTheSameBits) {
+  const ScratchDirectory scratch;
+  const auto whole = run_tiny(scratch.path("whole"), {"--workers", "1"});
+  std::filesystem::remove_all(scratch.path("whole") + "/checkpoints/step-00000040");
+  const auto resumed = run_tiny(scratch.path("resumed"), {"--workers", "3", "--resume", scratch.path("whole")});
+  EXPECT_EQ(resumed["weights_hash"], whole["weights_hash"]);
+  EXPECT_EQ(resumed["steps_committed"], 40);
+  EXPECT_EQ(resumed["microbatches_computed"], 20 * 128);
+}
+
+TEST(Run, ADamagedCheckpointIsPassedOverForTheOneBefore) {
+  const ScratchDirectory scratch;
+  const auto whole = run_tiny(scratch.path("whole"), {"--workers", "1"});
+  const std::string newest = scratch.path("whole") + "/checkpoints/step-00000040/layer.2.safetensors";
+  {
+    std::fstream file(newest, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(5000);
+    file.put('\x5a');
+  }
+  const auto resumed = run_tiny(scratch.path("resumed"), {"--workers", "2", "--resume", scratch.path("whole")});
+  EXPECT_EQ(resumed["weights_hash"], whole["weights_hash"]);
+}
+
+TEST(Run, ExportedWeightsHashAsTheRunSaid) {
+  const ScratchDirectory scratch;
+  const auto run = run_tiny(scratch.path("run"), {"--workers", "2", "--steps", "8"});
+  const auto exported = planaria_program({"export", "--from", scratch.path("run"), "--to", scratch.path("hf")});
+  EXPECT_EQ(exported.exit_code, 0) << exported.output;
+  EXPECT_NE(exported.output.find(run["weights_hash"].get<std::string>()), std::string::npos) << exported.output;
+  const auto sample =
+      planaria_program({"generate", "--from", scratch.path("run"), "--prompt", "The", "--tokens", "20"});
+  EXPECT_EQ(sample.exit_code, 0) << sample.output;
+  EXPECT_TRUE(sample.output.starts_with("The"));
+}
+
+TEST(Run, AFreezeShorterThanTheLeaseChangesNothing) {
+  const ScratchDirectory scratch;
+  std::ofstream(scratch.path("s.toml")) << "[[fault]]\nkind = \"stop\"\nat_step = 5\nworker = 1\nfor_s = 0.1\n";
+  const auto run =
+      run_tiny(scratch.path("run"), {"--workers", "2", "--steps", "12", "--scenario", scratch.path("s.toml")});
+  EXPECT_EQ(run["faults_fired"].size(), 1U);
+  EXPECT_EQ(run["views"], 1);
+  EXPECT_EQ(run["microbatches_computed"], 12 * 128);
+}
+
+TEST(Run, ANanAndACorruptFrameLeaveTheBitsAlone) {
+  const ScratchDirectory scratch;
+  const auto clean = run_tiny(scratch.path("clean"), {"--workers", "1", "--steps", "16"});
+  std::ofstream(scratch.path("s.toml"))
+      << "[[fault]]\nkind = \"nan\"\nat_step = 5\nworker = 1\n"
+         "[[fault]]\nkind = \"corrupt\"\nat_step = 10\nphase = \"forward\"\nworker = 0\n";
+  const auto run =
+      run_tiny(scratch.path("run"), {"--workers", "3", "--steps", "16", "--scenario", scratch.path("s.toml")});
+  EXPECT_EQ(run["faults_fired"].size(), 2U);
+  EXPECT_EQ(run["weights_hash"], clean["weights_hash"]);
+}
+
+}  // namespace
+}  // namespace planaria
