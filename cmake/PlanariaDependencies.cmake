@@ -16,9 +16,6 @@ pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(ucx REQUIRED IMPORTED_TARGET ucx)
 pkg_check_modules(zmq REQUIRED IMPORTED_TARGET libzmq)
 
-# oneDNN's CMake package in Debian insists on OpenCL, which nothing here uses.
-add_library(planaria_dnnl INTERFACE)
-target_link_libraries(planaria_dnnl INTERFACE dnnl)
 
 # CAF 0.17 ships no CMake package in Debian.
 add_library(planaria_caf INTERFACE)
