@@ -21,7 +21,7 @@ target_include_directories(planaria_options INTERFACE "${PROJECT_SOURCE_DIR}")
 # Contraction and reassociation would let the compiler choose the bits; the promise forbids both.
 # -Wrestrict: g++ 12 takes string concatenation for an overlap (GCC bug 105651).
 target_compile_options(planaria_options INTERFACE
-  -Wall -Wextra -Wno-psabi -Wno-restrict -Wno-missing-field-initializers -ffp-contract=off -fno-fast-math)
+  -Wall -Wextra -Wno-psabi $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -Wno-missing-field-initializers -ffp-contract=off -fno-fast-math)
 option(PLANARIA_WERROR "Warnings are errors" ON)
 if(PLANARIA_WERROR)
   target_compile_options(planaria_options INTERFACE -Werror)
@@ -65,6 +65,9 @@ function(planaria_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
   endif()
   if(PLANARIA_SANITIZE)
     math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 5")

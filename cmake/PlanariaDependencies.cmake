@@ -16,7 +16,6 @@ pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(ucx REQUIRED IMPORTED_TARGET ucx)
 pkg_check_modules(zmq REQUIRED IMPORTED_TARGET libzmq)
 
-
 # CAF 0.17 ships no CMake package in Debian.
 add_library(planaria_caf INTERFACE)
 target_link_libraries(planaria_caf INTERFACE caf_openssl caf_io caf_core OpenSSL::SSL OpenSSL::Crypto Threads::Threads)
