@@ -202,10 +202,8 @@ void CoordinatorCore::replay(const log_record::NumericDecision& record) {
 }
 
 void CoordinatorCore::note(const log_record::NumericDecision& record) {
-  if (!numeric_ || numeric_->step != record.step) recomputed_ = 0;
-  // A decision whose view was never committed is made again for the same attempt.
-  if (recomputed_ == 0 || numeric_->attempt != record.attempt) ++recomputed_;
-  numeric_ = record;
+  if (!numeric_.empty() && numeric_.back().step != record.step) numeric_.clear();
+  numeric_.push_back(record);
 }
 
 void CoordinatorCore::replay(const log_record::StepLogged& record) {

@@ -267,8 +267,7 @@ class CoordinatorCore {
   Hash128 probe_;
   bool job_recorded_ = false;
   std::optional<log_record::Finished> finished_;
-  std::optional<log_record::NumericDecision> numeric_;
-  std::uint32_t recomputed_ = 0;  // attempts at its step
+  std::vector<log_record::NumericDecision> numeric_;  // of the newest step that had any
   std::uint64_t steps_committed_ = 0;
   Step last_step_logged_;
   std::uint64_t views_committed_ = 0;

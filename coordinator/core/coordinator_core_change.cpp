@@ -30,8 +30,11 @@ void CoordinatorCore::consider_change() {
   const std::vector<WorkerId> joiners = pending_joiners();
   if (waiting_ && !change_) {
     const bool enough = static_cast<std::size_t>(members_alive) + joiners.size() >= config_.job.cluster.min_workers;
-    if (!change_ && enough && !joiners.empty()) {
-      start_change({.reason = "capacity is back: " + names(joiners) + " joined", .planned = false, .victims = {}});
+    if (enough) {
+      start_change({.reason = joiners.empty() ? "the members that are left go on"
+                                              : "capacity is back: " + names(joiners) + " joined",
+                    .planned = false,
+                    .victims = {}});
     }
     return;
   }
@@ -64,9 +67,10 @@ void CoordinatorCore::consider_change() {
     newest = newest ? std::max(*newest, worker.heartbeat.step) : worker.heartbeat.step;
   }
   const std::size_t staying = static_cast<std::size_t>(members_alive) - drainers.size() + joiners.size();
-  if (!drainers.empty() && staying == 0) {
-    status_reason_ =
-        names(drainers) + " can't drain yet: nobody else holds the state; start another worker or stop the job";
+  const std::size_t least = std::max(1U, config_.job.cluster.min_workers);
+  if (!drainers.empty() && staying < least) {
+    status_reason_ = names(drainers) + " can't drain yet: " + std::to_string(staying) + " worker(s) would be left of " +
+                     std::to_string(least) + " needed; start another worker or stop the job";
     drainers.clear();
   }
   if (joiners.empty() && drainers.empty() && !rebalance_wanted_) return;
@@ -114,8 +118,8 @@ void CoordinatorCore::start_change(ChangeCause cause) {
       }
     }
   }
-  if (change.leaving.size() == change.members.size() && cause.planned && pending_joiners().empty())
-    change.leaving.clear();
+  // Who drains stays for one view more when nobody else holds the state: joiners fetch it from there.
+  if (change.leaving.size() == change.members.size()) change.leaving.clear();
   const bool takes_joiners = cause.planned || cause.with_joiners || !view_ || waiting_ || change.members.empty();
   if (cause.with_joiners) change.rollback_at = change_->rollback_at;
   if (takes_joiners) {
@@ -199,7 +203,6 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.discard_work = change.discard_work;
   input.allow_rollback = now_ >= change.rollback_at;
   input.numeric = numeric_;
-  input.recomputed = recomputed_;
   return input;
 }
 

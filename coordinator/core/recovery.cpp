@@ -143,18 +143,21 @@ class RecoveryPlanner {
       if (plan().discard) ++plan().attempt;
       return;
     }
-    // Equal bits at another attempt, or decided so before and not carried out.
-    const bool known = in_.numeric && in_.numeric->step == plan().step && in_.numeric->digest == *alarm;
-    const bool again = in_.numeric && in_.numeric->step == plan().step && in_.numeric->attempt == plan().attempt;
-    const std::uint32_t thrown = in_.numeric && in_.numeric->step == plan().step ? in_.recomputed - (again ? 1 : 0) : 0;
-    const bool seen = known && (in_.numeric->attempt < plan().attempt || in_.numeric->decision == kSkip);
+    bool seen = false;
+    std::set<std::uint32_t> thrown_away;
+    for (const log_record::NumericDecision& earlier : in_.numeric) {
+      if (earlier.step != plan().step) continue;
+      // Equal bits at another attempt; or decided before, by a view that was never committed.
+      seen = seen || (earlier.digest == *alarm && (earlier.attempt < plan().attempt || earlier.decision == kSkip));
+      if (earlier.attempt < plan().attempt) thrown_away.insert(earlier.attempt);
+    }
     decision_.numeric = log_record::NumericDecision{plan().step, plan().attempt, *alarm, ""};
     const std::string step = std::to_string(plan().step.value());
     if (seen && in_.nonfinite == NonfinitePolicy::skip) {
       plan().skip_update = true;
       decision_.numeric->decision = kSkip;
       decision_.record.reason = "the gradient of step " + step + " is nonfinite by nature: its update is skipped; ";
-    } else if (seen || thrown + 1 >= kMaxNumericAttempts) {
+    } else if (seen || thrown_away.size() + 1 >= kMaxNumericAttempts) {
       decision_.halt = true;
       decision_.numeric->decision = "halt";
       decision_.record.reason = "the gradient of step " + step +

@@ -30,12 +30,11 @@ struct RecoveryInput {
   Step total_steps;
   const StateMap* map = nullptr;
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
-  double rebalance_gain = 0.1;                         // the previous split is kept when a new one gains less
-  bool planned = false;                                // every continuing member stopped at the same boundary
-  bool discard_work = false;                           // the step's partial sums can't be trusted
-  bool allow_rollback = true;                          // holders of newer state are not awaited any longer
-  std::optional<log_record::NumericDecision> numeric;  // the last one logged
-  std::uint32_t recomputed = 0;  // attempts at its step that were decided to be computed anew, `numeric` included
+  double rebalance_gain = 0.1;                       // the previous split is kept when a new one gains less
+  bool planned = false;                              // every continuing member stopped at the same boundary
+  bool discard_work = false;                         // the step's partial sums can't be trusted
+  bool allow_rollback = true;                        // holders of newer state are not awaited any longer
+  std::vector<log_record::NumericDecision> numeric;  // those of the newest step that had any
 };
 
 struct RecoveryDecision {
