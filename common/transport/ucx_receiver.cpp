@@ -113,7 +113,8 @@ ucs_status_t UcxReceiver::accept(Session& session, const WireHeader& header, voi
   const auto found = session.partials.find(header.sequence);
   if (header.chunk_offset != 0) {
     if (found != session.partials.end()) {
-      return place(session, found->second, header.chunk_offset, data, bytes, rendezvous);
+      const std::shared_ptr<Partial> partial = found->second;  // its place in the map goes with its last chunk
+      return place(session, partial, header.chunk_offset, data, bytes, rendezvous);
     }
     if (header.sequence < session.next_sequence) return UCS_OK;  // the frame was refused or is over
     return park(session, header, data, bytes, rendezvous);
