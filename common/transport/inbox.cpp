@@ -89,11 +89,14 @@ std::shared_ptr<Inbox::Arrival> Inbox::refuse_overflow(const FrameHeader& header
 std::shared_ptr<Inbox::Arrival> Inbox::admit(const FrameHeader& header) {
   const WorkerId from = header.from.worker;
   Source& source = sources_[from];
-  if (closed_ || source.blocked || header.from.incarnation < source.incarnation || is_fenced(header.view)) {
+  // A disconnected peer's next incarnation is another peer: its frames of a view that is yet to come are held.
+  const bool shut_out = source.blocked && header.from.incarnation <= source.incarnation;
+  if (closed_ || shut_out || header.from.incarnation < source.incarnation || is_fenced(header.view)) {
     stats_.update(from, [](PeerStats& s) { ++s.refused_stale; });
     return nullptr;
   }
   source.incarnation = header.from.incarnation;
+  source.blocked = false;
   if (header.payload_bytes > bounds_.frame_bytes) return refuse_overflow(header, "the frame is over the size bound");
 
   auto arrival = std::make_shared<Arrival>();

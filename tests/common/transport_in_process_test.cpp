@@ -216,6 +216,22 @@ TEST_F(InProcess, ADisconnectedPeersFramesAreRefused) {
   EXPECT_EQ(b.frame_texts(), Texts{"wanted"});
 }
 
+TEST_F(InProcess, ADisconnectedPeersNextLifeIsHeldForTheViewThatTakesIt) {
+  a->disconnect(peer(2).worker);
+  network.kill(peer(2).worker);
+  network.pump();
+  Node again(network.create(peer(2, 2)), peer(2, 2));
+  again.connect(a);
+  again->set_view(ViewNumber(2));
+  again.send(a, frame_of("first word", 2));
+  network.pump();
+  EXPECT_TRUE(a.frame_texts().empty());
+  a.connect(again);
+  a->set_view(ViewNumber(2));
+  network.pump();
+  EXPECT_EQ(a.frame_texts(), Texts{"first word"});
+}
+
 TEST_F(InProcess, StopCancelsWhatIsOpen) {
   b.receive(a, allocate_payload(4), 1, 4);
   network.pump();
