@@ -160,7 +160,7 @@ TEST_F(AgentTest, AnotherJobIsRefusedForGood) {
 }
 
 TEST_F(AgentTest, ADrainedAgentLeavesAndTheOtherFinishes) {
-  job_.train.steps = 200;
+  job_.train.steps = 100;
   MiniCoordinator coordinator(hashed(), kJob);
   const auto first = started(options(coordinator.port()));
   auto second = started(options(coordinator.port()));
@@ -176,7 +176,7 @@ TEST_F(AgentTest, ADrainedAgentLeavesAndTheOtherFinishes) {
 }
 
 TEST_F(AgentTest, AnAgentThatIsDestroyedMidwayIsReplacedByTheOther) {
-  job_.train.steps = 200;
+  job_.train.steps = 100;
   JobSpec job = hashed();
   job.cluster.suspect_grace_ms = 40;
   MiniCoordinator coordinator(job, kJob);
