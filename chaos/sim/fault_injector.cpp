@@ -64,7 +64,8 @@ void FaultInjector::poll(WorkerProcess& process) {
   for (Pending& pending : pending_) {
     const Fault& fault = pending.fault;
     if (pending.armed || pending.done || fault.trigger != TriggerKind::step_phase) continue;
-    if (process.core().step().value() < fault.step && fault.phase != SimPhase::joining) continue;
+    const bool any_step = fault.phase == SimPhase::joining || fault.phase == SimPhase::finish;
+    if (process.core().step().value() < fault.step && !any_step) continue;
     if (pending.victim && !simulation_.process(*pending.victim).alive()) pending.victim.reset();
     if (!pending.victim) {
       const WorkerProcess* victim = pick(fault.victim);
@@ -111,6 +112,8 @@ void FaultInjector::arm(Pending& pending, WorkerProcess& victim) {
     simulation_.coordinator().arm(fault.after_actions - 1, go);
   } else if (fault.delay.count() > 0) {
     world_.queue.after(fault.delay, go);
+  } else if (fault.trigger == TriggerKind::step_phase && fault.phase == SimPhase::backward) {
+    world_.queue.after(world_.options.micro_batch * 2 / 3, go);
   } else if (fault.trigger == TriggerKind::step_phase && !strikes_coordinator(fault.kind)) {
     victim.arm(fault.after_actions, go);
   } else {
@@ -252,12 +255,9 @@ void FaultInjector::strike_network(const Fault& fault, WorkerProcess& victim) {
       break;
     case FaultKind::session_loss:
       simulation_.control().break_session(a);
-      trouble(a, milliseconds(100));
       break;
     case FaultKind::connection_loss:
       if (b != a) simulation_.data().break_connection(a, b);
-      trouble(a, milliseconds(10));
-      trouble(b, milliseconds(10));
       lossy_ = true;
       break;
     case FaultKind::drop:

@@ -98,7 +98,12 @@ void WorkerProcess::arrive(std::function<void()> handler) {
 void WorkerProcess::handle(const WorkerEvent& event) {
   handling_ = true;
   before(event);
+  const bool stale = is_stale(event);
+  const std::uint64_t refused = core_.refused_messages();
   WorkerActions actions = core_.on(event, world_.now());
+  if (stale && core_.refused_messages() == refused) {
+    world_.fail("7: data of a view that is over has an effect", name());
+  }
   after(event, actions);
   for (WorkerAction& action : actions) {
     simulation_.oracle().decided(*this, action);
@@ -112,6 +117,12 @@ void WorkerProcess::handle(const WorkerEvent& event) {
     world_.queue.after(Duration(1000), [this] { drain_mailbox(); });
   }
   plan_tick();
+}
+
+// The transport let it pass before the view was fenced, and the core hears of it after.
+bool WorkerProcess::is_stale(const WorkerEvent& event) const {
+  const auto* data = std::get_if<worker_event::Data>(&event);
+  return data != nullptr && core_.view_record() && data->view < core_.view();
 }
 
 void WorkerProcess::before(const WorkerEvent& event) {

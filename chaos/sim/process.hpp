@@ -62,6 +62,7 @@ class WorkerProcess {
 
  private:
   void handle(const WorkerEvent& event);
+  [[nodiscard]] bool is_stale(const WorkerEvent& event) const;
   void before(const WorkerEvent& event);
   void after(const WorkerEvent& event, const WorkerActions& actions);
   void drain_mailbox();

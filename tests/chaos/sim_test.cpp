@@ -1,0 +1,166 @@
+// The protocol cores in virtual time: right ones pass, each broken rule is noticed. A failing campaign prints its seed,
+// the drawn options and the shrunk trace.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "chaos/sim/campaign.hpp"
+
+namespace planaria::sim {
+namespace {
+
+CampaignOptions seeds(std::uint64_t first, std::uint64_t count) {
+  CampaignOptions options;
+  options.first_seed = first;
+  options.seeds = count;
+  return options;
+}
+
+std::string describe(const CampaignResult& result) {
+  return result.first_failure ? result.first_failure->describe() : "";
+}
+
+// A quiet run of few workers that tests add their faults to.
+SimOptions quiet(std::uint32_t workers) {
+  OptionLimits limits;
+  limits.min_workers = limits.max_workers = workers;
+  limits.min_faults = limits.max_faults = 0;
+  SimOptions options = draw_options(4711, limits);
+  options.job.cluster.min_workers = 1;
+  options.job.checkpoint.every_steps = 3;
+  options.job.integrity.check_every = 1;
+  options.shape.natural_nan.reset();
+  options.shared_checkpoints = true;
+  return options;
+}
+
+Fault fault(FaultKind kind, std::uint64_t step, SimPhase phase) {
+  Fault fault;
+  fault.kind = kind;
+  fault.step = step;
+  fault.phase = phase;
+  fault.lasts = std::chrono::milliseconds(50);
+  return fault;
+}
+
+std::string verdict(const SimOptions& options) {
+  const RunResult result = run_seed(options);
+  if (result.violation) return shrink(options).describe();
+  return result.ending == Ending::finished ? "finished" : "ended: " + result.ending_reason;
+}
+
+TEST(Simulation, ManySeedsPass) {
+  const CampaignResult result = run_campaign(seeds(1, 200));
+  EXPECT_THAT(result.failing_seeds, testing::IsEmpty()) << describe(result);
+  EXPECT_GE(result.finished, 190U);
+}
+
+TEST(Simulation, EveryKindOfFaultStrikesAndEveryPhaseIsStruck) {
+  const CampaignResult result = run_campaign(seeds(50'000, 150));
+  EXPECT_THAT(result.failing_seeds, testing::IsEmpty()) << describe(result);
+  std::array<std::uint32_t, kSimPhases> by_phase{};
+  for (std::size_t kind = 0; kind < kFaultKinds; ++kind) {
+    EXPECT_GT(std::accumulate(result.faults[kind].begin(), result.faults[kind].end(), 0U), 0U)
+        << to_string(static_cast<FaultKind>(kind));
+    for (std::size_t phase = 0; phase < kSimPhases; ++phase) by_phase[phase] += result.faults[kind][phase];
+  }
+  EXPECT_THAT(by_phase, testing::Each(testing::Gt(0U)));
+}
+
+TEST(Simulation, ASeedRunsTheSameOnAnyNumberOfThreads) {
+  CampaignOptions options = seeds(900, 24);
+  options.threads = 1;
+  const CampaignResult one = run_campaign(options);
+  options.threads = 3;
+  const CampaignResult three = run_campaign(options);
+  EXPECT_EQ(one.events, three.events);
+  EXPECT_EQ(one.faults, three.faults);
+  EXPECT_EQ(one.passed, three.passed);
+}
+
+TEST(Simulation, AFailingSeedIsShrunkAndTold) {
+  CampaignOptions options = seeds(1, 200);
+  options.threads = 1;
+  options.mutations = MutationSet(Mutation::forget_fenced_state);
+  const CampaignResult result = run_campaign(options);
+  ASSERT_TRUE(result.first_failure);
+  const Failure& failure = *result.first_failure;
+  EXPECT_LT(failure.options.faults.size(), failure.faults_drawn);
+  EXPECT_THAT(failure.describe(), testing::HasSubstr("seed " + std::to_string(failure.seed)));
+  EXPECT_THAT(failure.describe(), testing::HasSubstr("VIOLATED"));
+}
+
+TEST(Simulation, UndisturbedRunsFinish) {
+  for (const std::uint32_t workers : {1U, 2U, 5U, 16U}) EXPECT_EQ(verdict(quiet(workers)), "finished") << workers;
+}
+
+TEST(Simulation, TheCoordinatorDiesAfterAnyOfItsActions) {
+  for (std::uint32_t action = 1; action < 90; ++action) {
+    SimOptions options = quiet(3);
+    Fault death = fault(FaultKind::kill_coordinator, 0, SimPhase::joining);
+    death.after_actions = action;
+    options.faults = {death, fault(FaultKind::kill, 4, SimPhase::reduce)};
+    ASSERT_EQ(verdict(options), "finished") << "after " << action << " actions";
+  }
+}
+
+TEST(Simulation, AllWorkersDieAndNewOnesGoOnFromTheCheckpoint) {
+  SimOptions options = quiet(3);
+  options.faults = {fault(FaultKind::kill_several, 9, SimPhase::backward)};
+  options.faults[0].flag = true;
+  options.rescues = {std::chrono::milliseconds(20), std::chrono::milliseconds(30)};
+  const RunResult result = run_seed(options);
+  EXPECT_FALSE(result.violation) << shrink(options).describe();
+  EXPECT_EQ(result.ending, Ending::finished);
+  EXPECT_EQ(result.tiers.count(2), 1U);
+}
+
+TEST(Simulation, AllWorkersDieForGoodAndTheJobWaitsWithAReason) {
+  SimOptions options = quiet(3);
+  options.faults = {fault(FaultKind::kill_several, 9, SimPhase::backward)};
+  options.faults[0].flag = true;
+  options.rescues.clear();
+  EXPECT_THAT(verdict(options), testing::HasSubstr("ended: no workers"));
+}
+
+TEST(Simulation, TheLastWorkerIsAskedToDrainAndStays) {
+  SimOptions options = quiet(1);
+  options.faults = {fault(FaultKind::drain, 5, SimPhase::forward)};
+  options.rescues.clear();
+  EXPECT_EQ(verdict(options), "finished");
+}
+
+TEST(Simulation, AGradientNonfiniteByNatureIsSkippedOrHaltsTheJob) {
+  for (const NonfinitePolicy policy : {NonfinitePolicy::skip, NonfinitePolicy::halt}) {
+    SimOptions options = quiet(4);
+    options.shape.natural_nan = Step(7);
+    options.shape.nonfinite = options.job.optimizer.nonfinite = policy;
+    const RunResult result = run_seed(options);
+    EXPECT_FALSE(result.violation) << shrink(options).describe();
+    EXPECT_EQ(result.ending, policy == NonfinitePolicy::skip ? Ending::finished : Ending::failed);
+  }
+}
+
+TEST(Simulation, AWrongValueInOneReplicaIsFoundAndReplaced) {
+  SimOptions options = quiet(4);
+  options.faults = {fault(FaultKind::flip_state, 6, SimPhase::update)};
+  EXPECT_EQ(verdict(options), "finished");
+}
+
+// Each protocol rule, broken on purpose, is noticed within 1,000 seeds.
+class MutatedCores : public testing::TestWithParam<std::uint8_t> {};
+
+TEST_P(MutatedCores, AreCaught) {
+  CampaignOptions options = seeds(1, 1000);
+  options.mutations = MutationSet(static_cast<Mutation>(GetParam()));
+  const CampaignResult result = run_campaign(options);
+  EXPECT_FALSE(result.failing_seeds.empty()) << "no seed noticed it";
+}
+
+INSTANTIATE_TEST_SUITE_P(Rules, MutatedCores,
+                         testing::Range<std::uint8_t>(0, static_cast<std::uint8_t>(Mutation::count_)),
+                         [](const auto& info) { return std::string(to_string(static_cast<Mutation>(info.param))); });
+
+}  // namespace
+}  // namespace planaria::sim
