@@ -180,6 +180,7 @@ void CoordinatorCore::replay(const log_record::Prepared& record) {
 
 void CoordinatorCore::replay(const log_record::Committed& record) {
   view_ = record.record;
+  count_steps(view_->resume.step.previous());
   ++views_committed_;
   RecoveryRecord recovery;  // its instants were of an earlier start and are gone
   recovery.view = view_->view;
@@ -207,7 +208,7 @@ void CoordinatorCore::note(const log_record::NumericDecision& record) {
 }
 
 void CoordinatorCore::replay(const log_record::StepLogged& record) {
-  steps_committed_ = record.step.value();
+  count_steps(record.step);
   last_step_logged_ = record.step;
   StepCommitted commit;
   commit.view = record.view;
@@ -222,6 +223,7 @@ void CoordinatorCore::replay(const log_record::WaitingStarted& record) {
 
 void CoordinatorCore::replay(const log_record::Finished& record) {
   finished_ = record;
+  if (record.success) steps_committed_ = std::max(steps_committed_, record.step.value());
 }
 
 // ---- time ----
@@ -315,6 +317,9 @@ void CoordinatorCore::handle(const coordinator_event::StopJob& event) {
 
 void CoordinatorCore::finish_job(bool success, std::string reason, Step step, Hash128 weights) {
   finished_ = log_record::Finished{step, weights, success, reason};
+  if (success) count_steps(step);
+  // The end implies every step before it, also those of which nobody who could tell is left.
+  if (success) steps_committed_ = std::max(steps_committed_, step.value());
   finished_at_ = now_;
   waiting_ = false;
   change_.reset();
