@@ -315,11 +315,14 @@ void CoordinatorCore::handle(const coordinator_event::StopJob& event) {
   finish_job(false, event.reason, last_step_logged_, Hash128{});
 }
 
+// A commit, a view and the end imply every step before them, also those of which nobody who could tell is left.
+void CoordinatorCore::count_steps(Step committed) {
+  steps_committed_ = std::max(steps_committed_, committed.value());
+}
+
 void CoordinatorCore::finish_job(bool success, std::string reason, Step step, Hash128 weights) {
   finished_ = log_record::Finished{step, weights, success, reason};
   if (success) count_steps(step);
-  // The end implies every step before it, also those of which nobody who could tell is left.
-  if (success) steps_committed_ = std::max(steps_committed_, step.value());
   finished_at_ = now_;
   waiting_ = false;
   change_.reset();

@@ -245,6 +245,7 @@ class CoordinatorCore {
   [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
   void commit(const RecoveryDecision& decision);
   void wait(std::string reason);
+  void count_steps(Step committed);
   void finish_job(bool success, std::string reason, Step step, Hash128 weights);
   void consider_exit();
 

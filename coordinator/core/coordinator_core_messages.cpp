@@ -316,7 +316,7 @@ void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
   if (message.step <= last_step_logged_) return;
   last_commit_ = message;
   last_step_logged_ = message.step;
-  steps_committed_ = message.step.value();  // a commit implies those before it, also when nobody could tell of them
+  count_steps(message.step);
   log(log_record::StepLogged{message.view, message.step, message.loss}, false);
 }
 
