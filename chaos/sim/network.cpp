@@ -147,7 +147,7 @@ void DataPlane::receive(Frame frame) {
   if (!known || self.closed.contains(frame.from_worker)) return;
   simulation_.note_progress();
   if (!world_.noise.chance(world_.options.late_handover_chance)) return hand_over(std::move(frame));
-  world_.queue.after(world_.about(milliseconds(4)), [this, &target, frame = std::move(frame)]() mutable {
+  world_.queue.after(world_.about(milliseconds(12)), [this, &target, frame = std::move(frame)]() mutable {
     target.arrive([this, frame = std::move(frame)]() mutable { hand_over(std::move(frame)); });
   });
 }

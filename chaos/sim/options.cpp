@@ -200,7 +200,7 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   options.duplicate_chance = draw.chance(0.5) ? 0.02 : 0;
   options.slow_frame_chance = draw.chance(0.5) ? 0.02 : 0;
   options.late_read_chance = draw.chance(0.5) ? 0.25 : 0.6;
-  options.late_handover_chance = draw.chance(0.5) ? 0.01 : 0;
+  options.late_handover_chance = draw.chance(0.5) ? 0.02 : 0;
   options.micro_batch = draw.between(microseconds(400), microseconds(3000));
   options.latency = draw.between(microseconds(20), microseconds(300));
   options.sync_latency = draw.between(microseconds(100), milliseconds(4));
