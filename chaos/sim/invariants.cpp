@@ -97,7 +97,8 @@ void Oracle::check_report(const WorkerProcess& process, const Report& report) {
 
 void Oracle::check_committed(const WorkerProcess& process, const StepCommitted& commit) {
   const JobShape& shape = world_.options.shape;
-  highest_commit_ = std::max(highest_commit_, commit.step);
+  // Who comes back after a rollback repeats what it knew before.
+  if (commit.view >= rolled_back_in_) highest_commit_ = std::max(highest_commit_, commit.step);
   const double loss = world_.reference.loss(commit.step) / static_cast<double>(simulation_.sequence_tokens());
   if (commit.loss != loss) {
     fail("15: a published loss differs from the undisturbed run", process, describe(WorkerMessage(commit)));
@@ -318,8 +319,10 @@ void Oracle::durable(const LogRecord& record) {
     committed_[committed->record.view] = content(committed->record);
     last_view_ = committed->record;
     // A worse tier takes the job back on purpose: what counts as committed starts there again.
-    if (committed->record.resume.tier > 0)
+    if (committed->record.resume.tier > 0) {
+      rolled_back_in_ = committed->record.view;
       highest_commit_ = std::min(highest_commit_, committed->record.resume.step.previous());
+    }
   } else if (const auto* accepted = std::get_if<log_record::WorkerAccepted>(&record)) {
     accepted_.insert({accepted->worker, accepted->incarnation});
   } else if (const auto* released = std::get_if<log_record::WorkerReleased>(&record)) {

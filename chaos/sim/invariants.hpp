@@ -70,6 +70,7 @@ class Oracle {
   World& world_;
 
   Step highest_commit_;
+  ViewNumber rolled_back_in_;
   std::uint32_t changes_ = 0;
   std::uint32_t views_ = 0;
   std::map<ViewNumber, Hash128> committed_;       // durable views, by content
