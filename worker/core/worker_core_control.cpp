@@ -300,9 +300,10 @@ void WorkerCore::resume(const ViewRecord& record) {
   start_fetches(plan);
 }
 
-// The plan distrusts what this worker holds.
+// The plan distrusts what this worker holds: it fetches a state that it has.
 bool WorkerCore::replaces_state(const ResumePlan& plan) const {
-  return plan.discard && std::ranges::any_of(plan.fetches, [this](const StateFetch& f) { return f.worker == self(); });
+  return plan.discard && state_ && *state_ >= plan.step.previous() &&
+         std::ranges::any_of(plan.fetches, [this](const StateFetch& f) { return f.worker == self(); });
 }
 
 // Every range with sums is still this worker's. (It may have missed a view that gave its slots to others.)
