@@ -210,6 +210,7 @@ void Oracle::stops(const WorkerProcess& process, const Stop& stop) {
 // ---- the coordinator ----
 
 void Oracle::heard(WorkerId worker, Incarnation incarnation, const WorkerMessage& message) {
+  if (incarnation == Incarnation(0)) return;  // it has no name yet
   last_heard_[worker] = world_.now();
   if (const auto* report = std::get_if<Report>(&message)) {
     reports_.insert({worker, incarnation, report->prepare});
