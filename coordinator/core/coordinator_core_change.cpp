@@ -7,6 +7,8 @@
 namespace planaria {
 namespace {
 
+constexpr const char* kNoWorkers = "no workers: start at least cluster.min_workers";
+
 std::string name(WorkerId worker) {
   return "worker " + std::to_string(worker.value());
 }
@@ -28,6 +30,7 @@ void CoordinatorCore::consider_change() {
   const auto members_alive = std::ranges::count_if(
       view_->members, [this](const Member& m) { return in_view(m.worker) && serving(workers_[m.worker]); });
   const std::vector<WorkerId> joiners = pending_joiners();
+  if (!waiting_ && !change_ && members_alive == 0) wait(kNoWorkers);
   if (waiting_ && !change_) {
     const bool enough = static_cast<std::size_t>(members_alive) + joiners.size() >= config_.job.cluster.min_workers;
     if (enough) {
@@ -165,7 +168,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   change_ = std::move(change);
   if (change_->members.empty()) {
     change_.reset();
-    wait("no workers: start at least " + std::to_string(config_.job.cluster.min_workers));
+    wait(kNoWorkers);
     return;
   }
   for (const WorkerId id : change_->members) send_prepare(workers_[id]);

@@ -351,9 +351,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
   }
   fetch_stamp_ = stamp;
   // What is here stays on offer until the newer state is: its only holder may die meanwhile.
-  const bool from_peers =
-      std::ranges::all_of(fetches, [](const StateFetch& fetch) { return fetch.source == StateSource::peer; });
-  if (rolled_back || forced || !from_peers) {
+  if (forced || (state_ && *state_ >= stamp)) {
     state_.reset();
     previous_.reset();
     state_hash_.reset();
