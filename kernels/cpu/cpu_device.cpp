@@ -1,5 +1,6 @@
 #include "kernels/cpu/cpu_device.hpp"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@ constexpr std::size_t row_piece = 16;
 constexpr std::size_t column_piece = 64;
 constexpr std::size_t query_piece = 96;                      // two blocks of the attention kernel
 constexpr std::size_t packed_floats = std::size_t{4} << 20;  // limit of each packed operand: 16 MiB
+constexpr std::size_t huge_page = std::size_t{2} << 20;
 
 std::size_t machine_memory() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -43,13 +45,16 @@ std::string CpuDevice::numeric_class() const {
 }
 
 Result<DeviceBuffer> CpuDevice::allocate(std::size_t bytes) {
-  const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), 64);
+  const std::size_t alignment = bytes >= huge_page ? huge_page : 64;
+  const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), alignment);
   // The system would promise more than the machine has, and kill the process when the promise is called in.
-  void* data = rounded < bytes || rounded > machine_memory() ? nullptr : std::aligned_alloc(64, rounded);
+  void* data = rounded < bytes || rounded > machine_memory() ? nullptr : std::aligned_alloc(alignment, rounded);
   if (data == nullptr) {
     return Error(ErrorCode::exhausted, "no memory for " + std::to_string(bytes) +
                                            " bytes on the CPU; use a smaller model, micro-batch or context");
   }
+  // Packing walks matrices by columns: a page a row with small pages.
+  if (alignment == huge_page) madvise(data, rounded, MADV_HUGEPAGE);
   std::memset(data, 0, rounded);
   return DeviceBuffer(this, data, bytes);
 }
