@@ -41,6 +41,17 @@ json fired_json(const FiredFault& fault) {
           {"worker", fault.worker ? json(*fault.worker) : json(nullptr)}};
 }
 
+// Tells the coordinator of the faults that struck since `told`, for its log; returns how many it knows now.
+std::size_t tell_faults(const LocalRunProgress& progress, std::size_t told) {
+  const HttpTarget coordinator{"127.0.0.1", std::to_string(progress.http_port)};
+  for (; told < progress.fired.size(); ++told) {
+    json body = fired_json(progress.fired[told]);
+    body["number"] = told;
+    if (!http_post(coordinator, "/v1/faults", body, 200)) break;  // it may be the one that was struck
+  }
+  return told;
+}
+
 // Counts what the ledgers under the run's directory hold.
 Result<json> count_ledgers(const JobSpec& job, const std::string& output, std::uint64_t steps) {
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint32_t> seen;
@@ -182,11 +193,14 @@ Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
   PLANARIA_ASSIGN(const auto run, LocalRun::start(std::move(run_options)));
   TerminalView view(stderr);
   LocalRunProgress progress;
+  std::size_t faults_told = 0;
   do {
     std::this_thread::sleep_for(options.show ? kRefresh : kRefresh / 10);
     if (stop_requested()) run->stop();
     progress = run->progress();
-    if (!options.show || progress.http_port == 0 || progress.ended) continue;
+    if (progress.http_port == 0 || progress.ended) continue;
+    faults_told = tell_faults(progress, faults_told);
+    if (!options.show) continue;
     const auto status = http_get({"127.0.0.1", std::to_string(progress.http_port)}, "/v1/status", 200);
     std::vector<std::string> notes;
     for (const FiredFault& fault : progress.fired) notes.push_back(describe(fault));

@@ -58,13 +58,14 @@ class [[nodiscard]] Result {
   [[nodiscard]] bool ok() const { return storage_.index() == 0; }
   explicit operator bool() const { return ok(); }
 
-  // Precondition of the next four: ok().
+  // Precondition of the next six: ok(). A temporary gives its value away: a reference into it would outlive it in
+  // `for (x : *f())`.
   [[nodiscard]] T& value() & { return std::get<0>(storage_); }
   [[nodiscard]] const T& value() const& { return std::get<0>(storage_); }
-  [[nodiscard]] T&& value() && { return std::get<0>(std::move(storage_)); }
+  [[nodiscard]] T value() && { return std::get<0>(std::move(storage_)); }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
+  T operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
@@ -79,7 +80,9 @@ struct Unit {};
 
 // A call that yields nothing but success.
 using Status = Result<Unit>;
-inline Status ok_status() { return Unit{}; }
+inline Status ok_status() {
+  return Unit{};
+}
 
 }  // namespace planaria
 
@@ -87,11 +90,11 @@ inline Status ok_status() { return Unit{}; }
 #define PLANARIA_CONCAT(a, b) PLANARIA_CONCAT_INNER(a, b)
 
 // Returns the error of `expr` from the enclosing function, or goes on.
-#define PLANARIA_TRY(expr)                                  \
-  do {                                                      \
-    if (auto planaria_status = (expr); !planaria_status) {  \
-      return planaria_status.error();                       \
-    }                                                       \
+#define PLANARIA_TRY(expr)                                 \
+  do {                                                     \
+    if (auto planaria_status = (expr); !planaria_status) { \
+      return planaria_status.error();                      \
+    }                                                      \
   } while (false)
 
 // PLANARIA_ASSIGN(auto x, f()): x is f()'s value, or the enclosing function returns f()'s error.

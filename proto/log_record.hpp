@@ -110,13 +110,27 @@ struct Finished {
     v(step, weights, success, reason);
   }
 };
+struct FaultFired {          // one that was injected on purpose, told by who injected it
+  std::uint32_t number = 0;  // in its scenario; told again after a lost answer, it is logged once
+  std::string kind;
+  std::optional<Step> step;
+  std::string phase;                    // or empty
+  std::optional<std::uint32_t> worker;  // the scenario's number: order of start
+  template <class V>
+  void fields(V& v) {
+    v(number, kind, step, phase, worker);
+  }
+};
 
 }  // namespace log_record
 
-using LogRecord =
-    std::variant<log_record::GenerationStarted, log_record::JobRecorded, log_record::WorkerAccepted,
-                 log_record::DrainAccepted, log_record::WorkerReleased, log_record::Prepared, log_record::Committed,
-                 log_record::NumericDecision, log_record::StepLogged, log_record::WaitingStarted, log_record::Finished>;
+using LogRecord = std::variant<log_record::GenerationStarted, log_record::JobRecorded, log_record::WorkerAccepted,
+                               log_record::DrainAccepted, log_record::WorkerReleased, log_record::Prepared,
+                               log_record::Committed, log_record::NumericDecision, log_record::StepLogged,
+                               log_record::WaitingStarted, log_record::Finished, log_record::FaultFired>;
+
+// "fault: kill worker 1 at step 5, backward".
+[[nodiscard]] std::string describe(const log_record::FaultFired& fault);
 
 // A short name for logs and event lists ("view committed").
 [[nodiscard]] const char* record_name(const LogRecord& record);

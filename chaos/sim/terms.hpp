@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <vector>
 
@@ -70,8 +71,9 @@ class ReferenceRun {
   void extend(Step step);
 
   JobShape shape_;
-  std::vector<TermVector> states_;
-  std::vector<Hash128> digests_;
+  // Deques: references that were given out stay good.
+  std::deque<TermVector> states_;
+  std::deque<Hash128> digests_;
 };
 
 }  // namespace planaria::sim

@@ -12,6 +12,7 @@ Duration ms(std::uint32_t value) {
 }
 
 // After `Finished` the coordinator stays this long for members that have not heard it yet.
+constexpr std::size_t kMaxFaultsFired = 100'000;  // more than any scenario has
 constexpr Duration kFarewell = std::chrono::seconds(2);
 
 }  // namespace
@@ -221,6 +222,10 @@ void CoordinatorCore::replay(const log_record::WaitingStarted& record) {
   status_reason_ = record.reason;
 }
 
+void CoordinatorCore::replay(const log_record::FaultFired& record) {
+  faults_fired_.insert(record.number);
+}
+
 void CoordinatorCore::replay(const log_record::Finished& record) {
   finished_ = record;
   if (record.success) steps_committed_ = std::max(steps_committed_, record.step.value());
@@ -288,7 +293,8 @@ void CoordinatorCore::check_stall() {
   start_change({.reason = "no member makes progress: a new view of the same members", .planned = false, .victims = {}});
 }
 
-// Slots move only for a gain that lasts: three checks in a row, a second apart.
+// Slots move only for a gain that lasts: checks in a row, a second apart. Their number doubles with each move among the
+// same members: workers that share a processor look faster after others than they are, and shall not pass slots around.
 void CoordinatorCore::check_balance() {
   if (now_ < next_balance_check_) return;
   next_balance_check_ = now_ + std::chrono::seconds(1);
@@ -305,7 +311,7 @@ void CoordinatorCore::check_balance() {
   const double now = predicted_time(view_->slots, members, speeds);
   const double best = predicted_time(split_slots(config_.job.batch.slots, ids, speeds), members, speeds);
   unbalanced_checks_ = now > best * (1 + config_.job.cluster.rebalance_gain) ? unbalanced_checks_ + 1 : 0;
-  rebalance_wanted_ = unbalanced_checks_ >= 3;
+  rebalance_wanted_ = unbalanced_checks_ >= (3U << std::min(rebalances_, 6U));
 }
 
 // ---- the end ----
@@ -313,6 +319,12 @@ void CoordinatorCore::check_balance() {
 void CoordinatorCore::handle(const coordinator_event::StopJob& event) {
   if (finished_) return;
   finish_job(false, event.reason, last_step_logged_, Hash128{});
+}
+
+void CoordinatorCore::handle(const coordinator_event::FaultFired& event) {
+  if (faults_fired_.size() >= kMaxFaultsFired || !faults_fired_.insert(event.fault.number).second) return;
+  log(event.fault);
+  announce(describe(event.fault));
 }
 
 // A commit, a view and the end imply every step before them, also those of which nobody who could tell is left.

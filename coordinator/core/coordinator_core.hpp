@@ -51,13 +51,18 @@ struct DrainWorker {
 struct StopJob {
   std::string reason;
 };
+// Who injects faults tells of one that struck.
+struct FaultFired {
+  log_record::FaultFired fault;
+};
 struct Tick {};
 
 }  // namespace coordinator_event
 
 using CoordinatorEvent =
     std::variant<coordinator_event::Started, coordinator_event::SessionMessage, coordinator_event::SessionLost,
-                 coordinator_event::DrainWorker, coordinator_event::StopJob, coordinator_event::Tick>;
+                 coordinator_event::DrainWorker, coordinator_event::StopJob, coordinator_event::FaultFired,
+                 coordinator_event::Tick>;
 
 namespace coordinator_action {
 
@@ -117,7 +122,7 @@ struct WorkerRecord {
   std::optional<Instant> suspect_until;  // evidence shortened its lease
   std::optional<Instant> evidence_at;
   Heartbeat heartbeat;
-  double speed = 0;          // micro-batches a second, smoothed; 0 = not measured
+  double speed = 0;          // micro-batches a second; 0 = not measured
   std::uint32_t faults = 0;  // corrupt payloads and standstills laid at its door in this incarnation
 };
 
@@ -190,6 +195,7 @@ class CoordinatorCore {
   void handle(const coordinator_event::SessionLost& event);
   void handle(const coordinator_event::DrainWorker& event);
   void handle(const coordinator_event::StopJob& event);
+  void handle(const coordinator_event::FaultFired& event);
   void handle(const coordinator_event::Tick& event);
 
   void replay(const log_record::GenerationStarted& record);
@@ -204,6 +210,7 @@ class CoordinatorCore {
   void replay(const log_record::StepLogged& record);
   void replay(const log_record::WaitingStarted& record);
   void replay(const log_record::Finished& record);
+  void replay(const log_record::FaultFired& record);
 
   void message(WorkerRecord& worker, const Register& message);
   void message(WorkerRecord& worker, const Heartbeat& message);
@@ -280,12 +287,14 @@ class CoordinatorCore {
   bool unfinished_prepare_ = false;  // of an earlier generation: members may have fenced the view
   std::map<WorkerId, Done> done_;
   std::vector<RecoveryRecord> recoveries_;
+  std::set<std::uint32_t> faults_fired_;  // their numbers
   std::optional<StepCommitted> last_commit_;
   std::optional<double> last_validation_loss_;
   std::optional<Done> result_;
   bool waiting_ = false;
   std::string status_reason_ = "waiting for workers";
   std::uint32_t unbalanced_checks_ = 0;
+  std::uint32_t rebalances_ = 0;  // since the last change of members
   bool rebalance_wanted_ = false;
   Instant started_at_{};
   Instant last_progress_at_{};

@@ -132,8 +132,10 @@ void CoordinatorCore::start_change(ChangeCause cause) {
     Step newest = view_->resume.step;
     for (const Member& member : view_->members) newest = std::max(newest, workers_[member.worker].heartbeat.step);
     change.boundary = newest;
-    rebalance_wanted_ = false;
+    rebalances_ = std::exchange(rebalance_wanted_, false) ? rebalances_ + 1 : 0;
     unbalanced_checks_ = 0;
+  } else {
+    rebalances_ = 0;
   }
   unfinished_prepare_ = false;
   done_.clear();

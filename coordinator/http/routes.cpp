@@ -17,6 +17,7 @@ using nlohmann::json;
 
 constexpr std::size_t kDefaultEvents = 100;
 constexpr std::size_t kMaxReason = 500;
+constexpr std::size_t kMaxFaultWord = 32;
 
 HttpReply json_reply(const json& value, unsigned status = 200) {
   return {status, "application/json", to_text(value) + "\n", {}, false};
@@ -152,6 +153,47 @@ HttpReply stop(const HttpRequest& request, const HttpControls& controls) {
   return json_reply({{"accepted", true}}, 202);
 }
 
+Result<log_record::FaultFired> fault_of(const std::string& body) {
+  const Error unreadable(
+      ErrorCode::invalid_argument,
+      R"(send {"number": 0, "kind": "kill", "step": 5, "phase": "forward", "worker": 1}; the last three may be null)");
+  const auto parsed = json::parse(body, nullptr, false);
+  if (!parsed.is_object()) return unreadable;
+  log_record::FaultFired fault;
+  const auto is_word = [](const json& value) {
+    return value.is_string() && value.get_ref<const std::string&>().size() <= kMaxFaultWord;
+  };
+  const auto is_number = [](const json& value) {
+    return value.is_number_unsigned() && value.get<std::uint64_t>() <= UINT32_MAX;
+  };
+  bool has_number = false;
+  for (const auto& [key, value] : parsed.items()) {
+    if (key == "number" && is_number(value)) {
+      fault.number = value.get<std::uint32_t>();
+      has_number = true;
+    } else if (key == "kind" && is_word(value)) {
+      fault.kind = value.get<std::string>();
+    } else if (key == "step" && value.is_number_unsigned()) {
+      fault.step = Step(value.get<std::uint64_t>());
+    } else if (key == "phase" && is_word(value)) {
+      fault.phase = value.get<std::string>();
+    } else if (key == "worker" && is_number(value)) {
+      fault.worker = value.get<std::uint32_t>();
+    } else if (!value.is_null() || (key != "step" && key != "phase" && key != "worker")) {
+      return unreadable;
+    }
+  }
+  if (!has_number || fault.kind.empty()) return unreadable;
+  return fault;
+}
+
+HttpReply fault(const HttpRequest& request, const HttpControls& controls) {
+  const auto fired = fault_of(request.body);
+  if (!fired) return refusal(fired.error());
+  if (const auto noted = controls.fault(*fired); !noted) return refusal(noted.error());
+  return json_reply({{"accepted", true}}, 202);
+}
+
 HttpReply health(const StatusSnapshot& snapshot) {
   const bool healthy = snapshot.log_error.empty();
   json body = {{"healthy", healthy}, {"status", snapshot.status}};
@@ -183,13 +225,13 @@ HttpReply route(const HttpRequest& request, const StatusSnapshot& snapshot, cons
   constexpr std::string_view kDrain = "/drain";
   const bool is_drain =
       path.starts_with(kWorkers) && path.ends_with(kDrain) && path.size() > kWorkers.size() + kDrain.size();
-  const bool posts = is_drain || path == "/v1/stop";
+  const bool posts = is_drain || path == "/v1/stop" || path == "/v1/faults";
   const bool gets = path == "/" || path == "/healthz" || path == "/metrics" || path == "/v1/status" ||
                     path == "/v1/events" || path == "/v1/stream";
   if (!posts && !gets) {
     return error_reply(404, "not_found",
                        "there is /, /healthz, /metrics, /v1/status, /v1/events and /v1/stream to GET, and "
-                       "/v1/workers/NUMBER/drain and /v1/stop to POST");
+                       "/v1/workers/NUMBER/drain, /v1/stop and /v1/faults to POST");
   }
   if (posts ? request.method != "POST" : request.method != "GET" && request.method != "HEAD") {
     auto reply = error_reply(405, "method_not_allowed", posts ? "use POST here" : "use GET here");
@@ -198,6 +240,7 @@ HttpReply route(const HttpRequest& request, const StatusSnapshot& snapshot, cons
   }
   if (posts) {
     if (auto refusal = refuse_post(request, policy)) return *std::move(refusal);
+    if (path == "/v1/faults") return fault(request, controls);
     if (!is_drain) return stop(request, controls);
     return drain(path.substr(kWorkers.size(), path.size() - kWorkers.size() - kDrain.size()), request, controls);
   }

@@ -46,6 +46,7 @@ struct HttpControls {
   std::function<Result<LogPage>(std::uint64_t after, std::size_t limit, bool with_steps)> events;
   std::function<Status(WorkerId worker, const std::string& reason)> drain;
   std::function<Status(const std::string& reason)> stop;
+  std::function<Status(const log_record::FaultFired& fault)> fault;
 };
 
 struct HttpPolicy {

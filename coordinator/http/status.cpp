@@ -143,6 +143,7 @@ struct RecordFields {
     out["loss"] = r.loss;
   }
   void operator()(const log_record::WaitingStarted& r) const { out["reason"] = r.reason; }
+  void operator()(const log_record::FaultFired& r) const { out["fault"] = fault_json(r); }
   void operator()(const log_record::Finished& r) const {
     out["step"] = r.step.value();
     out["weights_hash"] = r.weights.hex();
@@ -177,8 +178,12 @@ json recovery_json(const RecoveryRow& row) {
             {"step_committed", optional_json(row.step_committed_at)}}}};
 }
 
-json fault_json(const FaultRow& row) {
-  return {{"kind", row.kind}, {"step", row.step.value()}, {"phase", row.phase}, {"worker", row.worker.value()}};
+json fault_json(const log_record::FaultFired& fault) {
+  return {{"number", fault.number},
+          {"kind", fault.kind},
+          {"step", fault.step ? json(fault.step->value()) : json(nullptr)},
+          {"phase", fault.phase.empty() ? json(nullptr) : json(fault.phase)},
+          {"worker", optional_json(fault.worker)}};
 }
 
 json event_json(const LogEntry& entry) {

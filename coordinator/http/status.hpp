@@ -62,13 +62,6 @@ struct RecoveryRow {
   std::optional<Instant> declared_at, committed_at, first_slot_started, last_slot_done, step_committed_at;
 };
 
-struct FaultRow {
-  std::string kind;
-  Step step;
-  std::string phase;
-  WorkerId worker;
-};
-
 struct CheckpointRow {
   Step step;
   bool ok = true;
@@ -132,7 +125,7 @@ struct StatusSnapshot {
 
   std::vector<WorkerStatusRow> workers;
   std::vector<RecoveryRow> recoveries;
-  std::vector<FaultRow> faults;
+  std::vector<log_record::FaultFired> faults;
   std::vector<CheckpointRow> checkpoints;
   std::vector<EventRow> events;    // the newest last
   std::vector<LossPoint> history;  // thinned, oldest first
@@ -145,7 +138,7 @@ enum class StatusDetail : std::uint8_t {
 [[nodiscard]] nlohmann::json status_json(const StatusSnapshot& snapshot, StatusDetail detail = StatusDetail::full);
 
 [[nodiscard]] nlohmann::json recovery_json(const RecoveryRow& recovery);
-[[nodiscard]] nlohmann::json fault_json(const FaultRow& fault);
+[[nodiscard]] nlohmann::json fault_json(const log_record::FaultFired& fault);
 
 // A log record as shown to operators: {"sequence", "unix_ms", "kind", …its fields}.
 [[nodiscard]] nlohmann::json event_json(const LogEntry& entry);

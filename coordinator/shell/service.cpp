@@ -37,8 +37,8 @@ constexpr Duration kPublishIdle = std::chrono::milliseconds(500);
 constexpr auto kFarewell = std::chrono::milliseconds(500);  // for the last messages, when the job has ended
 constexpr std::size_t kKeyBytes = 32;
 
-// What the loop takes in: events for the core, news of the log, faults to show.
-using Item = std::variant<CoordinatorEvent, Result<std::uint64_t>, FaultRow>;
+// What the loop takes in: events for the core, news of the log.
+using Item = std::variant<CoordinatorEvent, Result<std::uint64_t>>;
 // What leaves once its log records are durable.
 using Output = std::variant<coordinator_action::Send, coordinator_action::Announce, coordinator_action::Exit>;
 
@@ -100,13 +100,13 @@ struct CoordinatorService::Impl {
   Status write_ports() const;
   Status drain(WorkerId worker, const std::string& reason);
   Status stop_job(const std::string& reason);
+  Status fault_fired(const log_record::FaultFired& fault);
 
   // False when the item is bounded and there is no room.
   bool post(Item item, bool bounded);
   void run();
   void handle(CoordinatorEvent event);
   void handle(Result<std::uint64_t> durable);
-  void handle(FaultRow fault);
   void release();
   void leave(coordinator_action::Send send);
   void leave(coordinator_action::Announce announcement);
@@ -240,6 +240,7 @@ Status CoordinatorService::Impl::open_ports(LoggedJob& logged) {
   };
   controls.drain = [this](WorkerId worker, const std::string& reason) { return drain(worker, reason); };
   controls.stop = [this](const std::string& reason) { return stop_job(reason); };
+  controls.fault = [this](const log_record::FaultFired& fault) { return fault_fired(fault); };
   auto first = std::make_shared<StatusSnapshot>();
   first->job_name = job.name;
   first->job_hash = logged.job;
@@ -344,11 +345,6 @@ void CoordinatorService::Impl::handle(Result<std::uint64_t> durable) {
   changed = true;
 }
 
-void CoordinatorService::Impl::handle(FaultRow fault) {
-  status->fault(std::move(fault));
-  changed = true;
-}
-
 void CoordinatorService::Impl::release() {
   outputs.release([this](Output output) { std::visit([this](auto& taken) { leave(std::move(taken)); }, output); });
 }
@@ -408,6 +404,13 @@ Status CoordinatorService::Impl::drain(WorkerId worker, const std::string& reaso
   return ok_status();
 }
 
+Status CoordinatorService::Impl::fault_fired(const log_record::FaultFired& fault) {
+  if (!post(CoordinatorEvent(coordinator_event::FaultFired{fault}), true)) {
+    return Error(ErrorCode::unavailable, "the coordinator is too busy; tell it again");
+  }
+  return ok_status();
+}
+
 Status CoordinatorService::Impl::stop_job(const std::string& reason) {
   if (snapshot()->final_step) return Error(ErrorCode::unavailable, "the job is over");
   post(CoordinatorEvent(coordinator_event::StopJob{reason}), false);
@@ -456,10 +459,6 @@ Status CoordinatorService::drain(WorkerId worker, const std::string& reason) {
 
 Status CoordinatorService::stop_job(const std::string& reason) {
   return impl_->stop_job(reason);
-}
-
-void CoordinatorService::note_fault(FaultRow fault) {
-  impl_->post(std::move(fault), false);
 }
 
 }  // namespace planaria

@@ -62,8 +62,6 @@ class CoordinatorService {
   // Operators' wishes. `not_found` when there is no such worker; `unavailable` when the job is over.
   [[nodiscard]] Status drain(WorkerId worker, const std::string& reason);
   [[nodiscard]] Status stop_job(const std::string& reason);
-  // A fault that was injected, to be shown among the others.
-  void note_fault(FaultRow fault);
 
  private:
   struct Impl;

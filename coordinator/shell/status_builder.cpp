@@ -36,6 +36,7 @@ std::optional<std::string> told(const LogRecord& record) {
   if (const auto* r = std::get_if<log_record::NumericDecision>(&record)) return r->decision;
   if (const auto* r = std::get_if<log_record::WaitingStarted>(&record)) return r->reason;
   if (const auto* r = std::get_if<log_record::Finished>(&record)) return r->reason;
+  if (const auto* r = std::get_if<log_record::FaultFired>(&record)) return describe(*r);
   return std::nullopt;
 }
 
@@ -154,16 +155,15 @@ void StatusBuilder::observe_commits(const CoordinatorCore& core, Instant now) {
 
 void StatusBuilder::observe_record(const LogRecord& record) {
   if (const auto* finished = std::get_if<log_record::Finished>(&record)) finished_ = *finished;
+  if (const auto* fault = std::get_if<log_record::FaultFired>(&record)) {
+    faults_.push_back(*fault);
+    keep_newest(faults_, kMaxRows);
+  }
 }
 
 void StatusBuilder::announce(std::string text, std::int64_t unix_ms) {
   events_.push_back({unix_ms, std::move(text)});
   keep_newest(events_, kMaxEvents);
-}
-
-void StatusBuilder::fault(FaultRow fault) {
-  faults_.push_back(std::move(fault));
-  keep_newest(faults_, kMaxRows);
 }
 
 void StatusBuilder::add_progress(StatusSnapshot& s, const CoordinatorCore& core, Instant now) const {

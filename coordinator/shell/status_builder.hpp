@@ -35,7 +35,6 @@ class StatusBuilder {
   void observe_commits(const CoordinatorCore& core, Instant now);
   void observe_record(const LogRecord& record);
   void announce(std::string text, std::int64_t unix_ms);
-  void fault(FaultRow fault);
   void set_log_error(std::string error) { log_error_ = std::move(error); }
 
   // `telemetry` may be null.
@@ -69,7 +68,7 @@ class StatusBuilder {
   std::optional<double> validation_loss_;
   std::optional<log_record::Finished> finished_;
   std::deque<EventRow> events_;
-  std::deque<FaultRow> faults_;
+  std::deque<log_record::FaultFired> faults_;
   std::deque<CheckpointRow> checkpoints_;
 };
 

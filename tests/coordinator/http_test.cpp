@@ -65,6 +65,10 @@ struct Asked {
       calls.push_back("stop " + reason);
       return ok_status();
     };
+    controls.fault = [this](const log_record::FaultFired& fault) -> Status {
+      calls.push_back(describe(fault));
+      return ok_status();
+    };
     return controls;
   }
 };
@@ -168,6 +172,24 @@ TEST_F(Routes, PostsSteerTheJob) {
   bare.host = "trainer";
   EXPECT_EQ(ask(bare).status, 202U);
   EXPECT_THAT(asked_.calls, testing::ElementsAre("drain 4 night", "stop night", "stop stopped over HTTP"));
+}
+
+TEST_F(Routes, InjectedFaultsAreToldByNumber) {
+  auto request = post("/v1/faults");
+  request.body = R"({"number": 2, "kind": "kill", "step": 7, "phase": "gate", "worker": 0})";
+  EXPECT_EQ(ask(request).status, 202U);
+  request.body = R"({"number": 3, "kind": "join", "step": null, "phase": null, "worker": null})";
+  EXPECT_EQ(ask(request).status, 202U);
+  EXPECT_THAT(asked_.calls, testing::ElementsAre("fault: kill worker 0 at step 7, gate", "fault: join"));
+  for (const char* bad :
+       {"", "[]", "{}", R"({"kind": "kill"})", R"({"number": 1})", R"({"number": -1, "kind": "kill"})",
+        R"({"number": 4294967296, "kind": "kill"})", R"({"number": 1, "kind": null})",
+        R"({"number": 1, "kind": "kill", "other": null})", R"({"number": 1, "kind": "kill", "step": 1.5})",
+        R"({"number": 1, "kind": "a word that is longer than words are here"})"}) {
+    request.body = bad;
+    EXPECT_EQ(ask(request).status, 400U) << bad;
+  }
+  EXPECT_EQ(asked_.calls.size(), 2U);
 }
 
 TEST_F(Routes, AnUnknownWorkerIsNotFound) {

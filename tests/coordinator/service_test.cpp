@@ -222,11 +222,24 @@ TEST_F(Service, DrainsOnlyWorkersThatAreThere) {
   status_when([](const auto& status) { return status["workers"][0]["status"] == "draining"; });
 }
 
-TEST_F(Service, ShowsInjectedFaults) {
+TEST_F(Service, LogsAndShowsInjectedFaultsOnce) {
   start();
-  service_->note_fault({"kill", Step(5), "backward", WorkerId(1)});
+  const std::string body = R"({"number": 3, "kind": "kill", "step": 5, "phase": "backward", "worker": 1})";
+  for (int i = 0; i < 2; ++i) {  // the second tells the same fault again
+    const RawSocket socket(service_->ports().http);
+    socket.send("POST /v1/faults HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " +
+                std::to_string(body.size()) + "\r\n\r\n" + body);
+    EXPECT_THAT(socket.receive(), HasSubstr("202"));
+  }
   const auto status = status_when([](const auto& s) { return !s["faults"].empty(); });
+  EXPECT_EQ(status["faults"].size(), 1U);
   EXPECT_EQ(status["faults"][0]["kind"], "kill");
+  const auto log = read_log(directory_.path() + "/coordinator");
+  ASSERT_TRUE(log) << log.error().describe();
+  EXPECT_EQ(std::ranges::count_if(
+                log->entries,
+                [](const LogEntry& entry) { return std::holds_alternative<log_record::FaultFired>(entry.record); }),
+            1);
 }
 
 TEST_F(Service, TellsToolsWhereItListens) {

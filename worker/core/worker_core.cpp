@@ -109,8 +109,7 @@ void WorkerCore::pump_compute() {
 void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
   if (outstanding_ > 0) --outstanding_;
   ++progress_;
-  const double seconds = to_seconds(event.took);
-  if (seconds > 0) compute_rate_ = compute_rate_ == 0 ? 1 / seconds : 0.8 * compute_rate_ + 0.2 / seconds;
+  compute_rate_.micro_batch(event.took);
   if (event.step != work_.step || event.attempt != work_.attempt) return;
   if (!is_epilogue()) ++work_.micro_batches_computed;
   const auto range = std::ranges::find_if(work_.ranges, [&](const StepWork::Range& r) {
@@ -349,6 +348,7 @@ void WorkerCore::reset_work(Step step, std::uint32_t attempt) {
 }
 
 void WorkerCore::begin_step(Step step) {
+  compute_rate_.step_ended();
   reset_work(step, 0);
   exchange_ = ExchangeState{};
   if (step > config_.total_steps.next()) {

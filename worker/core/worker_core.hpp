@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "proto/mutation.hpp"
+#include "worker/core/compute_rate.hpp"
 #include "worker/core/events.hpp"
 #include "worker/core/step_work.hpp"
 
@@ -201,7 +202,7 @@ class WorkerCore {
   std::uint32_t checkpoint_retries_ = 0;
   Instant checkpoint_retry_at_ = kFarFuture;
 
-  double compute_rate_ = 0;  // micro-batches a second, smoothed
+  ComputeRate compute_rate_;
   std::uint64_t progress_ = 0;
   std::uint64_t refused_ = 0;
 

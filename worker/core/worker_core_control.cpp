@@ -122,7 +122,7 @@ void WorkerCore::send_heartbeat() {
   heartbeat.phase = phase();
   heartbeat.progress = progress_;
   heartbeat.waiting_on = waiting_on();
-  heartbeat.micro_batches_per_second = compute_rate_;
+  heartbeat.micro_batches_per_second = compute_rate_.per_second();
   send_control(std::move(heartbeat));
 }
 
