@@ -130,6 +130,9 @@ Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const
   std::size_t members = 0;
   for (const json& worker : status["workers"]) members += worker["member"].get<bool>() ? 1 : 0;
   summary["workers_at_end"] = members;
+  // A checkpoint gets its name when it is whole.
+  summary["result_saved"] = fs::exists(fs::path(options.output) / "checkpoints" /
+                                       fmt::format("step-{:08}", status["steps_committed"].get<std::uint64_t>()));
   summary["faults_requested"] = progress.requested;
   summary["faults_fired"] = json::array();
   for (const FiredFault& fault : progress.fired) summary["faults_fired"].push_back(fired_json(fault));

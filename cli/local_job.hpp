@@ -23,7 +23,7 @@ struct LocalJobOptions {
 
 // The keys of "Interfaces": job_hash, numeric_class, final_step, final_loss, final_val_loss, weights_hash,
 // tokens_per_s, steps_committed, sequences_used, microbatches_computed, microbatches_recomputed, wall_s,
-// workers_at_end, views, faults_requested, faults_fired, recoveries; and `ledger`, what the workers' ledgers prove:
+// workers_at_end, result_saved, views, faults_requested, faults_fired, recoveries; and `ledger`, what the workers' ledgers prove:
 // {missing: micro-batches that no ledger holds, repeated: entries beyond one a micro-batch}.
 [[nodiscard]] Result<nlohmann::json> run_local_job(const JobSpec& job, const LocalJobOptions& options);
 

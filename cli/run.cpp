@@ -67,7 +67,10 @@ int run(const RunArguments& arguments) {
   } else {
     print_summary(*summary, options.output);
   }
-  return static_cast<int>((*summary)["status"] == "finished" ? ExitCode::ok : ExitCode::failed);
+  if ((*summary)["status"] != "finished") return static_cast<int>(ExitCode::failed);
+  if ((*summary)["result_saved"].get<bool>()) return static_cast<int>(ExitCode::ok);
+  fmt::print(stderr, "planaria: {}\n", (*summary)["reason"].get<std::string>());
+  return static_cast<int>(ExitCode::unavailable);
 }
 
 }  // namespace

@@ -95,6 +95,7 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.section("checkpoint");
   v.key("every_steps", job.checkpoint.every_steps, IntegerRange{0, kMaxSteps});
   v.key("keep", job.checkpoint.keep, IntegerRange{1, 1 << 20});
+  v.key("final_retries", job.checkpoint.final_retries, IntegerRange{0, 1 << 20});
 
   v.section("metrics");
   v.key("jsonl", job.metrics.jsonl);

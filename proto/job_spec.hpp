@@ -149,10 +149,12 @@ struct ClusterSpec {
 struct CheckpointSpec {
   std::uint64_t every_steps = 100;  // 0 = only at the end
   std::uint32_t keep = 3;
+  std::uint32_t final_retries =
+      30;  // of the last step's, two seconds apart: until it is saved the result is in memory only
 
   template <class V>
   void fields(V& v) {
-    v(every_steps, keep);
+    v(every_steps, keep, final_retries);
   }
 };
 

@@ -29,19 +29,19 @@ namespace planaria {
 inline constexpr std::uint64_t kBlockAlignment = 64;  // elements; tensors start at multiples of 16 inside a block
 
 struct TensorInfo {
-  std::string name;                  // inside the block: "attention.qkv.weight"
+  std::string name;                      // inside the block: "attention.qkv.weight"
   std::array<std::uint64_t, 2> shape{};  // rows, columns; vectors have columns = 1
-  std::uint32_t dimensions = 1;      // 1 or 2
-  std::uint64_t offset = 0;          // elements from the start of the block's vector
-  bool decays = false;               // weight decay applies
+  std::uint32_t dimensions = 1;          // 1 or 2
+  std::uint64_t offset = 0;              // elements from the start of the block's vector
+  bool decays = false;                   // weight decay applies
   bool tied = false;
 
   [[nodiscard]] std::uint64_t elements() const { return shape[0] * shape[1]; }
 };
 
 struct BlockInfo {
-  std::string name;           // "embed", "layer.3", "head"
-  std::uint64_t offset = 0;   // elements from the start of the whole vector
+  std::string name;            // "embed", "layer.3", "head"
+  std::uint64_t offset = 0;    // elements from the start of the whole vector
   std::uint64_t elements = 0;  // without the padding to the next block
   std::uint32_t first_tile = 0;
   std::uint32_t tiles = 0;

@@ -291,6 +291,7 @@ class CoordinatorCore {
   std::optional<StepCommitted> last_commit_;
   std::optional<double> last_validation_loss_;
   std::optional<Done> result_;
+  std::string result_unsaved_;  // why, when the last step's checkpoint failed and none succeeded
   bool waiting_ = false;
   std::string status_reason_ = "waiting for workers";
   std::uint32_t unbalanced_checks_ = 0;

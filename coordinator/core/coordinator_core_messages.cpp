@@ -339,7 +339,12 @@ void CoordinatorCore::message(WorkerRecord& worker, const CheckpointSaved& messa
     if (std::ranges::find(worker.holdings.checkpoints, message.step) == worker.holdings.checkpoints.end()) {
       worker.holdings.checkpoints.push_back(message.step);
     }
+    if (message.step == Step(config_.job.train.steps)) result_unsaved_.clear();
   } else {
+    if (message.step == Step(config_.job.train.steps)) {
+      result_unsaved_ = message.detail;
+      status_reason_ = "all steps are done, but the result isn't saved yet: " + message.detail;
+    }
     announce("checkpoint of step " + step + " FAILED on " + name(worker.worker) + ": " + message.detail);
   }
 }
@@ -365,7 +370,9 @@ void CoordinatorCore::message(WorkerRecord& worker, const Done& message) {
   }
   result_ = message;
   last_validation_loss_ = message.final_validation_loss;
-  finish_job(true, "finished step " + std::to_string(message.step.value()), message.step, message.weights);
+  std::string reason = "finished step " + std::to_string(message.step.value());
+  if (!result_unsaved_.empty()) reason += ", but its result isn't saved: " + result_unsaved_;
+  finish_job(true, std::move(reason), message.step, message.weights);
 }
 
 }  // namespace planaria

@@ -10,11 +10,9 @@
 
 namespace planaria {
 
-ProgramResult planaria_program(const std::vector<std::string>& arguments, int timeout_s) {
+ProgramResult run_program(const std::vector<std::string>& command, int timeout_s) {
   const ScratchDirectory scratch;
   const std::string output = scratch.path("output");
-  std::vector<std::string> command{PLANARIA_BINARY};
-  command.insert(command.end(), arguments.begin(), arguments.end());
   auto process = ChildProcess::start(command, output);
   if (!process) return {-1, process.error().message()};
   const ChildProcess::Exit exit = process->finish(timeout_s * 1000);
@@ -22,6 +20,16 @@ ProgramResult planaria_program(const std::vector<std::string>& arguments, int ti
   std::stringstream text;
   text << file.rdbuf();
   return {exit.signal != 0 ? 128 + exit.signal : exit.code, text.str()};
+}
+
+ProgramResult planaria_program(const std::vector<std::string>& arguments, int timeout_s) {
+  std::vector<std::string> command{planaria_binary()};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return run_program(command, timeout_s);
+}
+
+std::string planaria_binary() {
+  return PLANARIA_BINARY;
 }
 
 nlohmann::json last_json(const ProgramResult& result) {

@@ -12,7 +12,9 @@ struct ProgramResult {
   std::string output;  // standard output and error
 };
 
-// Runs the built binary to its end, at most `timeout_s`.
+// Runs any program to its end, at most `timeout_s`.
+[[nodiscard]] ProgramResult run_program(const std::vector<std::string>& command, int timeout_s = 120);
+// Runs the built binary.
 [[nodiscard]] ProgramResult planaria_program(const std::vector<std::string>& arguments, int timeout_s = 120);
 
 // The object on the last line of the output, or null.
@@ -32,5 +34,6 @@ class ScratchDirectory {
 };
 
 [[nodiscard]] std::string tiny_job();
+[[nodiscard]] std::string planaria_binary();
 
 }  // namespace planaria

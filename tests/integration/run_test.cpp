@@ -62,6 +62,23 @@ TEST(Run, ADamagedCheckpointIsPassedOverForTheOneBefore) {
   EXPECT_EQ(resumed["weights_hash"], whole["weights_hash"]);
 }
 
+TEST(Run, ATruncatedCheckpointIsPassedOverAndTold) {
+  const ScratchDirectory scratch;
+  const auto whole = run_tiny(scratch.path("whole"), {"--workers", "1"});
+  const std::string checkpoints = scratch.path("whole") + "/checkpoints";
+  std::filesystem::resize_file(checkpoints + "/step-00000040/layer.0.safetensors", 1000);
+  const ProgramResult resumed = planaria_program(
+      {"run", tiny_job(), "--out", scratch.path("resumed"), "--quiet", "--json", "--resume", scratch.path("whole")});
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_NE(resumed.output.find("step-00000040"), std::string::npos) << resumed.output;
+  EXPECT_EQ(last_json(resumed)["weights_hash"], whole["weights_hash"]);
+
+  std::filesystem::resize_file(checkpoints + "/step-00000020/manifest.json", 100);
+  const ProgramResult refused = planaria_program(
+      {"run", tiny_job(), "--out", scratch.path("refused"), "--quiet", "--resume", scratch.path("whole")});
+  EXPECT_EQ(refused.exit_code, 3) << refused.output;
+}
+
 TEST(Run, ExportedWeightsHashAsTheRunSaid) {
   const ScratchDirectory scratch;
   const auto run = run_tiny(scratch.path("run"), {"--workers", "2", "--steps", "8"});

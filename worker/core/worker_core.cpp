@@ -15,7 +15,6 @@ namespace {
 // slots that a recovery puts first.
 constexpr std::uint32_t kComputeAhead = 2;
 constexpr Duration kCheckpointRetryDelay = std::chrono::seconds(2);
-constexpr std::uint32_t kCheckpointRetries = 5;
 
 }  // namespace
 
@@ -382,7 +381,7 @@ void WorkerCore::pump_done() {
   if (!in_view()) return;
   // A writer that took over after the last step's commit saves it as well: the result must be durable somewhere.
   if (view_->checkpoint_writer == self() && !checkpoints_.contains(config_.total_steps) &&
-      checkpoint_retries_ < kCheckpointRetries) {
+      checkpoint_retries_ <= config_.checkpoint_retries) {
     checkpoint_pending_ = config_.total_steps;
     emit(SaveCheckpoint{config_.total_steps, view_->view});
     return;
@@ -404,7 +403,7 @@ void WorkerCore::handle(const worker_event::CheckpointWritten& event) {
   send_control(CheckpointSaved{event.step, event.ok, event.detail});
   if (event.ok) checkpoints_.insert(event.step);
   if (checkpoint_pending_ != event.step) return;
-  if (event.ok || event.step != config_.total_steps || ++checkpoint_retries_ >= kCheckpointRetries) {
+  if (event.ok || event.step != config_.total_steps || ++checkpoint_retries_ > config_.checkpoint_retries) {
     checkpoint_pending_.reset();
   } else {
     checkpoint_retry_at_ = now_ + kCheckpointRetryDelay;  // the last one matters: the result lives in memory only

@@ -28,6 +28,7 @@ struct WorkerCoreConfig {
   std::vector<TileRange> blocks;             // tiles of each block, in order
   Step total_steps;
   std::uint64_t checkpoint_every = 0;    // steps; the last step is always saved
+  std::uint32_t checkpoint_retries = 5;  // of the last step's, when it can't be saved
   std::uint32_t integrity_every = 0;     // steps between comparisons of state hashes; 0 = never
   std::uint64_t sequence_tokens = 0;     // training tokens of a step: the loss is a mean over them
   std::uint64_t evaluation_tokens = 0;   // of one evaluation

@@ -24,6 +24,7 @@ WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Data
   }
   config.total_steps = Step(job.train.steps);
   config.checkpoint_every = job.checkpoint.every_steps;
+  config.checkpoint_retries = job.checkpoint.final_retries;
   config.integrity_every = job.integrity.check_every;
   config.sequence_tokens = job.tokens_per_step();
   if (dataset.windows(Split::validation) != 0) {
