@@ -2,19 +2,22 @@
 
 #include <signal.h>
 
+#include <atomic>
+
 namespace planaria {
 namespace {
 
-volatile sig_atomic_t terminated = 0;
-volatile sig_atomic_t interrupted = 0;
+// Set in the handler, read by any thread.
+std::atomic<bool> terminated = false;
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not take a lock");
 
 void note(int number) {
-  volatile sig_atomic_t& flag = number == SIGTERM ? terminated : interrupted;
-  if (flag != 0) {
+  std::atomic<bool>& flag = number == SIGTERM ? terminated : interrupted;
+  if (flag.exchange(true)) {
     signal(number, SIG_DFL);
     raise(number);
   }
-  flag = 1;
 }
 
 }  // namespace
@@ -27,13 +30,13 @@ void watch_stop_signals() {
 }
 
 bool stop_requested() {
-  return terminated != 0 || interrupted != 0;
+  return terminated || interrupted;
 }
 bool terminate_requested() {
-  return terminated != 0;
+  return terminated;
 }
 bool interrupt_requested() {
-  return interrupted != 0;
+  return interrupted;
 }
 
 }  // namespace planaria

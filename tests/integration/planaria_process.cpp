@@ -10,12 +10,22 @@
 
 namespace planaria {
 
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kSlowness = 5;
+#else
+constexpr int kSlowness = 1;
+#endif
+
+}  // namespace
+
 ProgramResult run_program(const std::vector<std::string>& command, int timeout_s) {
   const ScratchDirectory scratch;
   const std::string output = scratch.path("output");
   auto process = ChildProcess::start(command, output);
   if (!process) return {-1, process.error().message()};
-  const ChildProcess::Exit exit = process->finish(timeout_s * 1000);
+  const ChildProcess::Exit exit = process->finish(timeout_s * kSlowness * 1000);
   std::ifstream file(output);
   std::stringstream text;
   text << file.rdbuf();

@@ -12,7 +12,7 @@ struct ProgramResult {
   std::string output;  // standard output and error
 };
 
-// Runs any program to its end, at most `timeout_s`.
+// Runs any program to its end, at most `timeout_s`; five times that in a sanitizer's build.
 [[nodiscard]] ProgramResult run_program(const std::vector<std::string>& command, int timeout_s = 120);
 // Runs the built binary.
 [[nodiscard]] ProgramResult planaria_program(const std::vector<std::string>& arguments, int timeout_s = 120);
