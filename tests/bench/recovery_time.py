@@ -4,7 +4,10 @@
     tests/bench/recovery_time.py [--planaria build/release/planaria] [--job tests/jobs/tiny.toml] [--runs 30]
 
 Each run kills (or, with --stop, freezes) one of three workers in another phase. Printed: median and 95th percentile of
-detect, decide, move, their sum, and the time to the step's commit over the work that was left at the survivors' speed.
+detect, decide, move, their sum (overhead), the time from the signal to the step's commit (total), and `catch up`: the time
+from the first lost slot's start to the commit over what the work that was left takes at the survivors' speed. That work is
+the lost micro-batches, those of the survivors that weren't done yet, and the rest of a step (reduce, gate, update,
+acknowledge), which is what a step of the survivors takes beyond computing.
 """
 import argparse
 import json
@@ -13,6 +16,7 @@ import statistics
 import subprocess
 import tempfile
 
+MICRO_BATCHES = 128  # a step of the job
 PHASES = ["forward", "backward", "reduce", "gate", "update", "commit"]
 
 
@@ -30,7 +34,29 @@ def run_once(args, index, directory):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout.strip().splitlines()[-1])
     recoveries = [r for r in summary["recoveries"] if "lost:" in r["cause"]]
+    for recovery in recoveries:
+        recovery["catch_up"] = catch_up(recovery, step, index % 3, os.path.join(directory, str(index)))
     return phase, summary["weights_hash"], recoveries
+
+
+def catch_up(recovery, struck_step, victim, directory):
+    phases = recovery["phase_ms"]
+    if phases.get("overhead") is None or phases.get("total") is None:
+        return None
+    with open(os.path.join(directory, "result.json"), encoding="utf-8") as file:
+        workers = json.load(file)["workers"]
+    rates = [w["micro_batches_per_s"] for w in workers if w["member"] and w["worker"] != victim]
+    with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as file:
+        metrics = [json.loads(line) for line in file]
+    later = [m["step_s"] for m in metrics if recovery["at_step"] + 2 <= m["step"] <= recovery["at_step"] + 12]
+    if len(rates) != 2 or None in rates or not later:
+        return None
+    speed = sum(rates) / 1e3  # micro-batches a millisecond
+    rest = max(0.0, 1e3 * statistics.median(later) - MICRO_BATCHES / speed)
+    own = MICRO_BATCHES - recovery["lost_slots"]
+    if recovery["at_step"] == struck_step:  # else the survivors waited for the victim's acknowledgement and then began a step
+        own = max(0.0, own - speed * phases["overhead"])
+    return (phases["total"] - phases["overhead"]) / ((recovery["lost_slots"] + own) / speed + rest)
 
 
 def spread(values):
@@ -49,6 +75,7 @@ def main():
     parser.add_argument("--stop", action="store_true", help="freeze instead of kill")
     args = parser.parse_args()
     collected = {"detect": [], "decide": [], "move": [], "overhead": [], "total": []}
+    ratios = []
     hashes = set()
     with tempfile.TemporaryDirectory() as directory:
         for index in range(args.runs):
@@ -59,10 +86,17 @@ def main():
                     value = recovery["phase_ms"].get(name)
                     if value is not None:
                         values.append(value)
+                if recovery["catch_up"] is not None:
+                    ratios.append(recovery["catch_up"])
                 print(f"run {index:3} {phase:9} step {recovery['at_step']:3} lost slots {recovery['lost_slots']:3} "
-                      + " ".join(f"{n} {recovery['phase_ms'].get(n) or float('nan'):.1f}" for n in collected), flush=True)
+                      + " ".join(f"{n} {recovery['phase_ms'].get(n) or float('nan'):.1f}" for n in collected)
+                      + f" catch up {recovery['catch_up'] or float('nan'):.2f}", flush=True)
     for name, values in collected.items():
         print(f"{name:9} ms  {spread(values)}")
+    if ratios:
+        ratios.sort()
+        print(f"catch up      median {statistics.median(ratios):7.2f}   p95 {ratios[round(0.95 * (len(ratios) - 1))]:7.2f}   "
+              f"max {ratios[-1]:7.2f}   n {len(ratios)}")
     print(f"{len(hashes)} distinct weights hash(es) over {args.runs} runs")
 
 
