@@ -65,6 +65,22 @@ Result<json> undisturbed(const JobSpec& job, LocalJobOptions options, const std:
   return run_local_job(alone, options);
 }
 
+// Empties a directory of earlier campaigns, and no other.
+Status empty_directory(const std::string& path) {
+  namespace fs = std::filesystem;
+  const fs::path marker = fs::path(path) / "chaos-campaign";
+  std::error_code error;
+  if (fs::exists(path, error) && !fs::is_empty(path, error) && !fs::exists(marker, error)) {
+    return Error(ErrorCode::invalid_argument,
+                 path + " holds something else than earlier campaigns, and would be emptied: give another --out");
+  }
+  fs::remove_all(path, error);
+  if (!error) fs::create_directories(path, error);
+  if (error) return Error(ErrorCode::io, "can't empty " + path + ": " + error.message());
+  std::ofstream(marker) << "planaria chaos may empty this directory\n";
+  return ok_status();
+}
+
 int campaign(const ChaosArguments& arguments) {
   std::vector<std::string> assignments = arguments.job.assignments;
   assignments.push_back(fmt::format("cluster.workers={}", arguments.workers));
@@ -78,7 +94,7 @@ int campaign(const ChaosArguments& arguments) {
   options.job_file = arguments.job.file;
   options.assignments = assignments;
   options.show = false;
-  std::filesystem::remove_all(arguments.output);
+  if (const Status emptied = empty_directory(arguments.output); !emptied) return fail(emptied.error());
   const auto reference = undisturbed(*job, options, arguments.output + "/undisturbed");
   if (!reference) return fail(reference.error());
   fmt::print("undisturbed  one worker, {:.1f} s, weights {}\n", (*reference)["wall_s"].get<double>(),

@@ -52,8 +52,9 @@ Result<CoordinatorOutcome> coordinate(const CoordinatorArguments& arguments) {
   std::error_code error;
   std::filesystem::create_directories(arguments.output, error);
   if (error) return Error(ErrorCode::io, "can't make " + arguments.output + ": " + error.message());
-  PLANARIA_TRY(write_text(arguments.output + "/job.toml", job_to_toml(job)));
+  // Not before it started: a refused start must leave the earlier run's job file as it was.
   PLANARIA_ASSIGN(const auto service, CoordinatorService::start({job, arguments.output}));
+  PLANARIA_TRY(write_text(arguments.output + "/job.toml", job_to_toml(job)));
   const CoordinatorPorts ports = service->ports();
   fmt::print("job {} ({}), {} workers expected\n", job.name, job_hash(job).hex(), job.cluster.workers);
   fmt::print("workers:     planaria worker --join {}:{}\n", ports.address, ports.control);

@@ -63,7 +63,11 @@ Result<nlohmann::json> request(const HttpTarget& target, http::verb verb, const 
     if (json.is_object() && json.contains("error")) {
       why = json["error"].is_string() ? json["error"].get<std::string>() : json["error"].dump();
     }
-    return Error(answer.get().result_int() == 404 ? ErrorCode::not_found : ErrorCode::invalid_argument, why);
+    const auto code = answer.get().result_int();
+    return Error(code == 404       ? ErrorCode::not_found
+                 : code / 100 == 5 ? ErrorCode::unavailable
+                                   : ErrorCode::invalid_argument,
+                 why);
   }
   if (json.is_discarded()) return Error(ErrorCode::corrupt, "the coordinator's answer is not JSON");
   return json;

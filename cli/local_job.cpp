@@ -16,6 +16,7 @@
 #include "cli/run_directory.hpp"
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
+#include "worker/data/dataset.hpp"
 #include "worker/trainer/ledger.hpp"
 
 namespace planaria {
@@ -144,9 +145,18 @@ Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const
 }
 
 // The newest sound checkpoint of `resume` becomes the first one of the new run.
-Status copy_checkpoint(const LocalJobOptions& options) {
+Status copy_checkpoint(JobSpec job, const LocalJobOptions& options) {
   PLANARIA_ASSIGN(const RunModel run, open_run(options.resume));
   tell_refused(run.refused);
+  PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
+  job.data.content_hash = dataset.content_hash();
+  if (job_hash(job) != job_hash(run.job)) {
+    return Error(ErrorCode::mismatch,
+                 fmt::format("{} holds a run of another job ({}; this is {}): only the same model, data, "
+                             "optimizer, batch, steps and seed go on to the same bits; without "
+                             "--resume the job starts anew",
+                             options.resume, job_hash(run.job).hex(), job_hash(job).hex()));
+  }
   const std::string name = fmt::format("step-{:08}", run.state.step.value());
   const fs::path from = fs::path(options.resume) / "checkpoints" / name;
   const fs::path to = fs::path(options.output) / "checkpoints";
@@ -157,7 +167,7 @@ Status copy_checkpoint(const LocalJobOptions& options) {
   return ok_status();
 }
 
-Status prepare_output(const LocalJobOptions& options) {
+Status prepare_output(const JobSpec& job, const LocalJobOptions& options) {
   std::error_code error;
   fs::create_directories(options.output, error);
   if (error) return Error(ErrorCode::io, "can't make " + options.output + ": " + error.message());
@@ -171,7 +181,7 @@ Status prepare_output(const LocalJobOptions& options) {
   // In its own directory a run simply goes on: its log and its checkpoints are there.
   if (fs::equivalent(options.output, options.resume, error)) return ok_status();
   if (used) return Error(ErrorCode::invalid_argument, options.output + " holds an earlier run: give another --out");
-  return copy_checkpoint(options);
+  return copy_checkpoint(job, options);
 }
 
 }  // namespace
@@ -184,7 +194,7 @@ Result<std::string> own_executable() {
 }
 
 Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
-  PLANARIA_TRY(prepare_output(options));
+  PLANARIA_TRY(prepare_output(job, options));
   LocalRunOptions run_options;
   PLANARIA_ASSIGN(run_options.binary, own_executable());
   run_options.job_file = options.job_file;

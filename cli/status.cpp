@@ -57,14 +57,15 @@ int watch(const StatusArguments& arguments) {
   while (!stop_requested()) {
     const auto status = fetch(arguments.target);
     if (!status && !seen) return fail(status.error());
-    if (!status) break;
+    if (!status) return fail(status.error().within("the coordinator is gone"));
     seen = true;
     view.show(*status, {});
     const std::string state = status->value("status", "");
-    if (state == "finished" || state == "failed") break;
+    if (state == "finished") return static_cast<int>(ExitCode::ok);
+    if (state == "failed") return static_cast<int>(ExitCode::failed);
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
   }
-  return 0;
+  return static_cast<int>(ExitCode::stopped);
 }
 
 int drain(const StatusArguments& arguments) {

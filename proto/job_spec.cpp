@@ -190,6 +190,8 @@ void check_cluster(const JobSpec& job, Problems& problems) {
     if (low < high) return;
     problems.add(fmt::format("cluster.{} = {} must be below cluster.{} = {}: {}", lower, low, upper, high, why));
   };
+  ordered("heartbeat_ms", cluster.heartbeat_ms, "suspect_grace_ms", cluster.suspect_grace_ms,
+          "a live worker must be able to speak before a rumour of its death counts");
   ordered("suspect_grace_ms", cluster.suspect_grace_ms, "lease_ms", cluster.lease_ms,
           "evidence of death shortens a lease");
   ordered("lease_ms", cluster.lease_ms, "prepare_timeout_ms", cluster.prepare_timeout_ms,

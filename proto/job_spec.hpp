@@ -126,7 +126,7 @@ struct ClusterSpec {
   std::uint32_t workers = 3;      // started by `run`, and awaited before the first step
   std::uint32_t min_workers = 1;  // below this the job waits
   std::uint32_t threads = 1;      // compute threads of a worker
-  std::uint32_t heartbeat_ms = 50;
+  std::uint32_t heartbeat_ms = 20;
   std::uint32_t lease_ms = 1000;
   std::uint32_t suspect_grace_ms = 40;         // lease that is left after evidence of death
   std::uint32_t prepare_timeout_ms = 2000;     // a member that doesn't report within this is excluded

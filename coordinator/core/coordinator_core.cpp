@@ -12,7 +12,8 @@ Duration ms(std::uint32_t value) {
 }
 
 // After `Finished` the coordinator stays this long for members that have not heard it yet.
-constexpr std::size_t kMaxFaultsFired = 100'000;  // more than any scenario has
+constexpr std::size_t kMaxFaultsFired = 100'000;          // more than any scenario has
+constexpr Duration kLastCall = std::chrono::seconds(15);  // longer than a worker takes to connect again
 constexpr Duration kFarewell = std::chrono::seconds(2);
 
 }  // namespace
@@ -102,7 +103,7 @@ Instant CoordinatorCore::next_tick() const {
     next = std::min({next, change_->started_at + ms(cluster.prepare_timeout_ms), change_->rollback_at});
   }
   if (!view_) next = std::min(next, started_at_ + ms(cluster.join_timeout_ms));
-  if (finished_) next = std::min(next, finished_at_ + kFarewell);
+  if (finished_) next = std::min({next, finished_at_ + kFarewell, finished_at_ + kLastCall});
   // Deadlines that have passed without effect are looked at again soon, not at once.
   return std::max(std::min({next, next_balance_check_, now_ + std::chrono::seconds(1)}),
                   now_ + std::chrono::milliseconds(1));
@@ -233,8 +234,9 @@ void CoordinatorCore::replay(const log_record::Finished& record) {
 
 // ---- time ----
 
-void CoordinatorCore::handle(const coordinator_event::Tick&) {
+void CoordinatorCore::handle(const coordinator_event::Tick& event) {
   if (finished_) return;
+  if (event.outputs_held && change_) change_->started_at = now_;  // the time to answer begins when it is asked
   check_leases();
   check_change_deadline();
   check_stall();
@@ -341,8 +343,10 @@ void CoordinatorCore::finish_job(bool success, std::string reason, Step step, Ha
   status_reason_ = reason;
   log(*finished_);
   announce(reason);
-  for (const auto& [id, worker] : workers_) {
-    if (serving(worker)) send(worker, Finish{reason, success});
+  for (auto& [id, worker] : workers_) {
+    if (!serving(worker)) continue;
+    send(worker, Finish{reason, success});
+    worker.told_end = worker.session.has_value();
   }
 }
 
@@ -352,6 +356,10 @@ void CoordinatorCore::consider_exit() {
     return serving(entry.second) && (entry.second.session || now_ < lease_end(entry.second));
   });
   if (connected && now_ < finished_at_ + kFarewell) return;
+  // A member whose connection broke just then comes back to ask; without an answer it would ask for ever.
+  const bool untold = std::ranges::any_of(
+      workers_, [this](const auto& entry) { return serving(entry.second) && !entry.second.told_end; });
+  if (untold && now_ < finished_at_ + kLastCall) return;
   exited_ = true;
   actions_.emplace_back(coordinator_action::Exit{finished_->success, finished_->reason});
 }

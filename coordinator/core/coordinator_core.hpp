@@ -55,7 +55,9 @@ struct StopJob {
 struct FaultFired {
   log_record::FaultFired fault;
 };
-struct Tick {};
+struct Tick {
+  bool outputs_held = false;  // what was decided waits for the log: nobody has heard it yet
+};
 
 }  // namespace coordinator_event
 
@@ -122,6 +124,7 @@ struct WorkerRecord {
   std::optional<Instant> suspect_until;  // evidence shortened its lease
   std::optional<Instant> evidence_at;
   Heartbeat heartbeat;
+  bool told_end = false;     // Finish was sent on a session
   double speed = 0;          // micro-batches a second; 0 = not measured
   std::uint32_t faults = 0;  // corrupt payloads and standstills laid at its door in this incarnation
 };

@@ -126,7 +126,10 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   const bool takes_joiners = cause.planned || cause.with_joiners || !view_ || waiting_ || change.members.empty();
   if (cause.with_joiners) change.rollback_at = change_->rollback_at;
   if (takes_joiners) {
-    for (const WorkerId id : pending_joiners()) change.members.insert(id);
+    for (const WorkerId id : pending_joiners()) {
+      change.members.insert(id);
+      change.leaving.clear();  // who drains goes with the next change, when those who come hold the state
+    }
   }
   if (cause.planned) {
     Step newest = view_->resume.step;

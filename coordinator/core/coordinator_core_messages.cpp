@@ -107,6 +107,8 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
   }
   if (finished_) {
     send(session, Finish{finished_->reason, finished_->success});
+    const auto known = message.identity ? workers_.find(message.identity->worker) : workers_.end();
+    if (known != workers_.end()) known->second.told_end = true;
     return;
   }
   if (!message.job) {  // it needs the job first; it registers again with its hash and probe
@@ -127,13 +129,25 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
       catch_up(known->second);
       return;
     }
+    // It was drained and didn't hear that it may go.
+    if (known != workers_.end() && known->second.incarnation == message.identity->incarnation &&
+        known->second.status == WorkerStatus::left) {
+      send(session, Released{});
+      return;
+    }
     // It was accepted anew on this very session and has not heard it yet.
     if (known != workers_.end() && serving(known->second) && known->second.session == session) {
       attach(known->second, session, message);
       return;
     }
   }
-  attach(accept_worker(message), session, message);
+  WorkerRecord& worker = accept_worker(message);
+  attach(worker, session, message);
+  // Its earlier incarnation, which was asked, can't answer any more.
+  if (change_ && change_->members.contains(worker.worker)) {
+    change_->reports.erase(worker.worker);
+    send_prepare(worker);
+  }
 }
 
 WorkerRecord& CoordinatorCore::accept_worker(const Register& message) {

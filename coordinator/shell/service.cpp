@@ -298,7 +298,7 @@ void CoordinatorService::Impl::run() {
     }
     if (clock.now() >= tick_due) {
       tick_due = kFarFuture;
-      handle(coordinator_event::Tick{});
+      handle(coordinator_event::Tick{.outputs_held = outputs.size() > 0});
     }
     release();
     publish();

@@ -85,6 +85,13 @@ TEST(BadInput, AWrongSubcommandShowsHelp) {
   EXPECT_EQ(planaria_program({"--help"}).exit_code, 0);
 }
 
+TEST(BadInput, ChaosEmptiesNoStrangersDirectory) {
+  const ScratchDirectory scratch;
+  std::ofstream(scratch.path("thesis.tex")) << "years of work\n";
+  expect_refusal({"chaos", tiny_job(), "--runs", "1", "--out", scratch.path("")}, 2, "give another --out");
+  EXPECT_TRUE(std::ifstream(scratch.path("thesis.tex")).good());
+}
+
 TEST(BadInput, ExportOfNoRunSaysSo) {
   const ScratchDirectory scratch;
   expect_refusal({"export", "--from", "/tmp", "--to", scratch.path("o")}, 3, "job.toml");

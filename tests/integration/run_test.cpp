@@ -79,6 +79,18 @@ TEST(Run, ATruncatedCheckpointIsPassedOverAndTold) {
   EXPECT_EQ(refused.exit_code, 3) << refused.output;
 }
 
+TEST(Run, ResumingAnotherJobIsRefusedAndChangesNothing) {
+  const ScratchDirectory scratch;
+  const std::string whole = scratch.path("whole");
+  run_tiny(whole, {"--workers", "1", "--steps", "8"});
+  for (const std::string& output : {scratch.path("elsewhere"), whole}) {
+    const ProgramResult refused =
+        planaria_program({"run", tiny_job(), "--steps", "12", "--out", output, "--quiet", "--resume", whole}, 30);
+    EXPECT_EQ(refused.exit_code, 4) << refused.output;
+  }
+  EXPECT_EQ(planaria_program({"generate", "--from", whole, "--tokens", "4"}).exit_code, 0);
+}
+
 TEST(Run, ExportedWeightsHashAsTheRunSaid) {
   const ScratchDirectory scratch;
   const auto run = run_tiny(scratch.path("run"), {"--workers", "2", "--steps", "8"});

@@ -80,7 +80,7 @@ TEST(JobConfig, WritingAndReadingGivesTheSameJobButForSecrets) {
   job.optimizer.schedule = ScheduleKind::wsd;
   job.optimizer.learning_rate = 0.1 + 0.2;
   job.data.content_hash = {1, 2};
-  job.cluster.heartbeat_ms = 123;
+  job.cluster.heartbeat_ms = 33;
   job.train.seed = INT64_MAX;
   job.security.join_token = "secret";
   const std::string text = job_to_toml(job);

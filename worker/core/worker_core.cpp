@@ -277,7 +277,11 @@ void WorkerCore::pump_update() {
     if (!has_base()) return;
     updating_ = true;
     if (!mutated(Mutation::serve_torn_state)) previous_.reset();
-    const bool compare = config_.integrity_every != 0 && work_.step.value() % config_.integrity_every == 0;
+    // What is saved is compared before: a damaged state must not become the durable one.
+    const std::uint64_t step = work_.step.value();
+    const auto due = [step](std::uint64_t every) { return every != 0 && step % every == 0; };
+    const bool compare =
+        due(config_.integrity_every) || due(config_.checkpoint_every) || work_.step == config_.total_steps;
     if (mutated(Mutation::release_before_commit)) emit(ReleaseStep{work_.step});
     emit(ApplyUpdate{work_.step, exchange_.skip_update, compare});
     return;

@@ -148,7 +148,6 @@ class WorkerCore {
 
   // Session with the coordinator.
   bool connected_ = false;
-  bool registering_ = false;  // Register is not answered yet
   std::optional<Identity> identity_;
   Generation generation_;
   Instant next_heartbeat_ = kFarFuture;
@@ -202,6 +201,8 @@ class WorkerCore {
   std::optional<Step> checkpoint_pending_;
   std::uint32_t checkpoint_retries_ = 0;
   Instant checkpoint_retry_at_ = kFarFuture;
+
+  Instant register_again_at_ = kFarFuture;
 
   ComputeRate compute_rate_;
   std::uint64_t progress_ = 0;

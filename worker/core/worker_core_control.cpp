@@ -5,6 +5,11 @@
 #include "worker/core/worker_core.hpp"
 
 namespace planaria {
+namespace {
+
+constexpr Duration kRegisterAgainDelay = std::chrono::milliseconds(200);
+
+}  // namespace
 
 using namespace worker_action;  // NOLINT: the file is about emitting these
 
@@ -53,7 +58,6 @@ void WorkerCore::handle(const worker_event::Control& event) {
 }
 
 void WorkerCore::control(const Welcome& message) {
-  registering_ = false;
   const bool known = identity_ && identity_->worker == message.worker && identity_->incarnation == message.incarnation;
   if (!known) {
     leave_view();
@@ -70,14 +74,19 @@ void WorkerCore::control(const Welcome& message) {
 }
 
 void WorkerCore::control(const Refused& message) {
+  if (!message.permanent && (state_ || view_)) {
+    // What this worker holds may be the only copy: it stays and asks again.
+    emit(Note{"refused for now: " + message.reason + "; registering again"});
+    register_again_at_ = now_ + kRegisterAgainDelay;
+    return;
+  }
   stopped_ = true;
   emit(Stop{false, message.reason, message.permanent});
 }
 
 void WorkerCore::control(const Fenced& message) {
-  // One answer is enough to the many messages that were on their way.
-  if (registering_ || !identity_ || message.incarnation != identity_->incarnation)
-    return refuse("a fence that is over");
+  // One answer is enough to the many messages that were on their way: the next ones name an incarnation that is over.
+  if (!identity_ || message.incarnation != identity_->incarnation) return refuse("a fence that is over");
   emit(Note{"fenced: " + message.reason + "; registering again with the state at hand"});
   leave_view();
   if (mutated(Mutation::forget_fenced_state)) {
@@ -110,6 +119,10 @@ void WorkerCore::handle(const worker_event::DrainWanted& event) {
 }
 
 void WorkerCore::handle(const worker_event::Tick&) {
+  if (now_ >= register_again_at_) {
+    register_again_at_ = kFarFuture;
+    send_register();
+  }
   if (now_ >= next_heartbeat_) send_heartbeat();
 }
 

@@ -205,7 +205,7 @@ class WorkerAgent::Impl {
     registration.host = host_name();
     registration.threads = threads;
     registration.process_id = static_cast<std::uint64_t>(::getpid());
-    registration.holdings.checkpoints = sound_checkpoints();
+    registration.holdings.checkpoints = sound_checkpoints(job_hash(job));
 
     TrainerHooks hooks;
     hooks.completed = [this](WorkerEvent event) { loop_->post(std::move(event)); };
@@ -235,8 +235,8 @@ class WorkerAgent::Impl {
     return ok_status();
   }
 
-  // Those that this worker could load; damaged ones are named and left alone.
-  std::vector<Step> sound_checkpoints() {
+  // Those that this worker could load; damaged and foreign ones are named and left alone.
+  std::vector<Step> sound_checkpoints(const Hash128& job) {
     std::vector<Step> steps;
     const auto places = list_checkpoints(files(), options_.checkpoint_root);
     if (!places) {
@@ -245,7 +245,9 @@ class WorkerAgent::Impl {
     }
     for (const CheckpointPlace& place : *places) {
       const auto verified = verify_checkpoint(files(), place.path);
-      if (verified) {
+      if (verified && verified->job_hash != job) {
+        log_.warning("a checkpoint of another job is left alone", {{"path", place.path}});
+      } else if (verified) {
         steps.push_back(place.step);
       } else {
         log_.warning("a checkpoint is refused", {{"path", place.path}, {"why", verified.error().message()}});

@@ -34,13 +34,18 @@ void StateStore::keep_only(Step stamp) {
 }
 
 Status StateStore::store(Step stamp, TileRange tiles, std::span<const float> values) {
+  std::unique_lock lock(mutex_);
   if (!building_ || building_->generation.stamp != stamp) {
+    // A whole one that nobody has read yet is on offer to the others: it may be the only copy left.
+    if (building_) promote_locked(building_->generation.stamp);
     building_.reset();
+    lock.unlock();
     PLANARIA_ASSIGN(StateGeneration generation, fresh(stamp));
     for (float* vector : generation.vectors()) device_.zero(pool_->elements(), vector);
-    const std::scoped_lock lock(mutex_);
+    lock.lock();
     building_ = Building{std::move(generation), std::vector<bool>(map_.tile_count(), false), map_.tile_count()};
   }
+  lock.unlock();
   const auto runs = state_runs(map_, tiles);
   if (values.size() != 3 * total_elements(runs)) {
     return Error(ErrorCode::corrupt, "state tiles arrived with " + std::to_string(values.size()) + " values");
@@ -53,7 +58,7 @@ Status StateStore::store(Step stamp, TileRange tiles, std::span<const float> val
     }
   }
   PLANARIA_TRY(device_.synchronize());
-  const std::scoped_lock lock(mutex_);
+  lock.lock();
   for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
     if (!building_->present[tile]) --building_->missing;
     building_->present[tile] = true;
