@@ -7,15 +7,19 @@ fused attention where this PyTorch has it, AdamW and gradient clipping; the same
   compare_pytorch.py [--binary build/release/tests/bench/training_speed] [--rounds 3] [--steps 3] [--threads 2]
 """
 import argparse
+import os
 import re
 import statistics
 import subprocess
 import sys
 import time
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
+try:
+    import torch
+    import torch.nn as nn
+    import torch.nn.functional as F
+except ModuleNotFoundError:
+    sys.exit("compare_pytorch: no PyTorch for this Python: deploy/install-packages.sh --dev, and run it with /usr/bin/python3")
 
 LAYERS, HEADS, WIDTH, CONTEXT, VOCAB, BATCH = 6, 6, 384, 256, 256, 8
 
@@ -85,6 +89,8 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if not os.path.exists(options.binary):
+        sys.exit(f"compare_pytorch: no {options.binary}: cmake --preset release -DPLANARIA_BUILD_BENCH=ON and build training_speed")
     pairs = []
     for _ in range(options.rounds):
         pairs.append((ours(options.binary, options.steps, options.threads), peer(options.steps, options.threads)))
