@@ -383,6 +383,10 @@ void CoordinatorCore::message(WorkerRecord& worker, const Done& message) {
     return;
   }
   result_ = message;
+  // Who only took part in the evaluation after the last step doesn't know that step's loss and says 0.
+  for (const auto& [id, done] : done_) {
+    if (done.final_loss != 0) result_->final_loss = done.final_loss;
+  }
   last_validation_loss_ = message.final_validation_loss;
   std::string reason = "finished step " + std::to_string(message.step.value());
   if (!result_unsaved_.empty()) reason += ", but its result isn't saved: " + result_unsaved_;
