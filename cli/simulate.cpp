@@ -25,8 +25,10 @@ int simulate(sim::CampaignOptions& options) {
   }
   fmt::print("{}\n", result.table());
   for (const std::string& cell : result.empty_cells()) fmt::print("nothing struck: {}\n", cell);
-  fmt::print("{} finished, {} wait for workers that never came, {} views, {} events\n", result.finished, result.waiting,
-             result.views, result.events);
+  fmt::print(
+      "{} finished, {} wait for workers that never came, {} had more broken than anybody could notice, "
+      "{} views, {} events\n",
+      result.finished, result.waiting, result.beyond, result.views, result.events);
   fmt::print("{} seeds passed\n", result.passed);
   return 0;
 }

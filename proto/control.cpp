@@ -36,6 +36,8 @@ const char* to_string(EvidenceKind kind) {
       return "corrupt payload";
     case EvidenceKind::nonfinite:
       return "nonfinite gradient";
+    case EvidenceKind::gradient_mismatch:
+      return "gradient mismatch";
     case EvidenceKind::state_mismatch:
       return "state mismatch";
     case EvidenceKind::fetch_failed:

@@ -28,16 +28,39 @@ inline constexpr char kControlBytesType[] = "planaria.bytes";
 enum class Phase : std::uint8_t { idle, fetch, forward, backward, reduce, gate, update, commit, finished, count_ };
 [[nodiscard]] const char* to_string(Phase phase);
 
+// All members of a view had this state, with equal hashes: it is right.
+struct ComparedState {
+  Step step;
+  Hash128 hash;
+  auto operator<=>(const ComparedState&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(step, hash);
+  }
+};
+
+// A step's gradient that isn't finite.
+struct NumericAlarm {
+  Hash128 digest;                // of the gradient and the losses
+  std::vector<SlotRange> slots;  // whose gradients aren't finite; looked at from attempt 1 on
+  template <class V>
+  void fields(V& v) {
+    v(digest, slots);
+  }
+};
+
 // What a worker holds that could serve others.
 struct Holdings {
-  std::optional<Step> state;           // stamp of its newest complete state
-  std::optional<Step> previous_state;  // stamp of the generation before, while it is intact
-  std::optional<Hash128> state_hash;   // of `state`, when it was compared or asked for
-  std::vector<Step> checkpoints;       // steps of durable checkpoints it can load
+  std::optional<Step> state;              // stamp of its newest complete state
+  std::optional<Step> previous_state;     // stamp of the generation before, while it is intact
+  std::optional<Hash128> state_hash;      // of `state`, when it was compared or asked for
+  std::optional<Hash128> previous_hash;   // of `previous_state`, when it was asked for
+  std::optional<ComparedState> compared;  // the newest that it knows
+  std::vector<Step> checkpoints;          // steps of durable checkpoints it can load
 
   template <class V>
   void fields(V& v) {
-    v(state, previous_state, state_hash, checkpoints);
+    v(state, previous_state, state_hash, previous_hash, compared, checkpoints);
   }
 };
 
@@ -98,11 +121,11 @@ struct Report {
   Holdings holdings;
   Step work_step;  // the step whose partial work it holds
   std::uint32_t attempt = 0;
-  bool released = true;             // no work of work_step was begun, or all of it is committed and freed
-  std::vector<SlotRange> assigned;  // its ranges of work_step
-  std::uint32_t slots_done = 0;     // of these, in the order in which it computes them
-  std::vector<TileRange> reduced;   // tiles of work_step's reduced gradient that it holds, verified
-  std::optional<Hash128> alarm;     // digest of a nonfinite gradient of work_step
+  bool released = true;               // no work of work_step was begun, or all of it is committed and freed
+  std::vector<SlotRange> assigned;    // its ranges of work_step
+  std::uint32_t slots_done = 0;       // of these, in the order in which it computes them
+  std::vector<TileRange> reduced;     // tiles of work_step's reduced gradient that it holds, verified
+  std::optional<NumericAlarm> alarm;  // work_step's gradient is nonfinite
 
   template <class V>
   void fields(V& v) {
@@ -121,11 +144,12 @@ struct BoundaryPassed {
 };
 
 enum class EvidenceKind : std::uint8_t {
-  peer_unreachable,  // the transport says so; a hint
-  corrupt_payload,   // a payload didn't match its hash
-  nonfinite,         // the step's gradient norm is not finite
-  state_mismatch,    // a member's parameter hash differs
-  fetch_failed,      // state could not be fetched from its source
+  peer_unreachable,   // the transport says so; a hint
+  corrupt_payload,    // a payload didn't match its hash
+  nonfinite,          // the step's gradient norm is not finite
+  gradient_mismatch,  // a member's digest of the reduced gradient differs
+  state_mismatch,     // a member's parameter hash differs
+  fetch_failed,       // state could not be fetched from its source
   count_
 };
 [[nodiscard]] const char* to_string(EvidenceKind kind);
@@ -242,10 +266,11 @@ struct Prepare {
   ViewNumber view;
   std::vector<WorkerId> excluded;
   std::optional<Step> boundary;
-  bool want_state_hash = false;
+  bool want_state_hash = false;   // of both generations
+  bool want_checkpoints = false;  // as they are now: others may have written some
   template <class V>
   void fields(V& v) {
-    v(view, excluded, boundary, want_state_hash);
+    v(view, excluded, boundary, want_state_hash, want_checkpoints);
   }
 };
 

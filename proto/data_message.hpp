@@ -24,9 +24,10 @@ struct SlotLoss {
   SlotIndex slot;
   double train = 0;
   double validation = 0;  // of the validation micro-batches that ride on the slot in evaluation steps
+  bool finite = true;     // its gradient; looked at from the second attempt at a step on
   template <class V>
   void fields(V& v) {
-    v(slot, train, validation);
+    v(slot, train, validation, finite);
   }
 };
 

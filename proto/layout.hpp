@@ -92,7 +92,13 @@ struct ShardAssignment {
   }
 };
 
-enum class StateSource : std::uint8_t { initialize, checkpoint, peer, count_ };
+enum class StateSource : std::uint8_t {
+  initialize,  // from the seed
+  checkpoint,  // the worker reads the durable one
+  peer,
+  own_previous,  // the worker goes back to the generation before its newest
+  count_
+};
 
 // How a member gets state that it lacks.
 struct StateFetch {

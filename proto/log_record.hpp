@@ -58,13 +58,30 @@ struct WorkerReleased {
     v(worker, incarnation);
   }
 };
+// What members' disagreement says of their work; it holds until the next view is committed.
+struct Suspicion {
+  bool compare_state = false;   // members report hashes
+  bool discard_work = false;    // the step's partial sums can't be trusted
+  bool distrust_state = false;  // nor state that is newer than what all members had alike
+  void add(const Suspicion& other) {
+    compare_state = compare_state || other.compare_state;
+    discard_work = discard_work || other.discard_work;
+    distrust_state = distrust_state || other.distrust_state;
+  }
+  auto operator<=>(const Suspicion&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(compare_state, discard_work, distrust_state);
+  }
+};
 struct Prepared {
   ViewNumber view;
   std::vector<WorkerId> excluded;
   std::string reason;
+  Suspicion suspicion;
   template <class V>
   void fields(V& v) {
-    v(view, excluded, reason);
+    v(view, excluded, reason, suspicion);
   }
 };
 struct Committed {
@@ -74,14 +91,17 @@ struct Committed {
     v(record);
   }
 };
-struct NumericDecision {
+struct NumericDecision {  // about a nonfinite gradient
   Step step;
   std::uint32_t attempt = 0;
   Hash128 digest;
+  std::vector<SlotRange> nonfinite;      // slots; known from attempt 1 on
+  std::vector<SlotAssignment> computed;  // who computed which slots in this attempt
   std::string decision;
+  std::vector<WorkerId> expelled;  // those that computed wrongly
   template <class V>
   void fields(V& v) {
-    v(step, attempt, digest, decision);
+    v(step, attempt, digest, nonfinite, computed, decision, expelled);
   }
 };
 struct StepLogged {  // the first report of a commit; sequences used = logged steps · M · B

@@ -44,6 +44,10 @@ const char* to_string(Mutation mutation) {
       return "announce_before_sync";
     case Mutation::lease_ignored:
       return "lease_ignored";
+    case Mutation::nonfinite_at_once:
+      return "nonfinite_at_once";
+    case Mutation::trust_majority:
+      return "trust_majority";
     case Mutation::count_:
       break;
   }

@@ -27,6 +27,8 @@ enum class Mutation : std::uint8_t {
   fold_out_of_order,           // rule 20: micro-batches or nodes are added in the order of arrival
   announce_before_sync,        // rule 22: messages leave before the log is synced
   lease_ignored,               // rule 11/15: a hint alone expels a member
+  nonfinite_at_once,           // rule 15: a nonfinite gradient is taken for one by nature without a second look
+  trust_majority,              // members that disagree about their state go on with what most of them hold
   count_
 };
 

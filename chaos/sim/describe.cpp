@@ -111,9 +111,10 @@ std::string describe(const ViewRecord& record) {
   for (const StateFetch& fetch : record.resume.fetches) {
     fetches +=
         fmt::format(" {}<-{}{}@{}", fetch.worker.value(),
-                    fetch.source == StateSource::peer         ? "w"
-                    : fetch.source == StateSource::checkpoint ? "checkpoint"
-                                                              : "seed",
+                    fetch.source == StateSource::peer           ? "w"
+                    : fetch.source == StateSource::checkpoint   ? "checkpoint"
+                    : fetch.source == StateSource::own_previous ? "own previous"
+                                                                : "seed",
                     fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "", fetch.stamp.value());
   }
   return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; slots{}; fetches{}; {}",
@@ -182,6 +183,8 @@ std::string describe(const WorkerAction& action) {
           [](const StoreState& a) { return fmt::format("StoreState {} tiles {}", a.stamp.value(), range(a.tiles)); },
           [](const InitializeState&) { return std::string("InitializeState"); },
           [](const LoadCheckpoint& a) { return fmt::format("LoadCheckpoint {}", a.step.value()); },
+          [](const RevertState& a) { return fmt::format("RevertState {}", a.stamp.value()); },
+          [](const ListCheckpoints&) { return std::string("ListCheckpoints"); },
           [](const HashState& a) { return fmt::format("HashState {}", a.stamp.value()); },
           [](const HashWeights& a) { return fmt::format("HashWeights {}", a.step.value()); },
           [](const SaveCheckpoint& a) { return fmt::format("SaveCheckpoint {}", a.step.value()); },

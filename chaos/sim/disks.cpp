@@ -13,7 +13,8 @@ void Disks::save(WorkerProcess& process, Step step, TermVector tiles) {
       const bool ok = world_.now() >= full_until_;
       if (ok) {
         if (tiles != world_.reference.state(step)) {
-          world_.fail("10: a checkpoint differs from the undisturbed run", process.name() + " step " + to_string(step));
+          process.simulation().oracle().wrong("10: a checkpoint differs from the undisturbed run",
+                                              process.name() + " step " + to_string(step));
         }
         auto& disk = disks_[process.disk()];
         disk[step] = Checkpoint{tiles, false};

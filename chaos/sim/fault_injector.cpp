@@ -218,10 +218,10 @@ void FaultInjector::strike_workers(const Fault& fault, WorkerProcess& victim) {
       world_.queue.after(fault.lasts, [&victim] { victim.slow_down(1); });
       break;
     case FaultKind::nan:
-      victim.trainer().arm_nan();
+      victim.trainer().arm(fault.flag && fault.other % 2 == 0 ? NanFault::always : NanFault::once);
       break;
     case FaultKind::flip_state:
-      victim.trainer().arm_flip();
+      victim.trainer().arm(fault.flag ? FlipFault::at_rest : FlipFault::in_update);
       break;
     case FaultKind::disk_full:
       simulation_.disks().fill_up(world_.now() + fault.lasts);

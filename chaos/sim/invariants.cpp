@@ -64,7 +64,8 @@ void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
       check_committed(process, *commit);
     } else if (const auto* done = std::get_if<Done>(&control->message)) {
       if (done->weights != weights_of(world_.reference.state(world_.options.shape.total_steps))) {
-        fail("1: the final weights differ from the undisturbed run", process, describe(control->message));
+        wrong("1: the final weights differ from the undisturbed run",
+              process.name() + ": " + describe(control->message));
       }
     }
   }
@@ -77,7 +78,7 @@ void Oracle::check_holdings(const WorkerProcess& process, const Holdings& holdin
       return fail("8: state is offered that isn't held", process, std::string(what) + " offers " + to_string(stamp));
     }
   }
-  if (process.trainer().damaged() || process.busy() || !newest) return;
+  if (damaged_ || process.busy() || !newest) return;
   if (!holdings.state || *holdings.state < *newest) {
     fail("12: good state isn't offered", process,
          std::string(what) + " offers " + to_string(holdings.state) + " of " + to_string(newest));
@@ -100,11 +101,14 @@ void Oracle::check_committed(const WorkerProcess& process, const StepCommitted& 
   // Who comes back after a rollback repeats what it knew before.
   if (commit.view >= rolled_back_in_) highest_commit_ = std::max(highest_commit_, commit.step);
   const double loss = world_.reference.loss(commit.step) / static_cast<double>(simulation_.sequence_tokens());
-  if (commit.loss != loss) {
-    fail("15: a published loss differs from the undisturbed run", process, describe(WorkerMessage(commit)));
+  const auto what = [&] { return process.name() + ": " + describe(WorkerMessage(commit)); };
+  if (commit.loss != loss) wrong("15: a published loss differs from the undisturbed run", what());
+  const auto& compared = process.core().compared();
+  if (compared && compared->step == commit.step && compared->hash != world_.reference.state_digest(commit.step)) {
+    wrong("1: members agree on state that differs from the undisturbed run", what());
   }
   if (commit.skipped != (shape.natural_nan == commit.step)) {
-    fail("15: a step's update is skipped or not, against its gradient", process, describe(WorkerMessage(commit)));
+    fail("15: a step's update is skipped or not, against its gradient", process, what());
   }
 }
 
@@ -145,6 +149,12 @@ void Oracle::micro_batch_ends(const WorkerProcess&, const ComputeMicroBatch&) {
 void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   const auto& view = process.core().view_record();
   if (!view) return fail("6: an update outside a view", process, describe(WorkerAction(action)));
+  // Where all compute wrongly, all agree.
+  const bool nobody_computes = std::ranges::all_of(view->members, [&](const Member& member) {
+    const WorkerProcess* other = simulation_.process_at(member.address);
+    return other != nullptr && other->trainer().computes_wrongly();
+  });
+  if (action.skip && nobody_computes) world_.beyond_promise = true;
   const StepWork& work = process.core().work();
   for (const Member& member : view->members) {
     if (process.core().identity() && member.worker == process.core().identity()->worker) continue;
@@ -155,7 +165,7 @@ void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   }
   if (action.step.value() > 1)
     members_hold(process, action.step.previous(), "9: state is overwritten before the next is everywhere");
-  const bool rolled_back = view->resume.tier > 0 || view->resume.discard;
+  const bool rolled_back = view->resume.tier > 0 || view->resume.discard || damaged_;
   if (process.trainer().holds_state(action.step) && !rolled_back) {
     fail("2: an update is made twice", process, describe(WorkerAction(action)));
   }
@@ -163,7 +173,7 @@ void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
 
 void Oracle::state_written(const WorkerProcess& process, const Buffer& state) {
   simulation_.note_progress();
-  if (state.damaged) return;
+  if (damaged_) return;  // members find it when they compare, before the step is committed
   const TermVector& expected = world_.reference.state(state.stamp);
   for (std::size_t tile = 0; tile < expected.size(); ++tile) {
     if (state.tiles[tile] == expected[tile]) continue;
@@ -175,12 +185,13 @@ void Oracle::state_written(const WorkerProcess& process, const Buffer& state) {
 void Oracle::state_fetched(const WorkerProcess& process, Step stamp) {
   const auto& view = process.core().view_record();
   const auto newest = process.trainer().newest_state();
-  if (!view || !newest || *newest < stamp || process.trainer().damaged()) return;
+  if (!view || !newest || *newest < stamp || damaged_) return;
   if (view->resume.tier > 0 || view->resume.discard) return;
   fail("8: fetched state replaces state that is as new", process, to_string(stamp) + " over " + to_string(newest));
 }
 
 void Oracle::losses_known(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses) {
+  if (damaged_) return;
   const auto expected = world_.reference.losses(step);
   for (std::size_t slot = 0; slot < expected.size(); ++slot) {
     if (slot < losses.size() && losses[slot].train == expected[slot].train &&
@@ -211,6 +222,11 @@ void Oracle::stops(const WorkerProcess& process, const Stop& stop) {
 
 void Oracle::heard(WorkerId worker, Incarnation incarnation, const WorkerMessage& message) {
   if (incarnation == Incarnation(0)) return;  // it has no name yet
+  if (const auto* evidence = std::get_if<Evidence>(&message)) {
+    const CoordinatorCore* core = simulation_.coordinator().core();
+    const bool counts = core != nullptr && core->view() && core->view()->view == evidence->view;
+    if (counts && evidence->kind == EvidenceKind::state_mismatch) unnoticed_ = false;
+  }
   last_heard_[worker] = world_.now();
   if (const auto* report = std::get_if<Report>(&message)) {
     reports_.insert({worker, incarnation, report->prepare});
@@ -272,29 +288,23 @@ void Oracle::check_view_record(const ViewRecord& record) {
     }
     const auto report = report_of_.find({member.worker, member.incarnation});
     const auto state = report == report_of_.end() ? std::nullopt : report->second.holdings.state;
-    if (record.resume.tier > 0 && state && *state >= record.resume.step && !somebody_is_damaged()) {
+    if (record.resume.tier > 0 && state && *state >= record.resume.step && !damaged_) {
       world_.fail("12: a worse tier is chosen while a member holds newer state", describe(record));
     }
   }
-  if (record.resume.tier > 0 && !somebody_is_damaged()) check_nothing_better(record);
+  if (record.resume.tier > 0 && !damaged_) check_nothing_better(record);
   if (record.resume.tier == 0 && record.resume.step < highest_commit_) {
     world_.fail("13: the highest committed step falls", describe(record));
   }
-  // Damaged state that all undamaged holders died beside can't be told from good one.
-  std::size_t damaged = 0;
-  std::size_t holders = 0;
-  for (const Member& member : record.members) {
-    const WorkerProcess* process = simulation_.process_at(member.address);
-    if (process == nullptr || !process->trainer().newest_state()) continue;
-    ++holders;
-    damaged += process->trainer().damaged() ? 1 : 0;
-  }
-  if (damaged > 0 && damaged * 2 >= holders) world_.beyond_promise = true;
   ++tiers_[record.resume.tier];
 }
 
-bool Oracle::somebody_is_damaged() const {
-  return std::ranges::any_of(simulation_.processes(), [](const auto& process) { return process->trainer().damaged(); });
+void Oracle::wrong(const std::string& invariant, const std::string& detail) {
+  if (unnoticed_) {
+    world_.beyond_promise = true;
+  } else {
+    world_.fail(invariant, detail);
+  }
 }
 
 // A worse tier is for when nobody within reach holds anything newer.
@@ -372,7 +382,9 @@ void Oracle::job_finished(const CoordinatorCore* core, bool success) {
   for (const std::uint32_t struck : simulation_.injector().struck()[static_cast<std::size_t>(FaultKind::nan)]) {
     transient += struck;
   }
-  if (!success && transient >= 2) return;
+  const bool lasting = std::ranges::any_of(simulation_.processes(),
+                                           [](const auto& process) { return process->trainer().computes_wrongly(); });
+  if (!success && (transient >= 2 || lasting)) return;
   if (success == halts) {
     world_.fail("15: the job ends otherwise than its numbers say", success ? "it succeeded" : "it failed");
   }

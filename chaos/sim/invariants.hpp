@@ -36,6 +36,11 @@ class Oracle {
   void step_released(const WorkerProcess& process, Step step);
   void stops(const WorkerProcess& process, const worker_action::Stop& stop);
 
+  // A value in some state is wrong from now on; nobody has noticed.
+  void state_damaged() { damaged_ = unnoticed_ = true; }
+  // A value that must be the undisturbed run's isn't. When no members disagreed about the damage, nobody could know.
+  void wrong(const std::string& invariant, const std::string& detail);
+
   // ---- coordinator ----
   void heard(WorkerId worker, Incarnation incarnation, const WorkerMessage& message);
   void appended(const LogRecord& record);
@@ -62,13 +67,14 @@ class Oracle {
   void check_prepared(const log_record::Prepared& record);
   void check_view_record(const ViewRecord& record);
   void check_nothing_better(const ViewRecord& record);
-  [[nodiscard]] bool somebody_is_damaged() const;
   void members_hold(const WorkerProcess& process, Step step, const char* invariant);
   void fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail);
 
   Simulation& simulation_;
   World& world_;
 
+  bool damaged_ = false;    // some state, at some time
+  bool unnoticed_ = false;  // no members disagreed since
   Step highest_commit_;
   ViewNumber rolled_back_in_;
   std::uint32_t changes_ = 0;

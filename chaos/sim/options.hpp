@@ -48,8 +48,8 @@ enum class FaultKind : std::uint8_t {
   drop,               // a frame vanishes
   corrupt,            // a frame arrives damaged
   delay,              // a link becomes slow for a while
-  nan,                // one gradient is nonfinite, once
-  flip_state,         // an update writes a wrong value
+  nan,                // one gradient is nonfinite, or all that the victim computes from now on
+  flip_state,         // a wrong value in a state: written by an update, or there after it was compared
   disk_full,          // checkpoints fail for a while
   damage_checkpoint,  // the newest checkpoint can't be read
   kill_coordinator,

@@ -17,6 +17,10 @@ std::uint64_t fold(std::uint64_t a, std::uint64_t b) {
 constexpr std::uint64_t kSecret[4] = {0x9e3779b97f4a7c15ULL, 0xd6e8feb86659fd93ULL, 0xa0761d6478bd642fULL,
                                       0xe7037ed1a0b428dbULL};
 
+Term nonfinite() {
+  return {{kSecret[0], kSecret[1]}, false};
+}
+
 }  // namespace
 
 Hash128 mix(Operation operation, const Hash128& a, const Hash128& b, std::uint64_t x) {
@@ -50,7 +54,8 @@ Term zero_sum(std::uint32_t tile) {
 }
 
 Term add(const Term& left, const Term& right) {
-  return {mix(Operation::add, left.id, right.id), left.finite && right.finite};
+  if (!left.finite || !right.finite) return nonfinite();
+  return {mix(Operation::add, left.id, right.id)};
 }
 
 Term micro_batch_gradient(const Hash128& state, Step step, std::uint32_t micro_batch) {
@@ -58,7 +63,8 @@ Term micro_batch_gradient(const Hash128& state, Step step, std::uint32_t micro_b
 }
 
 Term accumulate(const Term& sum, const Term& gradient) {
-  return {mix(Operation::accumulate, sum.id, gradient.id), sum.finite && gradient.finite};
+  if (!sum.finite || !gradient.finite) return nonfinite();
+  return {mix(Operation::accumulate, sum.id, gradient.id)};
 }
 
 Hash128 norm_of(const TermVector& reduced) {
@@ -79,7 +85,7 @@ Hash128 weights_of(const TermVector& state) {
 }
 
 SlotLoss loss_of(const JobShape& shape, const Hash128& state, Step step, std::uint32_t slot) {
-  SlotLoss loss{SlotIndex(slot), 0, 0};
+  SlotLoss loss{.slot = SlotIndex(slot)};
   const Hash128 id = mix(Operation::loss, state, {step.value(), slot});
   if (step <= shape.total_steps) loss.train = number_of(id);
   if (evaluates(step, shape.evaluate_every, shape.total_steps)) {

@@ -2,7 +2,8 @@
 //
 // A Term stands for the bits of one tile: the hash of the expression that made it. Two terms are equal exactly when
 // the same operations were applied to the same operands in the same order, which is what "the same bits" asks of a
-// floating-point program. `finite` is false for expressions that hold a NaN or infinity.
+// floating-point program. `finite` is false for expressions that hold a NaN or infinity: they are all alike, as the
+// bits of a NaN don't tell where it came from.
 //
 // Thread contract: values and pure functions; a ReferenceRun belongs to one simulation.
 #pragma once
@@ -52,6 +53,11 @@ struct JobShape {
   std::uint64_t seed = 1;
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   std::optional<Step> natural_nan;  // a step whose gradient is nonfinite whoever computes it
+
+  // In natural_nan's step one micro-batch is to blame.
+  [[nodiscard]] bool nonfinite_by_nature(Step step, std::uint32_t micro_batch) const {
+    return natural_nan == step && micro_batch == step.value() % (slots * micro_batches_per_slot);
+  }
 };
 
 [[nodiscard]] SlotLoss loss_of(const JobShape& shape, const Hash128& state, Step step, std::uint32_t slot);

@@ -95,8 +95,8 @@ Duration TrainerModel::duration_of(const WorkerAction& action) {
   if (std::holds_alternative<ComputeMicroBatch>(action)) {
     base = world_.options.micro_batch;
   } else if (std::holds_alternative<ReduceShards>(action) || std::holds_alternative<MeasureGradient>(action) ||
-             std::holds_alternative<HashState>(action) || std::holds_alternative<HashWeights>(action) ||
-             std::holds_alternative<SaveCheckpoint>(action)) {
+             std::holds_alternative<HashState>(action) || std::holds_alternative<ListCheckpoints>(action) ||
+             std::holds_alternative<HashWeights>(action) || std::holds_alternative<SaveCheckpoint>(action)) {
     base = kPass;
   } else if (std::holds_alternative<ApplyUpdate>(action) || std::holds_alternative<InitializeState>(action)) {
     base = kPass * 2;
@@ -141,6 +141,11 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
     replace_all(Step(0), world_.reference.state(Step(0)), true, "");
   } else if (const auto* load = std::get_if<LoadCheckpoint>(&action)) {
     load_checkpoint(*load);
+  } else if (const auto* revert = std::get_if<RevertState>(&action)) {
+    std::erase_if(states_, [&](const BufferRef& state) { return state->stamp != revert->stamp; });
+    if (states_.empty()) fail("8: a worker goes back to state that isn't held", to_string(revert->stamp));
+  } else if (std::holds_alternative<ListCheckpoints>(action)) {
+    process_.post(worker_event::CheckpointsListed{process_.simulation().disks().list(process_.disk())});
   } else if (const auto* hash = std::get_if<HashState>(&action)) {
     const BufferRef state = state_buffer(hash->stamp);
     if (state == nullptr) return fail("3: state is hashed that isn't held", to_string(hash->stamp));
@@ -186,13 +191,12 @@ void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
         sum.next_position != action.position) {
       return fail("4: a sum takes a micro-batch other than its next", describe(WorkerAction(action)));
     }
-    Term gradient =
-        micro_batch_gradient(digest, action.step, action.slot.value() * shape.micro_batches_per_slot + action.position);
-    if (shape.natural_nan == action.step) gradient.finite = false;
-    if (nan_armed_) {
-      nan_armed_ = false;
+    const std::uint32_t micro_batch = action.slot.value() * shape.micro_batches_per_slot + action.position;
+    Term gradient = micro_batch_gradient(digest, action.step, micro_batch);
+    if (shape.nonfinite_by_nature(action.step, micro_batch)) gradient.finite = false;
+    if (nan_armed_ != NanFault::none) {
+      if (nan_armed_ == NanFault::once) nan_armed_ = NanFault::none;
       gradient.finite = false;
-      gradient.id = mix(Operation::damage, gradient.id, {world_.noise.next_u64(), 0});
     }
     for (Term& tile : sum.buffer->tiles) tile = accumulate(tile, gradient);
     ++sum.next_position;
@@ -206,7 +210,13 @@ void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
       }
     }
   }
-  if (done.slot_finished) done.loss = loss_of(shape, digest, action.step, action.slot.value());
+  if (done.slot_finished) {
+    done.loss = loss_of(shape, digest, action.step, action.slot.value());
+    const auto sum = nodes_.find(TreeNode{0, action.slot.value()});
+    if (action.attempt > 0 && sum != nodes_.end()) {
+      done.loss.finite = std::ranges::all_of(sum->second.buffer->tiles, &Term::finite);
+    }
+  }
   process_.post(done);
 }
 
@@ -324,8 +334,9 @@ BufferRef TrainerModel::find_state(Step stamp) const {
   return found == states_.end() ? nullptr : *found;
 }
 
-bool TrainerModel::damaged() const {
-  return std::ranges::any_of(states_, [](const BufferRef& state) { return state->damaged; });
+bool TrainerModel::holds_sound_state() const {
+  return std::ranges::any_of(
+      states_, [this](const BufferRef& state) { return state->tiles == world_.reference.state(state->stamp); });
 }
 
 void TrainerModel::publish(BufferRef state) {
@@ -352,20 +363,24 @@ void TrainerModel::update(const ApplyUpdate& action) {
       target->tiles[tile] = updated(source->tiles[tile], reduced_->tiles[tile], norm, action.step);
     }
   }
-  // Wrong values show where three or more compare; with fewer nobody can tell who is right.
+  // Wrong values show where several compare.
   const auto& view = process_.core().view_record();
-  if (flip_armed_ && action.hash && view && view->members.size() >= 3) {
-    flip_armed_ = false;
-    target->damaged = true;
-    Term& victim = target->tiles[world_.noise.below(target->tiles.size())];
-    victim.id = mix(Operation::damage, victim.id, {world_.noise.next_u64(), 1});
-  }
+  const bool flips = flip_armed_ != FlipFault::none && action.hash && view && view->members.size() >= 2;
+  if (flips && flip_armed_ == FlipFault::in_update) damage(*target);
   worker_event::UpdateDone done;
   done.step = action.step;
   if (action.hash) done.state_hash = digest_of(target->tiles);
+  if (flips && flip_armed_ == FlipFault::at_rest) damage(*target);
+  if (flips) flip_armed_ = FlipFault::none;
   done.learning_rate = 1e-3;
   publish(std::move(target));
   process_.post(done);
+}
+
+void TrainerModel::damage(Buffer& state) {
+  process_.simulation().oracle().state_damaged();
+  Term& victim = state.tiles[world_.noise.below(state.tiles.size())];
+  victim.id = mix(Operation::damage, victim.id, {world_.noise.next_u64(), 1});
 }
 
 void TrainerModel::store_state(const StoreState& action) {

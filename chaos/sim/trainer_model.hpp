@@ -29,8 +29,7 @@ struct TermPayload final : Payload {
 // Values that the network may read as long as it holds a reference: what is given up is never written again.
 struct Buffer {
   TermVector tiles;
-  bool damaged = false;  // holds a flipped value
-  Step stamp;            // of a state
+  Step stamp;  // of a state
 };
 using BufferRef = std::shared_ptr<Buffer>;
 
@@ -42,6 +41,11 @@ struct NodeSum {
   bool finished = false;
   Incarnation incarnation;  // that finished it
 };
+
+// A gradient that isn't finite: one, or all from now on.
+enum class NanFault : std::uint8_t { none, once, always };
+// A wrong value in a state: written by the next update, or there after the members compared.
+enum class FlipFault : std::uint8_t { none, in_update, at_rest };
 
 class TrainerModel {
  public:
@@ -59,7 +63,7 @@ class TrainerModel {
 
   [[nodiscard]] std::optional<Step> newest_state() const;
   [[nodiscard]] bool holds_state(Step stamp) const { return find_state(stamp) != nullptr; }
-  [[nodiscard]] bool damaged() const;
+  [[nodiscard]] bool holds_sound_state() const;
   // Ever complete here, in this process's life.
   [[nodiscard]] bool reached(Step step) const { return reached_ && *reached_ >= step; }
   [[nodiscard]] bool holds_slot(Step step, std::uint32_t attempt, SlotIndex slot, Incarnation incarnation) const;
@@ -67,8 +71,9 @@ class TrainerModel {
   // Of the running micro-batch; none when no micro-batch runs.
   [[nodiscard]] std::optional<double> micro_batch_progress() const;
 
-  void arm_nan() { nan_armed_ = true; }
-  void arm_flip() { flip_armed_ = true; }
+  void arm(NanFault fault) { nan_armed_ = fault; }
+  void arm(FlipFault fault) { flip_armed_ = fault; }
+  [[nodiscard]] bool computes_wrongly() const { return nan_armed_ == NanFault::always; }
   void forget_ledger() { finished_slots_.clear(); }
   [[nodiscard]] std::uint64_t micro_batches_computed() const { return micro_batches_computed_; }
 
@@ -97,6 +102,7 @@ class TrainerModel {
   void load_checkpoint(const worker_action::LoadCheckpoint& action);
   void save_checkpoint(const worker_action::SaveCheckpoint& action);
   void release(Step step);
+  void damage(Buffer& state);
 
   [[nodiscard]] BufferRef find_state(Step stamp) const;
   void publish(BufferRef state);
@@ -122,8 +128,8 @@ class TrainerModel {
 
   std::set<std::tuple<Step, std::uint32_t, std::uint32_t>> finished_slots_;  // step, attempt, slot
   std::uint64_t micro_batches_computed_ = 0;
-  bool nan_armed_ = false;
-  bool flip_armed_ = false;
+  NanFault nan_armed_ = NanFault::none;
+  FlipFault flip_armed_ = FlipFault::none;
 };
 
 }  // namespace planaria::sim

@@ -11,6 +11,8 @@ Duration ms(std::uint32_t value) {
   return std::chrono::milliseconds(value);
 }
 
+constexpr int kLoadPatience = 10;  // times cluster.prepare_timeout_ms
+
 // After `Finished` the coordinator stays this long for members that have not heard it yet.
 constexpr std::size_t kMaxFaultsFired = 100'000;          // more than any scenario has
 constexpr Duration kLastCall = std::chrono::seconds(15);  // longer than a worker takes to connect again
@@ -139,7 +141,11 @@ void CoordinatorCore::handle(const coordinator_event::Started& event) {
   for (auto& [id, worker] : workers_) {
     worker.last_heard = now_;  // one full lease for everybody
     worker.last_progress_at = now_;
-    if (serving(worker) && !in_view(id)) worker.status = WorkerStatus::lost;  // joiners register again
+    if (!serving(worker) || in_view(id)) continue;
+    // Joiners register again; who was drained may have been told already that it can go.
+    const bool drained = worker.status == WorkerStatus::draining && view_;
+    worker.status = drained ? WorkerStatus::left : WorkerStatus::lost;
+    if (drained) log(log_record::WorkerReleased{id, worker.incarnation});
   }
   if (view_) {
     status_reason_ = "coordinator restarted; waiting for the members of view " + std::to_string(view_->view.value());
@@ -177,11 +183,13 @@ void CoordinatorCore::replay(const log_record::WorkerReleased& record) {
 
 void CoordinatorCore::replay(const log_record::Prepared& record) {
   last_number_ = std::max(last_number_, record.view);
+  suspicion_.add(record.suspicion);
   for (const WorkerId id : record.excluded) workers_[id].status = WorkerStatus::lost;
 }
 
 void CoordinatorCore::replay(const log_record::Committed& record) {
   view_ = record.record;
+  suspicion_ = {};
   count_steps(view_->resume.step.previous());
   ++views_committed_;
   RecoveryRecord recovery;  // its instants were of an earlier start and are gone
@@ -207,6 +215,7 @@ void CoordinatorCore::replay(const log_record::NumericDecision& record) {
 void CoordinatorCore::note(const log_record::NumericDecision& record) {
   if (!numeric_.empty() && numeric_.back().step != record.step) numeric_.clear();
   numeric_.push_back(record);
+  expelled_.insert(record.expelled.begin(), record.expelled.end());
 }
 
 void CoordinatorCore::replay(const log_record::StepLogged& record) {
@@ -270,7 +279,10 @@ void CoordinatorCore::check_change_deadline() {
   if (now_ < change_->started_at + ms(config_.job.cluster.prepare_timeout_ms)) return;
   std::vector<WorkerId> silent;
   for (const WorkerId id : change_->members) {
-    if (!change_->reports.contains(id)) silent.push_back(id);
+    // It lives, by its lease, and loads what may be large.
+    const bool loads = workers_[id].heartbeat.phase == Phase::fetch &&
+                       now_ < change_->started_at + kLoadPatience * ms(config_.job.cluster.prepare_timeout_ms);
+    if (!change_->reports.contains(id) && !loads) silent.push_back(id);
   }
   for (const WorkerId id : silent) lose(workers_[id], "it didn't answer a view change in time");
 }
@@ -287,7 +299,7 @@ void CoordinatorCore::check_stall() {
   const auto most = std::ranges::max_element(blamed, {}, &std::pair<const WorkerId, std::size_t>::second);
   if (most != blamed.end() && view_->members.size() > 1) {
     WorkerRecord& worker = workers_[most->first];
-    if (++worker.faults >= 2) {
+    if (blame(worker) >= 2) {
       lose(worker, "the others wait for it and it makes no progress");
       return;
     }

@@ -123,10 +123,12 @@ struct WorkerRecord {
   Instant last_progress_at{};
   std::optional<Instant> suspect_until;  // evidence shortened its lease
   std::optional<Instant> evidence_at;
+  std::optional<Instant> unreachable_since;  // a peer says so, in this view
   Heartbeat heartbeat;
   bool told_end = false;     // Finish was sent on a session
   double speed = 0;          // micro-batches a second; 0 = not measured
-  std::uint32_t faults = 0;  // corrupt payloads and standstills laid at its door in this incarnation
+  std::uint32_t faults = 0;  // corrupt payloads and standstills laid at its door of late in this incarnation
+  Instant last_fault_at{};
 };
 
 // One recovery or planned change, as told to operators; unset times have not happened yet.
@@ -175,9 +177,8 @@ class CoordinatorCore {
     std::set<WorkerId> members;    // who must report
     std::set<WorkerId> leaving;    // drained ones among them
     std::map<WorkerId, Report> reports;
-    bool compare_state = false;
-    bool discard_work = false;
-    bool lacks_state = false;  // all reported, and nobody holds the newest state
+    bool checkpoints_listed = false;  // members are asked for those that exist now
+    bool lacks_state = false;         // all reported, and nobody holds the newest state
     Instant started_at{};
     Instant rollback_at{};     // from then on a worse tier may be chosen
     std::size_t recovery = 0;  // index in recoveries_
@@ -188,8 +189,7 @@ class CoordinatorCore {
     std::string reason;
     bool planned = false;
     std::vector<WorkerId> victims;
-    bool compare_state = false;
-    bool discard_work = false;
+    log_record::Suspicion suspicion;
     bool with_joiners = false;  // and not only members
   };
 
@@ -233,6 +233,7 @@ class CoordinatorCore {
   void attach(WorkerRecord& worker, SessionId session, const Register& message);
   void catch_up(WorkerRecord& worker);
   void suspect(WorkerRecord& worker, const std::string& why);
+  std::uint32_t blame(WorkerRecord& worker);
   void lose(WorkerRecord& worker, const std::string& why);
   void accept_drain(WorkerRecord& worker, const std::string& reason);
   void forgive_silence(Duration overslept);
@@ -251,6 +252,8 @@ class CoordinatorCore {
   void start_change(ChangeCause cause);
   void send_prepare(const WorkerRecord& worker);
   void finish_change();
+  void expel(const std::vector<WorkerId>& workers, const std::string& why);
+  void consider_new_connections(WorkerRecord& heard);
   [[nodiscard]] bool may_help(WorkerId joiner) const;
   [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
   void commit(const RecoveryDecision& decision);
@@ -279,6 +282,7 @@ class CoordinatorCore {
   bool job_recorded_ = false;
   std::optional<log_record::Finished> finished_;
   std::vector<log_record::NumericDecision> numeric_;  // of the newest step that had any
+  log_record::Suspicion suspicion_;                   // until the next view
   std::uint64_t steps_committed_ = 0;
   Step last_step_logged_;
   std::uint64_t views_committed_ = 0;
@@ -290,6 +294,7 @@ class CoordinatorCore {
   bool unfinished_prepare_ = false;  // of an earlier generation: members may have fenced the view
   std::map<WorkerId, Done> done_;
   std::vector<RecoveryRecord> recoveries_;
+  std::set<WorkerId> expelled_;           // for computing wrongly: they may not come back
   std::set<std::uint32_t> faults_fired_;  // their numbers
   std::optional<StepCommitted> last_commit_;
   std::optional<double> last_validation_loss_;
@@ -299,6 +304,7 @@ class CoordinatorCore {
   std::string status_reason_ = "waiting for workers";
   std::uint32_t unbalanced_checks_ = 0;
   std::uint32_t rebalances_ = 0;  // since the last change of members
+  std::uint32_t reconnects_ = 0;  // views for new connections alone, since a step was committed
   bool rebalance_wanted_ = false;
   Instant started_at_{};
   Instant last_progress_at_{};

@@ -104,8 +104,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   if (!(mutated(Mutation::reuse_prepare_number) && change_)) last_number_ = last_number_.next();
   Change change;
   change.view = last_number_;
-  change.compare_state = cause.compare_state || (change_ && change_->compare_state);
-  change.discard_work = cause.discard_work || (change_ && change_->discard_work);
+  suspicion_.add(cause.suspicion);
   change.started_at = now_;
   change.rollback_at = now_ + 2 * lease_;
   std::vector<WorkerId> excluded;
@@ -133,7 +132,10 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   }
   if (cause.planned) {
     Step newest = view_->resume.step;
-    for (const Member& member : view_->members) newest = std::max(newest, workers_[member.worker].heartbeat.step);
+    for (const Member& member : view_->members) {
+      const Heartbeat& heartbeat = workers_[member.worker].heartbeat;
+      if (heartbeat.view == view_->view) newest = std::max(newest, heartbeat.step);  // else of before a rollback
+    }
     change.boundary = newest;
     rebalances_ = std::exchange(rebalance_wanted_, false) ? rebalances_ + 1 : 0;
     unbalanced_checks_ = 0;
@@ -142,7 +144,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   }
   unfinished_prepare_ = false;
   done_.clear();
-  log(log_record::Prepared{change.view, excluded, cause.reason});
+  log(log_record::Prepared{change.view, excluded, cause.reason, suspicion_});
   announce("view " + std::to_string(change.view.value()) + " is prepared: " + cause.reason);
 
   RecoveryRecord recovery;
@@ -180,7 +182,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
 }
 
 void CoordinatorCore::send_prepare(const WorkerRecord& worker) {
-  Prepare prepare{change_->view, {}, change_->boundary, change_->compare_state};
+  Prepare prepare{change_->view, {}, change_->boundary, suspicion_.compare_state, change_->checkpoints_listed};
   if (view_) {
     for (const Member& member : view_->members) {
       if (!change_->members.contains(member.worker)) prepare.excluded.push_back(member.worker);
@@ -208,9 +210,12 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
   input.planned = change.boundary.has_value();
-  input.discard_work = change.discard_work;
+  input.discard_work = suspicion_.discard_work;
+  input.distrust_state = suspicion_.distrust_state;
+  input.checkpoints_listed = change.checkpoints_listed;
   input.allow_rollback = now_ >= change.rollback_at;
   input.numeric = numeric_;
+  input.mutations = config_.mutations;
   return input;
 }
 
@@ -223,6 +228,14 @@ void CoordinatorCore::finish_change() {
     return;
   }
   auto decision = decide_recovery(input);
+  if (!decision && decision.error().code() == ErrorCode::not_found) {
+    change_->checkpoints_listed = true;
+    change_->reports.clear();
+    change_->started_at = now_;
+    status_reason_ = decision.error().message();
+    for (const WorkerId id : change_->members) send_prepare(workers_[id]);
+    return;
+  }
   if (!decision) {
     status_reason_ = decision.error().message();  // asked again at each tick until rollback is allowed
     change_->lacks_state = true;
@@ -236,12 +249,38 @@ void CoordinatorCore::finish_change() {
     finish_job(false, decision->record.reason, last_step_logged_, Hash128{});
     return;
   }
+  if (!decision->expelled.empty()) {
+    expel(decision->expelled, decision->record.reason);
+    return;
+  }
   commit(*decision);
+}
+
+// Each one's loss starts the change anew, without it.
+void CoordinatorCore::expel(const std::vector<WorkerId>& workers, const std::string& why) {
+  for (const WorkerId id : workers) {
+    blame(workers_[id]);
+    lose(workers_[id], "it computes wrongly: " + why);
+  }
+}
+
+// Two members that live but can't reach each other have lost a connection and what it carried: a new view of the same
+// members connects them afresh. When that doesn't help, the stall watch decides who goes.
+void CoordinatorCore::consider_new_connections(WorkerRecord& heard) {
+  constexpr std::uint32_t kMaxReconnects = 4;
+  if (!heard.unreachable_since || now_ < *heard.unreachable_since + suspect_grace_) return;
+  heard.unreachable_since.reset();
+  if (finished_ || waiting_ || (change_ && !change_->boundary) || !in_view(heard.worker)) return;
+  if (++reconnects_ > kMaxReconnects) return;
+  start_change({.reason = "a peer lost its connection to " + name(heard.worker) + ", which lives: new connections",
+                .planned = false,
+                .victims = {}});
 }
 
 void CoordinatorCore::commit(const RecoveryDecision& decision) {
   const Change change = *change_;
   change_.reset();
+  suspicion_ = {};
   waiting_ = false;
   view_ = decision.record;
   view_->reason = recoveries_[change.recovery].cause + ": " + decision.record.reason;
@@ -265,6 +304,7 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
     WorkerRecord& worker = workers_[member.worker];
     if (worker.status == WorkerStatus::joining) worker.status = WorkerStatus::member;
     worker.last_progress_at = now_;
+    worker.unreachable_since.reset();
     send(worker, CommitView{*view_});
   }
   for (const WorkerId id : change.leaving) {

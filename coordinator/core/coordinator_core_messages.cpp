@@ -9,6 +9,7 @@ namespace {
 
 // Damaged payloads laid at one incarnation's door before it is expelled.
 constexpr std::uint32_t kMaxFaults = 3;
+constexpr Duration kFaultMemory = std::chrono::minutes(10);  // what is longer ago than that is forgiven
 
 std::string name(WorkerId worker) {
   return "worker " + std::to_string(worker.value());
@@ -62,6 +63,7 @@ void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
   worker.last_heard = now_;
   worker.suspect_until.reset();
   worker.evidence_at.reset();
+  consider_new_connections(worker);
   std::visit([&](const auto& alternative) { message(worker, alternative); }, envelope.message);
 }
 
@@ -95,6 +97,9 @@ std::optional<Refused> CoordinatorCore::objection(const Register& message) const
     return Refused{"another numeric class: \"" + message.numeric_class + "\" here, \"" + numeric_class_ +
                        "\" in the job's record: its sums would have other bits",
                    true};
+  }
+  if (message.identity && expelled_.contains(message.identity->worker)) {
+    return Refused{"this worker computes wrongly: see the coordinator's log, and its hardware", true};
   }
   return std::nullopt;
 }
@@ -203,6 +208,12 @@ void CoordinatorCore::suspect(WorkerRecord& worker, const std::string& why) {
   if (!worker.suspect_until) worker.suspect_until = now_ + suspect_grace_;
 }
 
+std::uint32_t CoordinatorCore::blame(WorkerRecord& worker) {
+  if (now_ >= worker.last_fault_at + kFaultMemory) worker.faults = 0;
+  worker.last_fault_at = now_;
+  return ++worker.faults;
+}
+
 void CoordinatorCore::lose(WorkerRecord& worker, const std::string& why) {
   if (!serving(worker) || finished_) return;
   worker.status = WorkerStatus::lost;
@@ -280,11 +291,12 @@ void CoordinatorCore::message(WorkerRecord& worker, const Evidence& message) {
     case EvidenceKind::peer_unreachable:
       if (about->second.worker != worker.worker && in_view(message.about) && serving(about->second)) {
         suspect(about->second, "a peer can't reach it");
+        if (!about->second.unreachable_since) about->second.unreachable_since = now_;
       }
       return;
     case EvidenceKind::corrupt_payload:
       if (changing) return;
-      if (++about->second.faults >= kMaxFaults) {
+      if (blame(about->second) >= kMaxFaults) {
         lose(about->second, "it sent damaged data " + std::to_string(kMaxFaults) + " times");
       } else {
         start_change({.reason = "damaged data from " + who + ": the step's sums are sent anew",
@@ -298,16 +310,21 @@ void CoordinatorCore::message(WorkerRecord& worker, const Evidence& message) {
                       .planned = false,
                       .victims = {}});
       return;
-    case EvidenceKind::state_mismatch:
-      if (!changing) {
+    case EvidenceKind::gradient_mismatch:
+    case EvidenceKind::state_mismatch: {
+      const bool differs = message.kind == EvidenceKind::state_mismatch;
+      const log_record::Suspicion suspicion{.compare_state = true, .discard_work = true, .distrust_state = differs};
+      // Said while a change is under way it is news all the same: who is wrong may die before it is asked.
+      const bool news = suspicion_.distrust_state < differs || !suspicion_.compare_state;
+      if (!changing || news) {
         start_change({.reason = "members disagree at step " + std::to_string(message.step.value()) + ": " + who + ": " +
                                 message.detail,
                       .planned = false,
                       .victims = {},
-                      .compare_state = true,
-                      .discard_work = true});
+                      .suspicion = suspicion});
       }
       return;
+    }
     case EvidenceKind::fetch_failed:
       if (!changing)
         start_change({.reason = "state could not be fetched from " + who + ": " + message.detail,
@@ -327,8 +344,10 @@ void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
     }
   }
   if (message.validation_loss) last_validation_loss_ = message.validation_loss;
+  reconnects_ = 0;
+  const bool done_again = last_commit_ && message.view > last_commit_->view;  // after a rollback
+  if (done_again || message.step > last_step_logged_) last_commit_ = message;
   if (message.step <= last_step_logged_) return;
-  last_commit_ = message;
   last_step_logged_ = message.step;
   count_steps(message.step);
   log(log_record::StepLogged{message.view, message.step, message.loss}, false);
@@ -378,8 +397,7 @@ void CoordinatorCore::message(WorkerRecord& worker, const Done& message) {
     start_change({.reason = "members disagree about the final weights: " + name(id),
                   .planned = false,
                   .victims = {},
-                  .compare_state = true,
-                  .discard_work = true});
+                  .suspicion = {.compare_state = true, .discard_work = true, .distrust_state = false}});
     return;
   }
   result_ = message;

@@ -6,11 +6,10 @@
 #include <string>
 #include <utility>
 
+#include "coordinator/core/numeric_policy.hpp"
+
 namespace planaria {
 namespace {
-
-constexpr std::uint32_t kMaxNumericAttempts = 3;
-constexpr const char* kSkip = "skip";
 
 // Works out one decision; its members are the facts found on the way.
 class RecoveryPlanner {
@@ -21,7 +20,7 @@ class RecoveryPlanner {
     find_trusted_state();
     PLANARIA_TRY(find_base());
     judge_numbers();
-    if (decision_.halt) return decision_;
+    if (decision_.halt || !decision_.expelled.empty()) return decision_;
     plan_steady();
     plan_resume();
     plan_fetches();
@@ -33,42 +32,57 @@ class RecoveryPlanner {
   ResumePlan& plan() { return decision_.record.resume; }
   [[nodiscard]] std::size_t count() const { return in_.members.size(); }
   [[nodiscard]] const Report& report(std::size_t i) const { return in_.members[i].report; }
+  // Of the states that a member holds, those that may be used.
   [[nodiscard]] std::optional<Step> state(std::size_t i) const {
-    return trusted_[i] ? report(i).holdings.state : std::nullopt;
+    const Holdings& held = report(i).holdings;
+    return trusted(held.state, held.state_hash) ? held.state : std::nullopt;
   }
-  [[nodiscard]] bool holds(std::size_t i, Step stamp) const {
-    return trusted_[i] && (report(i).holdings.state == stamp || report(i).holdings.previous_state == stamp);
+  [[nodiscard]] std::optional<Step> previous_state(std::size_t i) const {
+    const Holdings& held = report(i).holdings;
+    return trusted(held.previous_state, held.previous_hash) ? held.previous_state : std::nullopt;
   }
+  [[nodiscard]] bool trusted(const std::optional<Step>& stamp, const std::optional<Hash128>& hash) const {
+    if (!distrusted_ || !stamp) return true;
+    return compared_ && *stamp == compared_->step && hash == compared_->hash;
+  }
+  [[nodiscard]] bool holds(std::size_t i, Step stamp) const { return state(i) == stamp || previous_state(i) == stamp; }
   // Its state lets it take part in step r: it is at r-1, or at r already.
   [[nodiscard]] bool takes_part(std::size_t i) const {
     const auto stamp = state(i);
     return stamp && (*stamp == base_ || (!rolled_back_ && *stamp == base_.next()));
   }
+  // Work of an older view may overlap what the last one gave to others.
+  [[nodiscard]] bool current_work(std::size_t i, Step step, std::uint32_t attempt) const {
+    return in_.members[i].continuing && report(i).view == in_.previous->view && report(i).work_step == step &&
+           report(i).attempt == attempt;
+  }
   [[nodiscard]] bool works_on_step(std::size_t i) const {
-    // Work of an older view may overlap what the last one gave to others.
-    return !plan().discard && takes_part(i) && in_.members[i].continuing && report(i).view == in_.previous->view &&
-           report(i).work_step == plan().step && report(i).attempt == plan().attempt;
+    return !plan().discard && takes_part(i) && current_work(i, plan().step, plan().attempt);
+  }
+  [[nodiscard]] std::uint32_t newest_attempt(Step step) const {
+    std::uint32_t attempt = 0;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (report(i).work_step == step) attempt = std::max(attempt, report(i).attempt);
+    }
+    return attempt;
   }
   [[nodiscard]] const ResumePlan& plan() const { return decision_.record.resume; }
 
-  // Where members know their state's hash (because they compare at that step, or were asked), the majority of those
-  // with one stamp is right; without one nobody is.
+  // A wrong value in one member's state goes into everybody's sums: once members disagree, all that was computed since
+  // they last agreed is suspect, whatever the majority holds. Only what equals the compared state is good.
   void find_trusted_state() {
-    trusted_.assign(count(), true);
-    std::map<Step, std::map<Hash128, std::size_t>> votes;
+    if (in_.mutations.has(Mutation::trust_majority)) return;
+    distrusted_ = in_.distrust_state;
+    std::map<Step, Hash128> hashes;
     for (std::size_t i = 0; i < count(); ++i) {
       const Holdings& held = report(i).holdings;
-      if (held.state && held.state_hash) ++votes[*held.state][*held.state_hash];
-    }
-    for (std::size_t i = 0; i < count(); ++i) {
-      const Holdings& held = report(i).holdings;
+      if (held.compared && (!compared_ || held.compared->step > compared_->step)) compared_ = held.compared;
       if (!held.state || !held.state_hash) continue;
-      std::size_t all = 0;
-      for (const auto& [hash, n] : votes[*held.state]) all += n;
-      if (votes[*held.state][*held.state_hash] * 2 <= all && all > 1) {
-        trusted_[i] = false;
-        distrusted_ = true;
-      }
+      const auto known = hashes.try_emplace(*held.state, *held.state_hash).first;
+      distrusted_ = distrusted_ || known->second != *held.state_hash;
+    }
+    for (const auto& [stamp, hash] : hashes) {
+      distrusted_ = distrusted_ || (compared_ && stamp == compared_->step && hash != compared_->hash);
     }
   }
 
@@ -78,35 +92,57 @@ class RecoveryPlanner {
       for (const Step step : report(i).holdings.checkpoints) {
         checkpoint = checkpoint ? std::max(*checkpoint, step) : step;
       }
-      const auto stamp = state(i);
-      if (!stamp) continue;
-      newest = newest ? std::max(*newest, *stamp) : *stamp;
-      if (in_.members[i].continuing) oldest = oldest ? std::min(*oldest, *stamp) : *stamp;
+      for (const auto& stamp : {state(i), distrusted_ ? previous_state(i) : std::nullopt}) {
+        if (stamp) newest = newest ? std::max(*newest, *stamp) : *stamp;
+      }
     }
     const bool first_start = !in_.previous;
+    if (distrusted_) {
+      rolled_back_ = true;
+      if (newest) {
+        base_ = *newest;
+        plan().tier = 1;
+        return ok_status();
+      }
+      return fall_back(checkpoint);
+    }
+    for (std::size_t i = 0; i < count(); ++i) {
+      const auto stamp = state(i);  // one that lags further fetches anyway
+      if (!in_.members[i].continuing || !stamp || stamp->next() < *newest) continue;
+      oldest = oldest ? std::min(*oldest, *stamp) : *stamp;
+    }
     // State is named by its step, not by a view: what a fenced worker kept is as good as a member's.
     const bool current = newest && *newest >= in_.reached && (!first_start || !checkpoint || *newest >= *checkpoint);
     if (current) {
       // A member that is a step ahead keeps that step's gradient until all acknowledged: the others finish it.
-      const bool trusted = !in_.discard_work && !distrusted_;
-      const bool finish_newest =
-          trusted && oldest && oldest->next() == *newest && gradient_held(*newest) && base_held(newest->previous());
+      const bool finish_newest = !in_.discard_work && oldest && oldest->next() == *newest && gradient_held(*newest) &&
+                                 base_held(newest->previous());
       base_ = finish_newest ? newest->previous() : *newest;
       return ok_status();
     }
     if (!first_start && !in_.allow_rollback) {
       return Error(ErrorCode::unavailable, "no member holds the newest state; waiting for workers that may");
     }
+    if (!first_start && !in_.checkpoints_listed) return not_listed();
     if (newest && (!checkpoint || *newest >= *checkpoint)) {
       base_ = *newest;
       rolled_back_ = true;
-      decision_.record.resume.tier = 1;
+      plan().tier = 1;
       return ok_status();
     }
+    return fall_back(checkpoint);
+  }
+
+  static Error not_listed() { return Error(ErrorCode::not_found, "looking for durable checkpoints"); }
+
+  // Members compare what they save before they save it: every checkpoint is good.
+  Status fall_back(std::optional<Step> checkpoint) {
+    const bool first_start = !in_.previous;
+    if (!first_start && !in_.checkpoints_listed) return not_listed();
     rolled_back_ = true;
     source_ = checkpoint ? StateSource::checkpoint : StateSource::initialize;
     base_ = checkpoint.value_or(Step(0));
-    decision_.record.resume.tier = first_start ? 0 : checkpoint ? 2 : 3;
+    plan().tier = first_start ? 0 : checkpoint ? 2 : 3;
     return ok_status();
   }
 
@@ -120,7 +156,7 @@ class RecoveryPlanner {
   [[nodiscard]] bool gradient_held(Step step) const {
     std::vector<bool> held(in_.map->tile_count(), false);
     for (std::size_t i = 0; i < count(); ++i) {
-      if (report(i).work_step != step || !trusted_[i]) continue;
+      if (!current_work(i, step, newest_attempt(step))) continue;
       for (const TileRange range : report(i).reduced)
         std::fill(held.begin() + range.begin, held.begin() + range.end, true);
     }
@@ -129,11 +165,9 @@ class RecoveryPlanner {
 
   void judge_numbers() {
     plan().step = base_.next();
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (report(i).work_step == plan().step) plan().attempt = std::max(plan().attempt, report(i).attempt);
-    }
-    plan().discard = in_.discard_work || distrusted_ || rolled_back_;
-    std::optional<Hash128> alarm;
+    plan().attempt = newest_attempt(plan().step);
+    plan().discard = in_.discard_work || rolled_back_;
+    std::optional<NumericAlarm> alarm;
     for (std::size_t i = 0; i < count(); ++i) {
       if (report(i).work_step == plan().step && report(i).attempt == plan().attempt && report(i).alarm) {
         alarm = report(i).alarm;
@@ -143,31 +177,23 @@ class RecoveryPlanner {
       if (plan().discard) ++plan().attempt;
       return;
     }
-    bool seen = false;
-    std::set<std::uint32_t> thrown_away;
-    for (const log_record::NumericDecision& earlier : in_.numeric) {
-      if (earlier.step != plan().step) continue;
-      // Equal bits at another attempt; or decided before, by a view that was never committed.
-      seen = seen || (earlier.digest == *alarm && (earlier.attempt < plan().attempt || earlier.decision == kSkip));
-      if (earlier.attempt < plan().attempt) thrown_away.insert(earlier.attempt);
+    std::vector<WorkerId> members;
+    for (const RecoveryMember& member : in_.members) members.push_back(member.member.worker);
+    log_record::NumericDecision now{plan().step, plan().attempt, alarm->digest, alarm->slots, {}, {}, {}};
+    if (in_.previous) {
+      now.computed = in_.previous->resume.step == plan().step ? in_.previous->resume.slots : in_.previous->slots;
     }
-    decision_.numeric = log_record::NumericDecision{plan().step, plan().attempt, *alarm, ""};
-    const std::string step = std::to_string(plan().step.value());
-    if (seen && in_.nonfinite == NonfinitePolicy::skip) {
-      plan().skip_update = true;
-      decision_.numeric->decision = kSkip;
-      decision_.record.reason = "the gradient of step " + step + " is nonfinite by nature: its update is skipped; ";
-    } else if (seen || thrown_away.size() + 1 >= kMaxNumericAttempts) {
-      decision_.halt = true;
-      decision_.numeric->decision = "halt";
-      decision_.record.reason = "the gradient of step " + step +
-                                (seen ? " is nonfinite by nature and optimizer.nonfinite = \"halt\""
-                                      : " is nonfinite with other bits at every attempt: a device computes wrongly");
-    } else {
+    NumericJudgement judgement = judge_nonfinite(now, in_.numeric, members, in_.nonfinite);
+    if (in_.mutations.has(Mutation::nonfinite_at_once)) judgement.verdict = NumericVerdict::skip;
+    now.decision = to_string(judgement.verdict);
+    now.expelled = decision_.expelled = judgement.faulty;
+    decision_.numeric = std::move(now);
+    decision_.record.reason = judgement.reason;
+    decision_.halt = judgement.verdict == NumericVerdict::halt;
+    plan().skip_update = judgement.verdict == NumericVerdict::skip;
+    if (judgement.verdict == NumericVerdict::recompute) {
       plan().discard = true;
       ++plan().attempt;
-      decision_.numeric->decision = "recompute";
-      decision_.record.reason = "the gradient of step " + step + " is nonfinite: computing it once more, elsewhere; ";
     }
   }
 
@@ -214,21 +240,24 @@ class RecoveryPlanner {
     plan_resume_shards();
     plan().compute = epilogue() || std::ranges::any_of(plan().shards, [](const auto& shard) { return !shard.ready; });
     if (in_.planned || epilogue() || plan().discard || !in_.previous) {
-      split_over_able(plan().discard && decision_.numeric ? plan().attempt : 0);
+      split_over_able();
     } else {
       carry_slots();
     }
   }
 
-  void split_over_able(std::uint32_t rotation) {
+  // After a numeric alarm in equal shares, each at another worker than in the attempt before.
+  void split_over_able() {
+    const bool elsewhere = plan().discard && decision_.numeric;
+    const std::uint32_t rotation = elsewhere ? plan().attempt : 0;
     std::vector<WorkerId> workers;
     std::vector<double> speeds;
     for (std::size_t k = 0; k < able_.size(); ++k) {
       const std::size_t i = able_[(k + rotation) % able_.size()];
       workers.push_back(in_.members[i].member.worker);
-      speeds.push_back(speeds_[i]);
+      speeds.push_back(elsewhere ? 1.0 : speeds_[i]);
     }
-    const bool steady = able_.size() == count() && rotation == 0;
+    const bool steady = able_.size() == count() && !elsewhere;
     plan().slots = steady ? decision_.record.slots : split_slots(in_.slots, workers, speeds);
   }
 
@@ -338,7 +367,11 @@ class RecoveryPlanner {
     }
     for (std::size_t i = 0; i < count(); ++i) {
       const WorkerId worker = in_.members[i].member.worker;
-      if (takes_part(i) && !(plan().discard && !trusted_[i])) continue;
+      if (takes_part(i)) continue;
+      if (source_ == StateSource::peer && previous_state(i) == base_) {  // it goes back on its own
+        plan().fetches.push_back({worker, StateSource::own_previous, worker, {0, tiles}, base_});
+        continue;
+      }
       if (source_ == StateSource::initialize) {
         plan().fetches.push_back({worker, StateSource::initialize, worker, {0, tiles}, base_});
       } else if (source_ == StateSource::checkpoint && std::ranges::find(sources, worker) != sources.end()) {
@@ -358,7 +391,10 @@ class RecoveryPlanner {
     reason += "resume step " + std::to_string(plan().step.value()) + " on " + std::to_string(count()) + " worker(s)";
     if (decision_.lost_slots > 0) reason += ", " + std::to_string(decision_.lost_slots) + " lost slot(s) computed anew";
     if (!plan().compute) reason += ", every sum of the step survives";
-    if (plan().tier == 1) reason += ", from an older state: nobody within reach holds the newest";
+    if (plan().tier == 1) {
+      reason += distrusted_ ? ", from the state that all members had alike: they differ since"
+                            : ", from an older state: nobody within reach holds the newest";
+    }
     if (plan().tier == 2) reason += ", from the durable checkpoint of step " + std::to_string(base_.value());
     if (plan().tier == 3) reason += ", from the initial state: no worker and no checkpoint holds a newer one";
     std::set<WorkerId> fetching;
@@ -371,7 +407,7 @@ class RecoveryPlanner {
   const RecoveryInput& in_;
   const std::vector<double> speeds_;
   RecoveryDecision decision_;
-  std::vector<bool> trusted_;
+  std::optional<ComparedState> compared_;  // the newest that a member knows
   bool distrusted_ = false;
   bool rolled_back_ = false;
   StateSource source_ = StateSource::peer;

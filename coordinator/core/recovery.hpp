@@ -10,6 +10,7 @@
 #include "proto/job_spec.hpp"
 #include "proto/layout.hpp"
 #include "proto/log_record.hpp"
+#include "proto/mutation.hpp"
 #include "proto/state_map.hpp"
 
 namespace planaria {
@@ -33,8 +34,11 @@ struct RecoveryInput {
   double rebalance_gain = 0.1;                       // the previous split is kept when a new one gains less
   bool planned = false;                              // every continuing member stopped at the same boundary
   bool discard_work = false;                         // the step's partial sums can't be trusted
+  bool distrust_state = false;                       // members disagreed about their state since they compared it
+  bool checkpoints_listed = true;                    // reports name the checkpoints that exist now
   bool allow_rollback = true;                        // holders of newer state are not awaited any longer
   std::vector<log_record::NumericDecision> numeric;  // those of the newest step that had any
+  MutationSet mutations;                             // tests only
 };
 
 struct RecoveryDecision {
@@ -42,9 +46,11 @@ struct RecoveryDecision {
   std::uint32_t lost_slots = 0;
   std::optional<log_record::NumericDecision> numeric;  // to be logged before the commit
   bool halt = false;                                   // the job can't go on; record.reason says why
+  std::vector<WorkerId> expelled;                      // must be excluded first, for record.reason; nothing else is set
 };
 
-// Errors with `unavailable` when no member holds the newest state and falling back isn't allowed yet.
+// Errors with `unavailable` when no member holds the newest state and falling back isn't allowed yet, and with
+// `not_found` when that needs members' checkpoints, listed anew.
 [[nodiscard]] Result<RecoveryDecision> decide_recovery(const RecoveryInput& input);
 
 // Speeds with the gaps filled: a worker that wasn't measured counts as the mean of the others, or 1.

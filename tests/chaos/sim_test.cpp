@@ -142,9 +142,23 @@ TEST(Simulation, AGradientNonfiniteByNatureIsSkippedOrHaltsTheJob) {
   }
 }
 
-TEST(Simulation, AWrongValueInOneReplicaIsFoundAndReplaced) {
+TEST(Simulation, AWrongValueInOneReplicaIsFoundAndAllGoBackToWhatTheyHadAlike) {
+  for (const bool at_rest : {false, true}) {
+    SimOptions options = quiet(4);
+    options.faults = {fault(FaultKind::flip_state, 6, SimPhase::update)};
+    options.faults[0].flag = at_rest;
+    const RunResult result = run_seed(options);
+    EXPECT_FALSE(result.violation) << shrink(options).describe();
+    EXPECT_EQ(result.ending, Ending::finished);
+    EXPECT_EQ(result.tiers.count(1), 1U);
+  }
+}
+
+TEST(Simulation, AWorkerWhoseGradientsAreNeverFiniteIsExpelled) {
   SimOptions options = quiet(4);
-  options.faults = {fault(FaultKind::flip_state, 6, SimPhase::update)};
+  options.faults = {fault(FaultKind::nan, 6, SimPhase::forward)};
+  options.faults[0].flag = true;
+  options.faults[0].other = 0;
   EXPECT_EQ(verdict(options), "finished");
 }
 

@@ -93,6 +93,9 @@ struct WeightsHashed {
   Hash128 weights;
 };
 
+struct CheckpointsListed {
+  std::vector<Step> steps;
+};
 struct CheckpointWritten {  // not a trainer action's end: the storage thread's
   Step step;
   bool ok = true;
@@ -110,7 +113,8 @@ using WorkerEvent =
                  worker_event::CorruptData, worker_event::PeerUnreachable, worker_event::MicroBatchDone,
                  worker_event::ShardsReduced, worker_event::GradientMeasured, worker_event::UpdateDone,
                  worker_event::StateStored, worker_event::StateHashed, worker_event::WeightsHashed,
-                 worker_event::CheckpointWritten, worker_event::DrainWanted, worker_event::Tick>;
+                 worker_event::CheckpointsListed, worker_event::CheckpointWritten, worker_event::DrainWanted,
+                 worker_event::Tick>;
 
 namespace worker_action {
 
@@ -171,9 +175,15 @@ struct InitializeState {};  // the seed's state, stamp 0
 struct LoadCheckpoint {
   Step step;
 };
+// Gives up every state but this one, which is the newest from now on.
+struct RevertState {
+  Step stamp;
+};
 struct HashState {
   Step stamp;
 };
+// Names the checkpoints that exist now.
+struct ListCheckpoints {};
 // The weights hash of the final state.
 struct HashWeights {
   Step step;
@@ -244,10 +254,11 @@ using WorkerAction =
     std::variant<worker_action::ComputeMicroBatch, worker_action::FoldNodes, worker_action::ReduceShards,
                  worker_action::StoreReduced, worker_action::MeasureGradient, worker_action::ApplyUpdate,
                  worker_action::StoreState, worker_action::InitializeState, worker_action::LoadCheckpoint,
-                 worker_action::HashState, worker_action::HashWeights, worker_action::SaveCheckpoint,
-                 worker_action::ReleaseStep, worker_action::EnterView, worker_action::FenceView,
-                 worker_action::SendPiece, worker_action::SendReduced, worker_action::SendSmall,
-                 worker_action::SendState, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+                 worker_action::RevertState, worker_action::HashState, worker_action::ListCheckpoints,
+                 worker_action::HashWeights, worker_action::SaveCheckpoint, worker_action::ReleaseStep,
+                 worker_action::EnterView, worker_action::FenceView, worker_action::SendPiece,
+                 worker_action::SendReduced, worker_action::SendSmall, worker_action::SendState,
+                 worker_action::SendControl, worker_action::Note, worker_action::Stop>;
 
 using WorkerActions = std::vector<WorkerAction>;
 

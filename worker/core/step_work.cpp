@@ -45,6 +45,19 @@ std::vector<TileRange> StepWork::reduced_ranges() const {
   return ranges_held;
 }
 
+std::vector<SlotRange> StepWork::nonfinite_slots() const {
+  std::vector<SlotRange> slots;
+  for (std::uint32_t slot = 0; slot < losses.size(); ++slot) {
+    if (!losses[slot] || losses[slot]->finite) continue;
+    if (!slots.empty() && slots.back().end == slot) {
+      ++slots.back().end;
+    } else {
+      slots.push_back({slot, slot + 1});
+    }
+  }
+  return slots;
+}
+
 void StepWork::mark_reduced(const std::vector<TileRange>& tiles) {
   for (const TileRange range : tiles) std::fill(reduced.begin() + range.begin, reduced.begin() + range.end, true);
 }

@@ -44,6 +44,7 @@ struct StepWork {
   [[nodiscard]] bool gradient_complete() const;  // every tile of the reduced gradient is held
   [[nodiscard]] bool holds_reduced(TileRange tiles) const;
   [[nodiscard]] std::vector<TileRange> reduced_ranges() const;
+  [[nodiscard]] std::vector<SlotRange> nonfinite_slots() const;
   void mark_reduced(const std::vector<TileRange>& tiles);
 };
 

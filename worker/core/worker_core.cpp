@@ -184,7 +184,7 @@ void WorkerCore::pump_reduce() {
   if (is_epilogue()) return;
   const std::vector<TileRange> tiles = own_shards(false);
   const bool reduced = std::ranges::all_of(tiles, [this](TileRange range) { return work_.holds_reduced(range); });
-  if (!reduced && !reducing_ && exchange_.pieces_sent) {
+  if (!reduced && !reducing_ && exchange_.pieces_sent && !exchange_.alarmed) {
     std::uint32_t own = 0;
     for (const StepWork::Range& range : work_.ranges) own += range.slots.size();
     const std::uint32_t missing = mutated(Mutation::reduce_incomplete_cover) ? config_.slots / 4 : 0;
@@ -203,6 +203,7 @@ void WorkerCore::pump_reduce() {
     }
     for (const auto& input : exchange_.repeated) reduce.inputs.push_back(input);
     if (!finish_tree(cover, config_.slots) && missing == 0) {
+      exchange_.alarmed = true;
       refuse("pieces of a step cover its slots twice");
       return;
     }
@@ -265,7 +266,7 @@ void WorkerCore::pump_update() {
   for (const auto& [worker, gate] : exchange_.gates) {
     if (gate.digest == *work_.digest) continue;
     exchange_.alarmed = true;
-    report_evidence(EvidenceKind::state_mismatch, worker, "its gradient digest of the step differs");
+    report_evidence(EvidenceKind::gradient_mismatch, worker, "its gradient digest of the step differs");
     return;
   }
   if (!work_.finite && !exchange_.skip_update) {
@@ -276,7 +277,10 @@ void WorkerCore::pump_update() {
   if (!has_update()) {
     if (!has_base()) return;
     updating_ = true;
-    if (!mutated(Mutation::serve_torn_state)) previous_.reset();
+    if (!mutated(Mutation::serve_torn_state)) {
+      previous_.reset();
+      previous_hash_.reset();
+    }
     // What is saved is compared before: a damaged state must not become the durable one.
     const std::uint64_t step = work_.step.value();
     const auto due = [step](std::uint64_t every) { return every != 0 && step % every == 0; };
@@ -294,6 +298,7 @@ void WorkerCore::handle(const worker_event::UpdateDone& event) {
   ++progress_;
   updating_ = false;
   previous_ = state_;
+  previous_hash_ = state_hash_;
   state_ = event.step;
   state_hash_ = event.state_hash;
   last_commit_.learning_rate = event.learning_rate;
@@ -308,6 +313,7 @@ void WorkerCore::pump_commit() {
     report_evidence(EvidenceKind::state_mismatch, worker, "its parameters of the step have another hash");
     return;
   }
+  if (state_hash_ && !is_epilogue()) compared_ = ComparedState{work_.step, *state_hash_};
   finish_step();
   begin_step(work_.step.next());
 }
@@ -403,9 +409,21 @@ void WorkerCore::handle(const worker_event::WeightsHashed& event) {
   hashing_weights_ = false;
 }
 
+void WorkerCore::handle(const worker_event::CheckpointsListed& event) {
+  listing_checkpoints_ = false;
+  checkpoints_fresh_ = true;
+  checkpoints_.clear();
+  for (const Step step : event.steps) {
+    if (!damaged_checkpoints_.contains(step)) checkpoints_.insert(step);
+  }
+}
+
 void WorkerCore::handle(const worker_event::CheckpointWritten& event) {
   send_control(CheckpointSaved{event.step, event.ok, event.detail});
-  if (event.ok) checkpoints_.insert(event.step);
+  if (event.ok) {
+    checkpoints_.insert(event.step);
+    damaged_checkpoints_.erase(event.step);
+  }
   if (checkpoint_pending_ != event.step) return;
   if (event.ok || event.step != config_.total_steps || ++checkpoint_retries_ > config_.checkpoint_retries) {
     checkpoint_pending_.reset();

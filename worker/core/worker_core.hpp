@@ -55,6 +55,7 @@ class WorkerCore {
   [[nodiscard]] const std::optional<ViewRecord>& view_record() const { return view_; }
   [[nodiscard]] std::optional<Step> state() const { return state_; }
   [[nodiscard]] std::optional<Step> committed() const { return committed_; }
+  [[nodiscard]] const std::optional<ComparedState>& compared() const { return compared_; }
   // What was reported of the newest committed step; step 0 before the first.
   [[nodiscard]] const StepCommitted& last_commit() const { return last_commit_; }
   [[nodiscard]] std::optional<Identity> identity() const { return identity_; }
@@ -75,6 +76,7 @@ class WorkerCore {
   void handle(const worker_event::StateStored& event);
   void handle(const worker_event::StateHashed& event);
   void handle(const worker_event::WeightsHashed& event);
+  void handle(const worker_event::CheckpointsListed& event);
   void handle(const worker_event::CheckpointWritten& event);
   void handle(const worker_event::DrainWanted& event);
   void handle(const worker_event::Tick& event);
@@ -126,6 +128,7 @@ class WorkerCore {
   void report_evidence(EvidenceKind kind, WorkerId about, std::string detail);
   void refuse(const std::string& why);
 
+  void drop_states();
   [[nodiscard]] Register registration() const;
   [[nodiscard]] Holdings holdings() const;
   [[nodiscard]] bool in_view() const { return view_.has_value() && !fenced_; }
@@ -165,10 +168,14 @@ class WorkerCore {
   // State generations. `previous_` is intact until the update of state_ + 1 begins.
   std::optional<Step> state_;
   std::optional<Step> previous_;
-  std::optional<Hash128> state_hash_;
-  bool hashing_state_ = false;
+  std::optional<Hash128> state_hash_, previous_hash_;
+  std::optional<ComparedState> compared_;
+  std::uint32_t hashing_states_ = 0;
   std::optional<Step> committed_;
   std::set<Step> checkpoints_;
+  std::set<Step> damaged_checkpoints_;  // are not offered again
+  bool listing_checkpoints_ = false;
+  bool checkpoints_fresh_ = false;  // listed for the Prepare at hand
 
   // The base state that is being fetched or loaded.
   std::optional<Step> fetch_stamp_;

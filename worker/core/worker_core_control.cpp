@@ -20,8 +20,17 @@ Holdings WorkerCore::holdings() const {
   holdings.state = state_;
   holdings.previous_state = previous_;
   holdings.state_hash = state_hash_;
+  holdings.previous_hash = previous_hash_;
+  holdings.compared = compared_;
   holdings.checkpoints.assign(checkpoints_.begin(), checkpoints_.end());
   return holdings;
+}
+
+void WorkerCore::drop_states() {
+  state_.reset();
+  previous_.reset();
+  state_hash_.reset();
+  previous_hash_.reset();
 }
 
 Register WorkerCore::registration() const {
@@ -195,7 +204,9 @@ void WorkerCore::control(const Prepare& message) {
                               *message.boundary > *prepare_->boundary;
   const bool repeated = prepare_ && prepare_->view == message.view && !moved_boundary;
   if (repeated) {
-    reported_ = false;  // asked again: the answer may have been lost
+    reported_ = false;  // asked again: the answer may have been lost, or more is wanted
+    prepare_->want_checkpoints = message.want_checkpoints;
+    checkpoints_fresh_ = false;
     return;
   }
   if (!moved_boundary && (message.view <= identity_->prepared || message.view <= view())) {
@@ -212,6 +223,11 @@ void WorkerCore::control(const Prepare& message) {
   }
   prepare_ = message;
   reported_ = false;
+  checkpoints_fresh_ = false;
+  if (message.want_state_hash) {  // of what is in memory now, not of what was written then
+    state_hash_.reset();
+    previous_hash_.reset();
+  }
   identity_->prepared = message.view;
   if (message.boundary || !view_ || fenced_) return;
   fenced_ = true;
@@ -223,12 +239,20 @@ void WorkerCore::pump_report() {
   const bool at_boundary = !view_ || fenced_ || holding();
   if (!at_boundary) return;
   // Fresh and quiet: nothing that the report speaks of is still being changed by the trainer.
-  if (reducing_ || measuring_ || updating_ || loading_ || hashing_state_ || (!view_ && outstanding_ > 0)) return;
-  if (prepare_->want_state_hash && state_ && !state_hash_) {
-    hashing_state_ = true;
-    emit(HashState{*state_});
-    return;
+  if (reducing_ || measuring_ || updating_ || loading_ || (!view_ && outstanding_ > 0)) return;
+  if (hashing_states_ > 0 || listing_checkpoints_) return;
+  if (prepare_->want_state_hash) {
+    for (const auto& [stamp, hash] : {std::pair(state_, state_hash_), std::pair(previous_, previous_hash_)}) {
+      if (!stamp || hash) continue;
+      ++hashing_states_;
+      emit(HashState{*stamp});
+    }
   }
+  if (prepare_->want_checkpoints && !checkpoints_fresh_) {
+    listing_checkpoints_ = true;
+    emit(ListCheckpoints{});
+  }
+  if (hashing_states_ > 0 || listing_checkpoints_) return;
   reported_ = true;
   Report report;
   report.prepare = prepare_->view;
@@ -242,7 +266,7 @@ void WorkerCore::pump_report() {
     report.slots_done += range.done;
   }
   report.reduced = work_.reduced_ranges();
-  if (work_.digest && !work_.finite) report.alarm = work_.digest;
+  if (work_.digest && !work_.finite) report.alarm = NumericAlarm{*work_.digest, work_.nonfinite_slots()};
   if (mutated(Mutation::stale_report) && last_report_) {
     const ViewNumber prepare = report.prepare;
     report = *last_report_;
@@ -253,8 +277,9 @@ void WorkerCore::pump_report() {
 }
 
 void WorkerCore::handle(const worker_event::StateHashed& event) {
-  hashing_state_ = false;
-  if (state_ && *state_ == event.stamp) state_hash_ = event.hash;
+  if (hashing_states_ > 0) --hashing_states_;
+  if (state_ == event.stamp) state_hash_ = event.hash;
+  if (previous_ == event.stamp) previous_hash_ = event.hash;
 }
 
 void WorkerCore::control(const CommitView& message) {
@@ -300,8 +325,9 @@ void WorkerCore::resume(const ViewRecord& record) {
   }
   recompute_.reset();
   if (plan.tier > 0 && committed_ && *committed_ >= plan.step) committed_ = plan.step.previous();
+  if (plan.tier > 0 && compared_ && compared_->step >= plan.step) compared_.reset();
+  weights_.reset();
   if (epilogue) {
-    weights_.reset();
     if (committed_ && *committed_ > config_.total_steps) committed_ = config_.total_steps;
   }
   adopt_ranges(plan);
@@ -358,20 +384,27 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
     return;
   }
   const Step stamp = fetches.front().stamp;
+  if (fetches.front().source == StateSource::own_previous && previous_ == stamp) {
+    state_ = previous_;
+    state_hash_ = previous_hash_;
+    previous_.reset();
+    previous_hash_.reset();
+    fetch_stamp_.reset();
+    emit(RevertState{stamp});
+    return;
+  }
   if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced) {
     fetched_.assign(config_.tiles, false);
     fetch_handed_.assign(config_.tiles, false);
   }
   fetch_stamp_ = stamp;
   // What is here stays on offer until the newer state is: its only holder may die meanwhile.
-  if (forced || (state_ && *state_ >= stamp)) {
-    state_.reset();
-    previous_.reset();
-    state_hash_.reset();
-  }
+  if (forced || (state_ && *state_ >= stamp)) drop_states();
   for (const StateFetch& fetch : fetches) {
     if (fetch.source == StateSource::peer) {
       emit(SendSmall{fetch.from, view_->view, StateRequest{fetch.stamp, fetch.tiles}});
+    } else if (fetch.source == StateSource::own_previous) {
+      report_evidence(EvidenceKind::fetch_failed, self(), "it doesn't hold that state any more");
     } else if (!loading_) {
       loading_ = true;
       if (fetch.source == StateSource::initialize) {

@@ -55,6 +55,10 @@ void WorkerCore::data(WorkerId from, const Piece& meta, const PayloadRef& payloa
   if (meta.node.level > 31 || slots.empty() || slots.end > config_.slots || meta.losses.size() != slots.size()) {
     return refuse("a piece outside the slots");
   }
+  const bool assigned = std::ranges::any_of(exchange_.slots, [&](const SlotAssignment& assignment) {
+    return assignment.worker == from && assignment.slots.begin <= slots.begin && slots.end <= assignment.slots.end;
+  });
+  if (!assigned && !is_epilogue()) return refuse("a piece of slots that its sender doesn't have");
   // Stored under its node, never added on arrival: what arrives twice counts once.
   if (exchange_.pieces.contains(meta.node)) {
     if (mutated(Mutation::add_twice)) exchange_.repeated.push_back({meta.node, payload, meta.tiles});
@@ -145,7 +149,12 @@ void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& p
 void WorkerCore::handle(const worker_event::StateStored& event) {
   if (event.local) loading_ = false;
   if (!event.ok) {
-    if (event.local) checkpoints_.erase(event.stamp);
+    if (event.local) {
+      checkpoints_.erase(event.stamp);
+      damaged_checkpoints_.insert(event.stamp);
+    } else if (fetch_stamp_ == event.stamp) {
+      std::fill(fetch_handed_.begin() + event.tiles.begin, fetch_handed_.begin() + event.tiles.end, false);
+    }
     report_evidence(EvidenceKind::fetch_failed, self(), event.detail);
     return;
   }
@@ -158,9 +167,8 @@ void WorkerCore::base_tiles_arrived(Step stamp, TileRange tiles) {
   std::fill(fetched_.begin() + tiles.begin, fetched_.begin() + tiles.end, true);
   if (std::ranges::find(fetched_, false) != fetched_.end()) return;
   fetch_stamp_.reset();
+  drop_states();
   state_ = stamp;
-  previous_.reset();
-  state_hash_.reset();
 }
 
 }  // namespace planaria

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -38,7 +39,8 @@ StepExecutor::StepExecutor(TrainerOptions options)
       losses_(options_.job.batch.sequences),
       slot_losses_(options_.job.batch.slots),
       next_positions_(options_.job.batch.slots, 0),
-      tile_sums_(map_.tile_count()) {}
+      tile_sums_(map_.tile_count()),
+      slot_tile_sums_(map_.tile_count()) {}
 
 Result<std::unique_ptr<StepExecutor>> StepExecutor::create(TrainerOptions options,
                                                            std::function<void(WorkerEvent)> checkpoint_written) {
@@ -100,7 +102,7 @@ Result<WorkerEvent> StepExecutor::compute(const Compute& action, SlotRange range
                                           std::to_string(slot) + " is not the accumulator's next");
   }
   next_positions_[slot] = action.position + 1;
-  if (action.position == 0) slot_losses_[slot] = SlotLoss{action.slot, 0, 0};
+  if (action.position == 0) slot_losses_[slot] = SlotLoss{.slot = action.slot};
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
 
   worker_event::MicroBatchDone done{action.step, action.attempt, action.slot, last, {}, Duration(0)};
@@ -140,9 +142,15 @@ Status StepExecutor::train(const Compute& action, SlotRange range, const float* 
   if (!cascade.empty()) {
     PLANARIA_ASSIGN(fold, gradients_->begin_fold(cascade));
   }
+  // An attempt after a nonfinite one tells which slots it came from.
+  const bool looks = last && action.attempt > 0;
   const auto block_done = [&](BlockIndex index) {
     if (index == transformer_->head() && backward_begins) backward_begins();
     const BlockInfo& block = map_.block(index);
+    if (looks) {
+      device.tile_sums_of_squares(map_.tile_elements(), block.elements, gradient + block.offset,
+                                  slot_tile_sums_.data() + block.first_tile);
+    }
     if (fold) gradients_->fold(*fold, {block.offset, block.offset + block.elements});
   };
   const MicroBatchIndex index(action.slot.value() * job.micro_batches_per_slot() + action.position);
@@ -151,7 +159,9 @@ Status StepExecutor::train(const Compute& action, SlotRange range, const float* 
   pass_->forward_backward(parameters, gradient, losses_.data(), block_done);
   PLANARIA_TRY(device.synchronize());
   if (fold) gradients_->finish(std::move(*fold));
-  for (const double loss : losses_) slot_losses_[action.slot.value()].train += loss;
+  SlotLoss& loss = slot_losses_[action.slot.value()];
+  for (const double of_sequence : losses_) loss.train += of_sequence;
+  if (looks) loss.finite = std::ranges::all_of(slot_tile_sums_, [](double sum) { return std::isfinite(sum); });
   return ok_status();
 }
 
@@ -300,7 +310,7 @@ Result<WorkerEvent> StepExecutor::load_checkpoint(Step step) {
   worker_event::StateStored stored{
       .stamp = step, .tiles = {0, map_.tile_count()}, .local = true, .ok = false, .detail = {}};
   const auto load = [&]() -> Result<LoadedCheckpoint> {
-    PLANARIA_ASSIGN(const auto places, list_checkpoints(*options_.files, options_.checkpoint_root));
+    PLANARIA_ASSIGN(const auto places, planaria::list_checkpoints(*options_.files, options_.checkpoint_root));
     const auto place = std::ranges::find(places, step, &CheckpointPlace::step);
     if (place == places.end()) {
       return Error(ErrorCode::not_found,
@@ -323,6 +333,22 @@ Result<WorkerEvent> StepExecutor::load_checkpoint(Step step) {
   states_->publish(std::move(state), true);
   stored.ok = true;
   return WorkerEvent(stored);
+}
+
+void StepExecutor::revert_state(Step stamp) {
+  states_->keep_only(stamp);
+}
+
+// Unread: whoever loads one checks it then.
+WorkerEvent StepExecutor::list_checkpoints() {
+  worker_event::CheckpointsListed listed;
+  const auto places = planaria::list_checkpoints(*options_.files, options_.checkpoint_root);
+  if (!places) return WorkerEvent(listed);
+  for (const CheckpointPlace& place : *places) {
+    const auto manifest = read_manifest(*options_.files, place.path);
+    if (manifest && manifest->job_hash == job_hash(options_.job)) listed.steps.push_back(place.step);
+  }
+  return WorkerEvent(listed);
 }
 
 Result<WorkerEvent> StepExecutor::hash_state(Step stamp) {

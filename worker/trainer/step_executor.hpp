@@ -39,7 +39,9 @@ class StepExecutor {
   [[nodiscard]] Result<WorkerEvent> store_state(const worker_action::StoreState& action);
   [[nodiscard]] Result<WorkerEvent> initialize();
   [[nodiscard]] Result<WorkerEvent> load_checkpoint(Step step);
+  void revert_state(Step stamp);
   [[nodiscard]] Result<WorkerEvent> hash_state(Step stamp);
+  [[nodiscard]] WorkerEvent list_checkpoints();
   [[nodiscard]] Result<WorkerEvent> hash_weights(Step step);
   // Nothing: handed over, the writer reports. Else what went wrong.
   [[nodiscard]] Result<std::optional<WorkerEvent>> save_checkpoint(const worker_action::SaveCheckpoint& action);
@@ -82,6 +84,7 @@ class StepExecutor {
   std::vector<SlotLoss> slot_losses_;
   std::vector<std::uint32_t> next_positions_;  // by slot: an accumulator takes its next micro-batch and no other
   std::vector<double> tile_sums_;
+  std::vector<double> slot_tile_sums_;  // of the slot that is being finished, when somebody asks whether it is finite
   // The embed block's gradient with the tied copy's added: apart from the reduced gradient, which others may still
   // ask for as it was.
   DeviceBuffer embed_gradient_;

@@ -125,6 +125,11 @@ class Trainer::Impl {
                                  [&](const StoreState& a) { return completed(x.store_state(a)); },
                                  [&](const InitializeState&) { return completed(x.initialize()); },
                                  [&](const LoadCheckpoint& a) { return completed(x.load_checkpoint(a.step)); },
+                                 [&](const RevertState& a) {
+                                   x.revert_state(a.stamp);
+                                   return ok_status();
+                                 },
+                                 [&](const ListCheckpoints&) { return completed(x.list_checkpoints()); },
                                  [&](const HashState& a) { return completed(x.hash_state(a.stamp)); },
                                  [&](const HashWeights& a) { return completed(x.hash_weights(a.step)); },
                                  [&](const SaveCheckpoint& a) { return save(a); },

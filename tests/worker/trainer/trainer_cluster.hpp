@@ -64,7 +64,8 @@ class TrainerCluster {
   [[nodiscard]] Trainer& trainer(std::size_t worker) { return *nodes_[worker]->trainer; }
   [[nodiscard]] std::vector<LedgerRecord> ledgers() const;
   [[nodiscard]] std::uint64_t torn_leases() const;
-  std::vector<StepCommitted> commits;  // of worker 0
+  std::vector<StepCommitted> commits;            // of worker 0
+  std::string may_be_refused = "never refused";  // a word of the reason for which a worker may stop without success
 
  private:
   struct Node {

@@ -157,6 +157,18 @@ TEST_F(TrainerClusterTest, ANonfiniteGradientByAccidentIsComputedAgainElsewhereO
   run_and_compare();
 }
 
+TEST_F(TrainerClusterTest, AWorkerThatComputesWrongValuesIsExpelledAndTheOthersGoOn) {
+  start(3);
+  cluster_->may_be_refused = "computes wrongly";
+  cluster_->watch([&](std::size_t worker, const WorkerAction& action) {
+    const auto* compute = std::get_if<ComputeMicroBatch>(&action);
+    if (compute != nullptr && worker == 1 && compute->step == Step(3)) cluster_->trainer(1).poison(Step(3));
+    return true;
+  });
+  run_and_compare();
+  EXPECT_EQ(cluster_->coordinator().workers().at(WorkerId(1)).status, WorkerStatus::lost);
+}
+
 TEST_F(TrainerClusterTest, ACheckpointContinuesToTheSameWeights) {
   const std::uint64_t steps = job_.train.steps;
   start(2);

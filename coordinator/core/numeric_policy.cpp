@@ -1,0 +1,117 @@
+#include "coordinator/core/numeric_policy.hpp"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+namespace planaria {
+namespace {
+
+using Attempt = log_record::NumericDecision;
+
+// Attempts 0 to 5: two that look for a faulty worker, one without it, and room for a second such story.
+constexpr std::uint32_t kMaxAttempts = 6;
+
+bool observed(const Attempt& attempt) {
+  return attempt.attempt > 0;
+}
+
+std::set<std::uint32_t> slots_of(const std::vector<SlotRange>& ranges) {
+  std::set<std::uint32_t> slots;
+  for (const SlotRange range : ranges) {
+    for (std::uint32_t slot = range.begin; slot < range.end; ++slot) slots.insert(slot);
+  }
+  return slots;
+}
+
+std::optional<WorkerId> computed_by(const Attempt& attempt, std::uint32_t slot) {
+  for (const SlotAssignment& assignment : attempt.computed) {
+    if (assignment.slots.begin <= slot && slot < assignment.slots.end) return assignment.worker;
+  }
+  return std::nullopt;
+}
+
+bool by_nature(const Attempt& now, const Attempt& before, bool alone) {
+  const auto slots = slots_of(now.nonfinite);
+  if (slots != slots_of(before.nonfinite)) return false;
+  return alone || std::ranges::all_of(
+                      slots, [&](std::uint32_t slot) { return computed_by(now, slot) != computed_by(before, slot); });
+}
+
+// Workers and the attempts in which a slot was nonfinite with them and finite with somebody else.
+std::map<WorkerId, std::set<std::uint32_t>> contradicted(const std::vector<Attempt>& attempts) {
+  std::map<WorkerId, std::set<std::uint32_t>> found;
+  for (const Attempt& bad : attempts) {
+    for (const std::uint32_t slot : slots_of(bad.nonfinite)) {
+      const auto worker = computed_by(bad, slot);
+      const bool finite_elsewhere = std::ranges::any_of(attempts, [&](const Attempt& good) {
+        return !slots_of(good.nonfinite).contains(slot) && computed_by(good, slot) != worker;
+      });
+      if (worker && finite_elsewhere) found[*worker].insert(bad.attempt);
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+const char* to_string(NumericVerdict verdict) {
+  switch (verdict) {
+    case NumericVerdict::recompute:
+      return "recompute";
+    case NumericVerdict::skip:
+      return "skip";
+    case NumericVerdict::expel:
+      return "expel";
+    case NumericVerdict::halt:
+      return "halt";
+  }
+  return "unknown";
+}
+
+NumericJudgement judge_nonfinite(const Attempt& now, std::span<const Attempt> earlier,
+                                 std::span<const WorkerId> members, NonfinitePolicy policy) {
+  const std::string step = "the gradient of step " + std::to_string(now.step.value());
+  std::vector<Attempt> attempts;  // those that know their slots, this one last
+  bool natural = false;
+  for (const Attempt& before : earlier) {
+    if (before.step != now.step) continue;
+    // Decided already, by a view that was never committed.
+    natural = natural || (before.attempt == now.attempt && before.decision == to_string(NumericVerdict::skip));
+    if (observed(before) && before.attempt < now.attempt) attempts.push_back(before);
+  }
+  const bool last = now.attempt + 1 >= kMaxAttempts;
+  if (observed(now)) {
+    const bool alone = members.size() < 2;
+    natural =
+        natural || std::ranges::any_of(attempts, [&](const Attempt& before) { return by_nature(now, before, alone); });
+    // Nobody ever contradicted it, though the same workers had the same slots each time.
+    natural = natural || (last && std::ranges::all_of(attempts, [&](const Attempt& before) {
+                            return slots_of(before.nonfinite) == slots_of(now.nonfinite);
+                          }));
+    attempts.push_back(now);
+  }
+  if (natural && policy == NonfinitePolicy::skip) {
+    return {NumericVerdict::skip, {}, step + " is nonfinite by nature: its update is skipped; "};
+  }
+  if (natural) {
+    return {NumericVerdict::halt, {}, step + " is nonfinite by nature and optimizer.nonfinite = \"halt\""};
+  }
+  NumericJudgement expel{NumericVerdict::expel, {}, {}};
+  for (const auto& [worker, times] : contradicted(attempts)) {
+    const bool member = std::ranges::find(members, worker) != members.end();
+    if (member && times.size() >= 2) expel.faulty.push_back(worker);
+  }
+  if (!expel.faulty.empty() && expel.faulty.size() < members.size()) {
+    expel.reason = step + " is nonfinite only where some workers compute it";
+    return expel;
+  }
+  if (last) {
+    return {
+        NumericVerdict::halt, {}, step + " is nonfinite in other slots at every attempt: a device computes wrongly"};
+  }
+  return {NumericVerdict::recompute, {}, step + " is nonfinite: computing it once more, elsewhere; "};
+}
+
+}  // namespace planaria

@@ -1,0 +1,160 @@
+#include "coordinator/core/recovery.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace planaria {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr std::uint32_t kSlots = 8;
+const Hash128 kRight{1, 1};
+const Hash128 kWrong{2, 2};
+
+ModelSpec small_model() {
+  ModelSpec model;
+  model.layers = 1;
+  model.heads = model.kv_heads = 1;
+  model.width = 16;
+  model.ffn_width = 32;
+  model.vocab = 16;
+  model.context = 16;
+  return model;
+}
+
+// Workers 0, 1, … in view 1, whose step 6 is under way: all hold state 5.
+class Recovery : public testing::Test {
+ protected:
+  explicit Recovery(std::uint32_t workers = 3) {
+    ViewRecord previous;
+    previous.view = ViewNumber(1);
+    std::vector<WorkerId> ids;
+    for (std::uint32_t i = 0; i < workers; ++i) ids.emplace_back(i);
+    previous.slots = split_slots(kSlots, ids, std::vector<double>(workers, 1.0));
+    previous.shards = split_shards(map_, ids);
+    previous.resume.step = Step(2);
+    for (const WorkerId id : ids) {
+      RecoveryMember member;
+      member.member = {id, Incarnation(1), "here", {}};
+      member.continuing = true;
+      member.report.view = previous.view;
+      member.report.work_step = Step(6);
+      member.report.holdings.state = Step(5);
+      member.report.assigned = {previous.slots[id.value()].slots};
+      previous.members.push_back(member.member);
+      input_.members.push_back(std::move(member));
+    }
+    input_.view = ViewNumber(2);
+    input_.previous = std::move(previous);
+    input_.reached = Step(5);
+    input_.slots = kSlots;
+    input_.total_steps = Step(20);
+    input_.map = &map_;
+  }
+
+  Holdings& holdings(std::size_t i) { return input_.members[i].report.holdings; }
+
+  // All finished update 6 and compared then; they had state 5 alike.
+  void disagree_at_six() {
+    input_.distrust_state = input_.discard_work = true;
+    for (std::size_t i = 0; i < input_.members.size(); ++i) {
+      holdings(i).state = Step(6);
+      holdings(i).previous_state = Step(5);
+      holdings(i).compared = ComparedState{Step(5), kRight};
+      holdings(i).state_hash = i == 1 ? kWrong : kRight;
+      holdings(i).previous_hash = kRight;
+    }
+  }
+
+  const StateMap map_{small_model(), 512};
+  RecoveryInput input_;
+};
+
+TEST_F(Recovery, GoesOnWithTheStepWhenAllAgree) {
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.step, Step(6));
+  EXPECT_EQ(decision->record.resume.tier, 0U);
+  EXPECT_FALSE(decision->record.resume.discard);
+  EXPECT_TRUE(decision->record.resume.fetches.empty());
+}
+
+TEST_F(Recovery, MembersThatDisagreeGoBackToWhatAllHadAlike) {
+  disagree_at_six();
+  holdings(1).previous_hash = kWrong;  // it went wrong after they had compared state 5
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  const ResumePlan& resume = decision->record.resume;
+  EXPECT_EQ(resume.step, Step(6));
+  EXPECT_TRUE(resume.discard);
+  EXPECT_THAT(decision->record.reason, HasSubstr("all members had alike"));
+  for (const StateFetch& fetch : resume.fetches) {
+    EXPECT_EQ(fetch.source, fetch.worker == WorkerId(1) ? StateSource::peer : StateSource::own_previous);
+    EXPECT_NE(fetch.source == StateSource::peer ? fetch.from : WorkerId(0), WorkerId(1));
+    EXPECT_EQ(fetch.stamp, Step(5));
+  }
+  EXPECT_TRUE(check_view(decision->record, kSlots, map_.tile_count()).ok());
+}
+
+TEST_F(Recovery, TheMajorityIsNotBelieved) {
+  // They compared last at step 3: any wrong value since went into everybody's sums.
+  disagree_at_six();
+  for (std::size_t i = 0; i < 3; ++i) holdings(i).compared = ComparedState{Step(3), kRight};
+  holdings(2).checkpoints = {Step(2), Step(3)};
+  input_.checkpoints_listed = false;
+  const auto asks = decide_recovery(input_);
+  ASSERT_FALSE(asks.ok());
+  EXPECT_EQ(asks.error().code(), ErrorCode::not_found);
+
+  input_.checkpoints_listed = true;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.tier, 2U);
+  EXPECT_EQ(decision->record.resume.step, Step(4));
+
+  holdings(2).checkpoints.clear();
+  const auto anew = decide_recovery(input_);
+  ASSERT_TRUE(anew.ok());
+  EXPECT_EQ(anew->record.resume.tier, 3U);
+  EXPECT_EQ(anew->record.resume.step, Step(1));
+}
+
+TEST_F(Recovery, NobodyHoldsTheNewestStateAndCheckpointsAreAskedForOnlyThen) {
+  for (std::size_t i = 0; i < 3; ++i) holdings(i).state.reset();
+  input_.allow_rollback = false;
+  input_.checkpoints_listed = false;
+  EXPECT_EQ(decide_recovery(input_).error().code(), ErrorCode::unavailable);
+  input_.allow_rollback = true;
+  EXPECT_EQ(decide_recovery(input_).error().code(), ErrorCode::not_found);
+}
+
+TEST_F(Recovery, WorkOfAnOlderViewDoesntStandForTheStepsGradient) {
+  // Worker 0 is a step ahead and holds the whole gradient, but of a view that worker 1 has left behind.
+  holdings(0).state = Step(6);
+  holdings(0).previous_state = Step(5);
+  input_.members[0].report.reduced = {{0, map_.tile_count()}};
+  input_.members[0].report.view = ViewNumber(0);
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.step, Step(7));  // from worker 0's state, not by computing step 6 on it again
+
+  input_.members[0].report.view = ViewNumber(1);
+  const auto finishes = decide_recovery(input_);
+  ASSERT_TRUE(finishes.ok());
+  EXPECT_EQ(finishes->record.resume.step, Step(6));
+  EXPECT_FALSE(finishes->record.resume.compute);
+}
+
+TEST_F(Recovery, AMemberThatLagsFurtherDoesntHideThatTheNewestStepCanBeFinished) {
+  holdings(0).state = Step(6);
+  holdings(0).previous_state = Step(5);
+  input_.members[0].report.reduced = {{0, map_.tile_count()}};
+  holdings(2).state = Step(2);  // it was fetching
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.step, Step(6));
+}
+
+}  // namespace
+}  // namespace planaria
