@@ -100,6 +100,7 @@ int campaign(const ChaosArguments& arguments) {
   fmt::print("undisturbed  one worker, {:.1f} s, weights {}\n", (*reference)["wall_s"].get<double>(),
              (*reference)["weights_hash"].get<std::string>());
 
+  std::uint64_t ended = 0;
   std::uint64_t failed = 0;
   for (std::uint64_t seed = arguments.first_seed; seed < arguments.first_seed + arguments.runs && !stop_requested();
        ++seed) {
@@ -110,6 +111,8 @@ int campaign(const ChaosArguments& arguments) {
     std::filesystem::create_directories(options.output);
     std::ofstream(options.output + "/scenario.toml") << scenario_to_toml(options.scenario);
     const auto run = run_local_job(*job, options);
+    if (stop_requested()) break;  // it didn't end on its own
+    ++ended;
     const std::vector<std::string> wrong =
         run ? complaints(*job, *run, *reference) : std::vector<std::string>{run.error().message()};
     if (wrong.empty()) {
@@ -124,7 +127,8 @@ int campaign(const ChaosArguments& arguments) {
     }
     std::fflush(stdout);
   }
-  fmt::print("{} runs, {} failed\n", arguments.runs, failed);
+  fmt::print("{} runs, {} failed\n", ended, failed);
+  if (failed == 0 && ended < arguments.runs) return static_cast<int>(ExitCode::stopped);
   return static_cast<int>(failed == 0 ? ExitCode::ok : ExitCode::failed);
 }
 

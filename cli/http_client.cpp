@@ -32,7 +32,8 @@ Result<nlohmann::json> request(const HttpTarget& target, http::verb verb, const 
   if (error) return unreachable(target, error.message());
 
   http::request<http::string_body> message(verb, path, 11);
-  message.set(http::field::host, target.host + ":" + target.port);
+  const bool ipv6 = target.host.find(':') != std::string::npos;
+  message.set(http::field::host, (ipv6 ? "[" + target.host + "]" : target.host) + ":" + target.port);
   if (verb == http::verb::post) message.set(http::field::content_type, "application/json");
   message.body() = body;
   message.prepare_payload();
@@ -83,6 +84,12 @@ Result<HttpTarget> parse_target(const std::string& text) {
   } else {
     target.host = text.substr(0, colon);
     target.port = text.substr(colon + 1);
+    const bool bracketed = target.host.size() > 2 && target.host.front() == '[' && target.host.back() == ']';
+    if (bracketed) {
+      target.host = target.host.substr(1, target.host.size() - 2);
+    } else if (target.host.find(':') != std::string::npos) {
+      return Error(ErrorCode::invalid_argument, "'" + text + "': an IPv6 address stands in brackets, as in [::1]:8080");
+    }
   }
   const bool number = !target.port.empty() && target.port.find_first_not_of("0123456789") == std::string::npos;
   if (!number || target.host.empty()) {

@@ -53,8 +53,8 @@ std::size_t tell_faults(const LocalRunProgress& progress, std::size_t told) {
   return told;
 }
 
-// Counts what the ledgers under the run's directory hold.
-Result<json> count_ledgers(const JobSpec& job, const std::string& output, std::uint64_t steps) {
+// Counts what the ledgers under the run's directory hold, which should be the steps after `base` up to `last`.
+Result<json> count_ledgers(const JobSpec& job, const std::string& output, Step base, Step last) {
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint32_t> seen;
   std::uint64_t computed = 0;
   const fs::path root = fs::path(output) / "workers";
@@ -68,7 +68,7 @@ Result<json> count_ledgers(const JobSpec& job, const std::string& output, std::u
     }
   }
   std::uint64_t missing = 0;
-  for (std::uint64_t step = 1; step <= steps; ++step) {
+  for (std::uint64_t step = base.next().value(); step <= last.value(); ++step) {
     for (std::uint32_t i = 0; i < job.batch.micro_batches; ++i) missing += seen.contains({step, i}) ? 0 : 1;
   }
   return json{{"computed", computed}, {"repeated", computed - seen.size()}, {"missing", missing}};
@@ -108,7 +108,7 @@ json recovery_summary(const json& recovery, const std::vector<FiredFault>& fired
   return summary;
 }
 
-Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const LocalRunProgress& progress,
+Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const LocalRunProgress& progress, Step base,
                        double wall_s) {
   std::ifstream file(options.output + "/result.json");
   const json status = json::parse(file, nullptr, false);
@@ -122,12 +122,14 @@ Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const
     summary[key] = status[key];
   }
   PLANARIA_ASSIGN(const json ledger,
-                  count_ledgers(job, options.output, status["steps_committed"].get<std::uint64_t>()));
+                  count_ledgers(job, options.output, base, Step(status["steps_committed"].get<std::uint64_t>())));
   summary["microbatches_computed"] = ledger["computed"];
   summary["ledger"] = {{"repeated", ledger["repeated"]}, {"missing", ledger["missing"]}};
   summary["wall_s"] = wall_s;
   summary["tokens_per_s"] =
-      wall_s > 0 ? static_cast<double>(job.tokens_per_step()) * status["steps_committed"].get<double>() / wall_s : 0.0;
+      wall_s > 0 ? static_cast<double>(job.tokens_per_step()) *
+                       (status["steps_committed"].get<double>() - static_cast<double>(base.value())) / wall_s
+                 : 0.0;
   std::size_t members = 0;
   for (const json& worker : status["workers"]) members += worker["member"].get<bool>() ? 1 : 0;
   summary["workers_at_end"] = members;
@@ -144,8 +146,8 @@ Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const
   return summary;
 }
 
-// The newest sound checkpoint of `resume` becomes the first one of the new run.
-Status copy_checkpoint(JobSpec job, const LocalJobOptions& options) {
+// The newest sound checkpoint of `resume` becomes the first one of the new run; its step.
+Result<Step> copy_checkpoint(JobSpec job, const LocalJobOptions& options) {
   PLANARIA_ASSIGN(const RunModel run, open_run(options.resume));
   tell_refused(run.refused);
   PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
@@ -164,22 +166,23 @@ Status copy_checkpoint(JobSpec job, const LocalJobOptions& options) {
   fs::create_directories(to, error);
   fs::copy(from, to / name, fs::copy_options::recursive, error);
   if (error) return Error(ErrorCode::io, "can't copy " + from.string() + ": " + error.message());
-  return ok_status();
+  return run.state.step;
 }
 
-Status prepare_output(const JobSpec& job, const LocalJobOptions& options) {
+// The step that the run goes on from, and of which its directory holds no earlier ones.
+Result<Step> prepare_output(const JobSpec& job, const LocalJobOptions& options) {
   std::error_code error;
   fs::create_directories(options.output, error);
   if (error) return Error(ErrorCode::io, "can't make " + options.output + ": " + error.message());
   const bool used = fs::exists(fs::path(options.output) / "coordinator");
   if (options.resume.empty()) {
-    if (!used) return ok_status();
+    if (!used) return Step(0);
     return Error(ErrorCode::invalid_argument,
                  options.output + " holds an earlier run: give another --out, remove it, or go on with --resume " +
                      options.output);
   }
   // In its own directory a run simply goes on: its log and its checkpoints are there.
-  if (fs::equivalent(options.output, options.resume, error)) return ok_status();
+  if (fs::equivalent(options.output, options.resume, error)) return Step(0);
   if (used) return Error(ErrorCode::invalid_argument, options.output + " holds an earlier run: give another --out");
   return copy_checkpoint(job, options);
 }
@@ -194,7 +197,7 @@ Result<std::string> own_executable() {
 }
 
 Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
-  PLANARIA_TRY(prepare_output(job, options));
+  PLANARIA_ASSIGN(const Step base, prepare_output(job, options));
   LocalRunOptions run_options;
   PLANARIA_ASSIGN(run_options.binary, own_executable());
   run_options.job_file = options.job_file;
@@ -229,7 +232,7 @@ Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
     for (const FiredFault& fault : progress.fired) notes.push_back(describe(fault));
     if (status.is_object()) view.show(status, notes);
   }
-  return summarize(job, options, progress, wall_s);
+  return summarize(job, options, progress, base, wall_s);
 }
 
 }  // namespace planaria

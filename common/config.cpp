@@ -222,7 +222,7 @@ std::string ConfigReader::State::suggestion(const std::string& in_section, std::
   if (const std::string near = nearest(key, names); !near.empty()) {
     return fmt::format("; did you mean \"{}\"?", near);
   }
-  return names.size() <= 8 ? fmt::format("; known here: {}", fmt::join(names, ", ")) : "";
+  return !names.empty() && names.size() <= 8 ? fmt::format("; known here: {}", fmt::join(names, ", ")) : "";
 }
 
 void ConfigReader::State::check_keys(const toml::table& keys, const std::string& in_section, bool top_level) {

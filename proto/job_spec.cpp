@@ -103,6 +103,16 @@ void check_model(const JobSpec& job, Problems& problems) {
   }
 }
 
+// It names directories.
+void check_name(const JobSpec& job, Problems& problems) {
+  constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+  const bool plain = !job.name.empty() && job.name.size() <= 64 && job.name.front() != '.' &&
+                     job.name.find_first_not_of(kLetters) == std::string::npos;
+  if (!plain) {
+    problems.add(fmt::format("name = \"{}\": expected 1 to 64 letters, digits, dots, dashes and underscores", job.name));
+  }
+}
+
 void check_data(const JobSpec& job, Problems& problems) {
   const DataSpec& data = job.data;
   if (data.path.empty()) {
@@ -267,6 +277,7 @@ Status validate(const JobSpec& job) {
   // The rest computes with the values, which must be in range for that.
   PLANARIA_TRY(problems.status());
   check_model(job, problems);
+  check_name(job, problems);
   check_data(job, problems);
   check_batch(job, problems);
   check_optimizer(job, problems);

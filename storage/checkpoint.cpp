@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <iterator>
 
 #include "storage/export.hpp"
@@ -275,7 +276,8 @@ Result<WrittenCheckpoint> write_checkpoint(FileSystem& fs, const WriteOptions& o
   WrittenCheckpoint written;
   written.path = publication.path();
   written.weights_hash = weights_hash(model, map, state.master);
-  Manifest manifest{identity.job_hash, identity.numeric_class, state.step, state.view, written.weights_hash, {}};
+  Manifest manifest{identity.job_hash, identity.numeric_class, state.step, state.view, written.weights_hash, {}, {}};
+  if (state.loss && std::isfinite(*state.loss)) manifest.loss = state.loss;
   if (const Status partial = publication.write_partial(identity, map, state, manifest); !partial) {
     publication.abandon();
     return partial.error();
@@ -326,6 +328,7 @@ Result<LoadedCheckpoint> load_checkpoint(FileSystem& fs, const std::string& path
   LoadedCheckpoint loaded{path, std::move(manifest), {}};
   loaded.state.step = loaded.manifest.step;
   loaded.state.view = loaded.manifest.view;
+  loaded.state.loss = loaded.manifest.loss;
   for (const Section& section : kSections) (loaded.state.*section.vector).resize(map.vector_elements());
   for (std::size_t i = 0; i < map.blocks().size(); ++i) {
     PLANARIA_TRY(read_block(fs, join_path(path, loaded.manifest.files[i].name), map.blocks()[i], loaded.state));

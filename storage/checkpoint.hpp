@@ -28,6 +28,7 @@ namespace planaria {
 struct TrainState {
   Step step;
   ViewNumber view;
+  std::optional<double> loss;  // of the step, nats a token
   std::vector<float> master;
   std::vector<float> first_moment;
   std::vector<float> second_moment;

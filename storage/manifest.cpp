@@ -83,6 +83,7 @@ std::string render(const Manifest& manifest) {
                {"step", manifest.step.value()},
                {"view", manifest.view.value()}};
   if (manifest.weights_hash) root["weights_hash"] = manifest.weights_hash->hex();
+  if (manifest.loss) root["loss"] = *manifest.loss;
   root["files"] = std::move(files);
   const std::string body = dump(root);
   root["manifest_hash"] = hash_bytes(std::as_bytes(std::span(body))).hex();
@@ -116,6 +117,10 @@ Result<Manifest> parse_manifest(std::string_view text) {
     Hash128 hash;
     if (!read(root, "weights_hash", hash)) return damaged("'weights_hash' is no hash");
     manifest.weights_hash = hash;
+  }
+  if (root.contains("loss")) {
+    if (!root["loss"].is_number_float()) return damaged("'loss' is no number");
+    manifest.loss = root["loss"].get<double>();
   }
   PLANARIA_ASSIGN(manifest.files, parse_files(root["files"]));
   if (render(manifest) != text) return damaged("its bytes don't match its own hash");

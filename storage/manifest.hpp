@@ -37,6 +37,7 @@ struct Manifest {
   Step step;
   ViewNumber view;  // in which the state was committed; for people, not compared
   std::optional<Hash128> weights_hash;
+  std::optional<double> loss;       // of the step, nats a token; finite
   std::vector<ManifestFile> files;  // in block order
 
   bool operator==(const Manifest&) const = default;

@@ -3,8 +3,8 @@
 
     tests/bench/elastic_overhead.py [--planaria build/release/planaria] [--job examples/gpt_11m.toml] [--rounds 5]
 
-The three run in alternation. Each figure is the median over a round's steps after the first; printed are the rounds and the
-median of the ratios within each round.
+The three run in alternation. Each figure is the fastest of a round's steps after the first: other processes of the machine
+can only slow a step down. Printed are the rounds and the median of the ratios within each round.
 """
 import argparse
 import json
@@ -18,7 +18,7 @@ import tempfile
 def bare(args):
     command = [args.planaria, "bench", args.job, "--threads", "2", "--steps", str(args.steps)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(re.search(r"bare loop: ([0-9.]+) tokens/s", output).group(1))
+    return float(re.search(r"bare loop: .* to ([0-9.]+)\)", output).group(1))
 
 
 def elastic(args, workers, threads, directory):
@@ -28,7 +28,7 @@ def elastic(args, workers, threads, directory):
     subprocess.run(command, capture_output=True, text=True, check=True)
     with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as file:
         steps = [json.loads(line) for line in file]
-    return statistics.median(step["tokens_per_s"] for step in steps if step.get("step_s", 0) > 0)
+    return max(step["tokens_per_s"] for step in steps if step.get("step_s", 0) > 0)
 
 
 def main():

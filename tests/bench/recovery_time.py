@@ -2,6 +2,7 @@
 """Measures recoveries on real processes: from the fatal signal to the first lost slot starting on a survivor.
 
     tests/bench/recovery_time.py [--planaria build/release/planaria] [--job tests/jobs/tiny.toml] [--runs 30]
+                                 [--set key=value ...]
 
 Each run kills (or, with --stop, freezes) one of three workers in another phase. Printed: median and 95th percentile of
 detect, decide, move, their sum (overhead), the time from the signal to the step's commit (total), and `catch up`: the time
@@ -15,8 +16,8 @@ import os
 import statistics
 import subprocess
 import tempfile
+import tomllib
 
-MICRO_BATCHES = 128  # a step of the job
 PHASES = ["forward", "backward", "reduce", "gate", "update", "commit"]
 
 
@@ -30,16 +31,19 @@ def run_once(args, index, directory):
         if args.stop:
             file.write("for_s = 3.0\n")
     command = [args.planaria, "run", args.job, "--workers", "3", "--steps", "30", "--scenario", scenario,
+               "--set", "optimizer.warmup_steps=5", "--set", "train.evaluate_every=0", "--set", "checkpoint.every_steps=0",
                "--out", os.path.join(directory, str(index)), "--quiet", "--json"]
+    for assignment in args.set:
+        command += ["--set", assignment]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout.strip().splitlines()[-1])
     recoveries = [r for r in summary["recoveries"] if "lost:" in r["cause"]]
     for recovery in recoveries:
-        recovery["catch_up"] = catch_up(recovery, step, index % 3, os.path.join(directory, str(index)))
+        recovery["catch_up"] = catch_up(recovery, args.micro_batches, step, index % 3, os.path.join(directory, str(index)))
     return phase, summary["weights_hash"], recoveries
 
 
-def catch_up(recovery, struck_step, victim, directory):
+def catch_up(recovery, micro_batches, struck_step, victim, directory):
     phases = recovery["phase_ms"]
     if phases.get("overhead") is None or phases.get("total") is None:
         return None
@@ -52,8 +56,8 @@ def catch_up(recovery, struck_step, victim, directory):
     if len(rates) != 2 or None in rates or not later:
         return None
     speed = sum(rates) / 1e3  # micro-batches a millisecond
-    rest = max(0.0, 1e3 * statistics.median(later) - MICRO_BATCHES / speed)
-    own = MICRO_BATCHES - recovery["lost_slots"]
+    rest = max(0.0, 1e3 * statistics.median(later) - micro_batches / speed)
+    own = micro_batches - recovery["lost_slots"]
     if recovery["at_step"] == struck_step:  # else the survivors waited for the victim's acknowledgement and then began a step
         own = max(0.0, own - speed * phases["overhead"])
     return (phases["total"] - phases["overhead"]) / ((recovery["lost_slots"] + own) / speed + rest)
@@ -71,9 +75,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planaria", default="build/release/planaria")
     parser.add_argument("--job", default="tests/jobs/tiny.toml")
+    parser.add_argument("--set", action="append", default=[], help="override a key of the job, e.g. model.context=128")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--stop", action="store_true", help="freeze instead of kill")
     args = parser.parse_args()
+    with open(args.job, "rb") as file:
+        args.micro_batches = tomllib.load(file)["batch"]["micro_batches"]
     collected = {"detect": [], "decide": [], "move": [], "overhead": [], "total": []}
     ratios = []
     hashes = set()

@@ -225,7 +225,7 @@ TEST_F(CheckpointTest, TruncatedManifestIsRefusedAtEveryLength) {
 }
 
 TEST_F(CheckpointTest, ManifestThatNamesAFileOutsideIsRefused) {
-  Manifest manifest{{}, "x", Step(1), ViewNumber(1), {}, {{"../../etc/passwd", "embed", 1, {}}}};
+  Manifest manifest{{}, "x", Step(1), ViewNumber(1), {}, {}, {{"../../etc/passwd", "embed", 1, {}}}};
   EXPECT_EQ(parse_manifest(render(manifest)).error().code(), ErrorCode::corrupt);
   manifest.files[0].name = "embed.safetensors";
   EXPECT_EQ(*parse_manifest(render(manifest)), manifest);

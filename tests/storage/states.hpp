@@ -42,7 +42,11 @@ inline std::vector<float> random_vector(const StateMap& map, std::uint64_t seed)
 }
 
 inline TrainState random_state(const StateMap& map, std::uint64_t step) {
-  TrainState state{Step(step), ViewNumber(7), random_vector(map, step), random_vector(map, step + 1000),
+  TrainState state{Step(step),
+                   ViewNumber(7),
+                   2.5,
+                   random_vector(map, step),
+                   random_vector(map, step + 1000),
                    random_vector(map, step + 2000)};
   fill_tied_copy(map, state.master);
   return state;

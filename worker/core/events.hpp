@@ -83,6 +83,7 @@ struct StateStored {  // of StoreState, InitializeState or LoadCheckpoint
   bool local = false;  // not of StoreState
   bool ok = true;
   std::string detail;
+  std::optional<double> loss;  // of the stamp's step, where a checkpoint tells it
 };
 struct StateHashed {
   Step stamp;
@@ -192,6 +193,7 @@ struct HashWeights {
 struct SaveCheckpoint {
   Step step;
   ViewNumber view;
+  double loss = 0;  // of the step
 };
 // Frees the accumulators and the reduced gradient of the step (its commit is known), or of a discarded attempt.
 struct ReleaseStep {

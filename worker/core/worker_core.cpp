@@ -345,7 +345,7 @@ void WorkerCore::finish_step() {
         step == config_.total_steps || (config_.checkpoint_every != 0 && step.value() % config_.checkpoint_every == 0);
     if (due && view_->checkpoint_writer == self()) {
       checkpoint_pending_ = step;
-      emit(SaveCheckpoint{step, view_->view});
+      emit(SaveCheckpoint{step, view_->view, last_commit_.loss});
     }
   }
   emit(ReleaseStep{step});
@@ -385,7 +385,7 @@ void WorkerCore::pump_done() {
   if (checkpoint_pending_ && view_->checkpoint_writer == self()) {
     if (now_ < checkpoint_retry_at_) return;
     checkpoint_retry_at_ = kFarFuture;
-    emit(SaveCheckpoint{*checkpoint_pending_, view_->view});
+    emit(SaveCheckpoint{*checkpoint_pending_, view_->view, final_loss_});
     return;
   }
   if (!in_view()) return;
@@ -393,7 +393,7 @@ void WorkerCore::pump_done() {
   if (view_->checkpoint_writer == self() && !checkpoints_.contains(config_.total_steps) &&
       checkpoint_retries_ <= config_.checkpoint_retries) {
     checkpoint_pending_ = config_.total_steps;
-    emit(SaveCheckpoint{config_.total_steps, view_->view});
+    emit(SaveCheckpoint{config_.total_steps, view_->view, final_loss_});
     return;
   }
   done_sent_ = true;

@@ -7,6 +7,7 @@
 // Thread contract: one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -46,7 +47,7 @@ class WorkerCore {
   [[nodiscard]] WorkerActions on(const WorkerEvent& event, Instant now);
 
   // When the next Tick is wanted at the latest.
-  [[nodiscard]] Instant next_tick() const { return next_heartbeat_; }
+  [[nodiscard]] Instant next_tick() const { return std::min(next_heartbeat_, register_again_at_); }
 
   // For status displays, fault hooks and invariant checks.
   [[nodiscard]] Phase phase() const;
@@ -210,6 +211,7 @@ class WorkerCore {
   Instant checkpoint_retry_at_ = kFarFuture;
 
   Instant register_again_at_ = kFarFuture;
+  Duration register_delay_ = std::chrono::milliseconds(10);  // before the next attempt
 
   ComputeRate compute_rate_;
   std::uint64_t progress_ = 0;

@@ -7,7 +7,9 @@
 namespace planaria {
 namespace {
 
-constexpr Duration kRegisterAgainDelay = std::chrono::milliseconds(200);
+// Sooner than the coordinator gives up a worker whose connection broke, then with patience.
+constexpr Duration kFirstRegisterDelay = std::chrono::milliseconds(10);
+constexpr Duration kLastRegisterDelay = std::chrono::milliseconds(500);
 
 }  // namespace
 
@@ -76,6 +78,7 @@ void WorkerCore::control(const Welcome& message) {
   reported_ = false;
   done_sent_ = false;
   exchange_.alarmed = false;
+  register_delay_ = kFirstRegisterDelay;
   if (last_commit_.step != Step(0)) send_control(last_commit_);
   if (draining_) send_control(DrainRequest{drain_reason_});
   next_heartbeat_ = now_;
@@ -86,7 +89,8 @@ void WorkerCore::control(const Refused& message) {
   if (!message.permanent && (state_ || view_)) {
     // What this worker holds may be the only copy: it stays and asks again.
     emit(Note{"refused for now: " + message.reason + "; registering again"});
-    register_again_at_ = now_ + kRegisterAgainDelay;
+    register_again_at_ = now_ + register_delay_;
+    register_delay_ = std::min(register_delay_ * 2, kLastRegisterDelay);
     return;
   }
   stopped_ = true;

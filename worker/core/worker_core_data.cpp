@@ -158,6 +158,7 @@ void WorkerCore::handle(const worker_event::StateStored& event) {
     report_evidence(EvidenceKind::fetch_failed, self(), event.detail);
     return;
   }
+  if (event.loss) final_loss_ = *event.loss;
   base_tiles_arrived(event.stamp, event.tiles);
 }
 

@@ -332,6 +332,7 @@ Result<WorkerEvent> StepExecutor::load_checkpoint(Step step) {
   PLANARIA_TRY(device.synchronize());
   states_->publish(std::move(state), true);
   stored.ok = true;
+  stored.loss = loaded->state.loss;
   return WorkerEvent(stored);
 }
 
@@ -368,6 +369,7 @@ Result<std::optional<WorkerEvent>> StepExecutor::save_checkpoint(const worker_ac
   TrainState copy = writer_->buffer();
   copy.step = action.step;
   copy.view = action.view;
+  copy.loss = action.loss;
   // The result of the job waits for a slow disk; any other checkpoint can be left out.
   if (action.step.value() >= options_.job.train.steps) writer_->drain();
   const std::size_t bytes = map_.vector_elements() * sizeof(float);
