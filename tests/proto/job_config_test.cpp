@@ -75,7 +75,7 @@ TEST(JobConfig, ContradictionsNameTheFile) {
 
 TEST(JobConfig, WritingAndReadingGivesTheSameJobButForSecrets) {
   JobSpec job = small_job();
-  job.name = "a \"b\" \\ c";
+  job.data.path = "/a \"b\" \\ c";
   job.model.norm_epsilon = 1.0 / 3.0 * 1e-5;
   job.optimizer.schedule = ScheduleKind::wsd;
   job.optimizer.learning_rate = 0.1 + 0.2;
@@ -154,6 +154,7 @@ INSTANTIATE_TEST_SUITE_P(
         Contradiction{"NoLayers", [](JobSpec& j) { j.model.layers = 0; }, "model.layers = 0: expected an integer from"},
         Contradiction{"NoHeads", [](JobSpec& j) { j.model.heads = 0; }, "model.heads = 0"},
         Contradiction{"BadEnum", [](JobSpec& j) { j.model.family = static_cast<ModelFamily>(9); }, "model.family = 9"},
+        Contradiction{"NameThatLeavesItsDirectory", [](JobSpec& j) { j.name = "../up"; }, "name = "},
         Contradiction{"NanRate", [](JobSpec& j) { j.optimizer.learning_rate = 0.0 / 0.0; }, "learning_rate = "},
         Contradiction{"HeadsDontDivideWidth", [](JobSpec& j) { j.model.width = 385; }, "model.width = 385"},
         Contradiction{"KvHeadsForGpt2", [](JobSpec& j) { j.model.kv_heads = 3; }, "needs model.family"},
