@@ -282,6 +282,12 @@ struct CommitView {
   }
 };
 
+// "Are you there?": something says that the receiver may be dead. It answers with a heartbeat at once.
+struct Probe {
+  template <class V>
+  void fields(V&) {}
+};
+
 // The receiver is not (any more) a member: expelled ones may register again, keeping their state.
 struct Fenced {
   Incarnation incarnation;  // that is no member any more: an answer to a later one of the worker means nothing
@@ -308,7 +314,7 @@ struct Finish {
   }
 };
 
-using CoordinatorMessage = std::variant<Welcome, Refused, Prepare, CommitView, Fenced, Released, Finish>;
+using CoordinatorMessage = std::variant<Welcome, Refused, Prepare, CommitView, Probe, Fenced, Released, Finish>;
 
 struct CoordinatorEnvelope {
   std::uint32_t protocol = kProtocolVersion;

@@ -109,7 +109,8 @@ void check_name(const JobSpec& job, Problems& problems) {
   const bool plain = !job.name.empty() && job.name.size() <= 64 && job.name.front() != '.' &&
                      job.name.find_first_not_of(kLetters) == std::string::npos;
   if (!plain) {
-    problems.add(fmt::format("name = \"{}\": expected 1 to 64 letters, digits, dots, dashes and underscores", job.name));
+    problems.add(
+        fmt::format("name = \"{}\": expected 1 to 64 letters, digits, dots, dashes and underscores", job.name));
   }
 }
 
@@ -200,8 +201,6 @@ void check_cluster(const JobSpec& job, Problems& problems) {
     if (low < high) return;
     problems.add(fmt::format("cluster.{} = {} must be below cluster.{} = {}: {}", lower, low, upper, high, why));
   };
-  ordered("heartbeat_ms", cluster.heartbeat_ms, "suspect_grace_ms", cluster.suspect_grace_ms,
-          "a live worker must be able to speak before a rumour of its death counts");
   ordered("suspect_grace_ms", cluster.suspect_grace_ms, "lease_ms", cluster.lease_ms,
           "evidence of death shortens a lease");
   ordered("lease_ms", cluster.lease_ms, "prepare_timeout_ms", cluster.prepare_timeout_ms,

@@ -126,9 +126,9 @@ struct ClusterSpec {
   std::uint32_t workers = 3;      // started by `run`, and awaited before the first step
   std::uint32_t min_workers = 1;  // below this the job waits
   std::uint32_t threads = 1;      // compute threads of a worker
-  std::uint32_t heartbeat_ms = 20;
+  std::uint32_t heartbeat_ms = 100;
   std::uint32_t lease_ms = 1000;
-  std::uint32_t suspect_grace_ms = 40;         // lease that is left after evidence of death
+  std::uint32_t suspect_grace_ms = 40;         // lease that is left after evidence of death, to answer a probe
   std::uint32_t prepare_timeout_ms = 2000;     // a member that doesn't report within this is excluded
   std::uint32_t stall_timeout_ms = 10000;      // no progress of any member: a new view
   std::uint32_t join_timeout_ms = 120000;      // awaiting the first members

@@ -136,6 +136,7 @@ std::string describe(const CoordinatorMessage& message) {
           [](const CommitView& m) { return fmt::format("CommitView {}", describe(m.record)); },
           [](const Fenced& m) { return fmt::format("Fenced: {}", m.reason); },
           [](const Released&) { return std::string("Released"); },
+          [](const Probe&) { return std::string("Probe"); },
           [](const Finish& m) { return fmt::format("Finish: {}", m.reason); },
       },
       message);

@@ -125,7 +125,7 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
   job.cluster.heartbeat_ms = static_cast<std::uint32_t>(draw.between(20, 50));
   job.cluster.lease_ms = job.cluster.heartbeat_ms * static_cast<std::uint32_t>(draw.between(5, 20));
   job.cluster.suspect_grace_ms =
-      static_cast<std::uint32_t>(draw.between(job.cluster.heartbeat_ms + 10, 2 * job.cluster.heartbeat_ms));
+      static_cast<std::uint32_t>(draw.between(15, 2 * job.cluster.heartbeat_ms));
   job.cluster.prepare_timeout_ms = job.cluster.lease_ms * 2;
   job.cluster.stall_timeout_ms = job.cluster.lease_ms * 5;
   job.cluster.join_timeout_ms = static_cast<std::uint32_t>(draw.between(300, 3000));

@@ -245,7 +245,12 @@ void CoordinatorCore::replay(const log_record::Finished& record) {
 
 void CoordinatorCore::handle(const coordinator_event::Tick& event) {
   if (finished_) return;
-  if (event.outputs_held && change_) change_->started_at = now_;  // the time to answer begins when it is asked
+  if (event.outputs_held) {  // the time to answer begins when it is asked
+    if (change_) change_->started_at = now_;
+    for (auto& [id, worker] : workers_) {
+      if (worker.suspect_until) worker.suspect_until = now_ + suspect_grace_;
+    }
+  }
   check_leases();
   check_change_deadline();
   check_stall();

@@ -136,6 +136,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
       const Heartbeat& heartbeat = workers_[member.worker].heartbeat;
       if (heartbeat.view == view_->view) newest = std::max(newest, heartbeat.step);  // else of before a rollback
     }
+    if (last_commit_ && last_commit_->view == view_->view) newest = std::max(newest, last_commit_->step.next());
     change.boundary = newest;
     rebalances_ = std::exchange(rebalance_wanted_, false) ? rebalances_ + 1 : 0;
     unbalanced_checks_ = 0;

@@ -205,7 +205,9 @@ void CoordinatorCore::suspect(WorkerRecord& worker, const std::string& why) {
     return;
   }
   if (!worker.evidence_at) worker.evidence_at = now_;
-  if (!worker.suspect_until) worker.suspect_until = now_ + suspect_grace_;
+  if (worker.suspect_until) return;
+  worker.suspect_until = now_ + suspect_grace_;
+  send(worker, Probe{});
 }
 
 std::uint32_t CoordinatorCore::blame(WorkerRecord& worker) {

@@ -86,6 +86,7 @@ class WorkerCore {
   void control(const Refused& message);
   void control(const Prepare& message);
   void control(const CommitView& message);
+  void control(const Probe& message);
   void control(const Fenced& message);
   void control(const Released& message);
   void control(const Finish& message);
@@ -152,6 +153,7 @@ class WorkerCore {
 
   // Session with the coordinator.
   bool connected_ = false;
+  Instant lost_at_{};  // when not connected
   std::optional<Identity> identity_;
   Generation generation_;
   Instant next_heartbeat_ = kFarFuture;

@@ -11,6 +11,9 @@ namespace {
 constexpr Duration kFirstRegisterDelay = std::chrono::milliseconds(10);
 constexpr Duration kLastRegisterDelay = std::chrono::milliseconds(500);
 
+// How long a worker that has told of the job's end, and whose result is durable, awaits a coordinator that is away.
+constexpr Duration kEndPatience = std::chrono::minutes(10);
+
 }  // namespace
 
 using namespace worker_action;  // NOLINT: the file is about emitting these
@@ -57,6 +60,7 @@ void WorkerCore::handle(const worker_event::ControlConnected&) {
 
 void WorkerCore::handle(const worker_event::ControlLost&) {
   connected_ = false;
+  lost_at_ = now_;
 }
 
 void WorkerCore::handle(const worker_event::Control& event) {
@@ -95,6 +99,10 @@ void WorkerCore::control(const Refused& message) {
   }
   stopped_ = true;
   emit(Stop{false, message.reason, message.permanent});
+}
+
+void WorkerCore::control(const Probe&) {
+  send_heartbeat();
 }
 
 void WorkerCore::control(const Fenced& message) {
@@ -137,6 +145,10 @@ void WorkerCore::handle(const worker_event::Tick&) {
     send_register();
   }
   if (now_ >= next_heartbeat_) send_heartbeat();
+  if (done_sent_ && !connected_ && now_ >= lost_at_ + kEndPatience) {
+    stopped_ = true;
+    emit(Stop{true, "all steps are done, and the coordinator didn't come back to hear of it", false});
+  }
 }
 
 void WorkerCore::send_heartbeat() {
