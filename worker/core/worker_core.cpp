@@ -131,32 +131,57 @@ void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
   }
 }
 
+// Adds the last nodes of a run while they are the two children of one.
+void WorkerCore::fold_siblings(std::vector<TreeNode>& nodes, std::vector<TreeAddition>& additions) const {
+  while (nodes.size() >= 2) {
+    const TreeNode left = nodes[nodes.size() - 2];
+    const TreeNode right = nodes.back();
+    if (left.sibling() != right || left.index > right.index) break;
+    if (mutated(Mutation::fold_out_of_order)) {
+      additions.push_back({right, left, left.parent()});
+    } else {
+      additions.push_back({left, right, left.parent()});
+    }
+    nodes.pop_back();
+    nodes.back() = left.parent();
+  }
+}
+
 void WorkerCore::fold_finished_slot(StepWork::Range& range, SlotIndex slot) {
   ++range.done;
   if (is_epilogue()) return;
   range.nodes.push_back({0, slot.value()});
   FoldNodes fold{work_.step, {}};
-  while (range.nodes.size() >= 2) {
-    const TreeNode left = range.nodes[range.nodes.size() - 2];
-    const TreeNode right = range.nodes.back();
-    if (left.sibling() != right || left.index > right.index) break;
-    if (mutated(Mutation::fold_out_of_order)) {
-      fold.additions.push_back({right, left, left.parent()});
-    } else {
-      fold.additions.push_back({left, right, left.parent()});
-    }
-    range.nodes.pop_back();
-    range.nodes.back() = left.parent();
-  }
+  fold_siblings(range.nodes, fold.additions);
   if (!fold.additions.empty()) emit(std::move(fold));
 }
 
 // ---- reduce ----
 
+// Neighbouring ranges, of which one was taken over from a lost worker, fold together once both are finished: fewer sums
+// have to travel.
+void WorkerCore::fold_across_ranges() {
+  std::vector<TreeNode> nodes;
+  for (StepWork::Range& range : work_.ranges) {
+    nodes.insert(nodes.end(), range.nodes.begin(), range.nodes.end());
+    range.nodes.clear();
+  }
+  std::ranges::sort(nodes, {}, [](TreeNode node) { return node.slots().begin; });
+  FoldNodes fold{work_.step, {}};
+  std::vector<TreeNode> folded;
+  for (const TreeNode node : nodes) {
+    folded.push_back(node);
+    fold_siblings(folded, fold.additions);
+  }
+  if (!work_.ranges.empty()) work_.ranges.front().nodes = std::move(folded);
+  if (!fold.additions.empty()) emit(std::move(fold));
+}
+
 void WorkerCore::pump_pieces() {
   const bool own_work_done = exchange_.compute && has_base() && work_.computed();
   if (exchange_.pieces_sent || !own_work_done) return;
   exchange_.pieces_sent = true;
+  if (!is_epilogue()) fold_across_ranges();
   for (const WorkerId to : others()) {
     std::vector<TileRange> tiles;
     for (const ShardAssignment& shard : exchange_.shards) {

@@ -121,6 +121,8 @@ class WorkerCore {
   void leave_view();
   void store_losses(const std::vector<SlotLoss>& losses);
   void fold_finished_slot(StepWork::Range& range, SlotIndex slot);
+  void fold_siblings(std::vector<TreeNode>& nodes, std::vector<TreeAddition>& additions) const;
+  void fold_across_ranges();
   void base_tiles_arrived(Step stamp, TileRange tiles);
   void serve_state(WorkerId to, const StateRequest& request);
   void send_register();

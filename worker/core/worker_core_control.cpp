@@ -176,8 +176,10 @@ std::optional<WorkerId> WorkerCore::waiting_on() const {
   if (exchange_.gate_sent || !work_.computed()) return std::nullopt;
   for (const SlotAssignment& assignment : exchange_.slots) {
     if (assignment.worker == self() || assignment.slots.empty() || own_shards(false).empty()) continue;
-    const bool arrived = std::ranges::any_of(
-        exchange_.pieces, [&](const auto& piece) { return piece.first.slots().begin == assignment.slots.begin; });
+    const bool arrived = std::ranges::any_of(exchange_.pieces, [&](const auto& piece) {
+      const SlotRange slots = piece.first.slots();
+      return slots.begin <= assignment.slots.begin && assignment.slots.begin < slots.end;
+    });
     if (!arrived) return assignment.worker;
   }
   for (const ShardAssignment& shard : exchange_.shards) {

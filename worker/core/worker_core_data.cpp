@@ -55,9 +55,12 @@ void WorkerCore::data(WorkerId from, const Piece& meta, const PayloadRef& payloa
   if (meta.node.level > 31 || slots.empty() || slots.end > config_.slots || meta.losses.size() != slots.size()) {
     return refuse("a piece outside the slots");
   }
-  const bool assigned = std::ranges::any_of(exchange_.slots, [&](const SlotAssignment& assignment) {
-    return assignment.worker == from && assignment.slots.begin <= slots.begin && slots.end <= assignment.slots.end;
-  });
+  std::uint32_t senders = 0;  // of the node's slots; neighbouring ranges of a worker may fold together
+  for (const SlotAssignment& assignment : exchange_.slots) {
+    const SlotRange common{std::max(assignment.slots.begin, slots.begin), std::min(assignment.slots.end, slots.end)};
+    if (assignment.worker == from) senders += common.size();
+  }
+  const bool assigned = senders == slots.size();
   if (!assigned && !is_epilogue()) return refuse("a piece of slots that its sender doesn't have");
   // Stored under its node, never added on arrival: what arrives twice counts once.
   if (exchange_.pieces.contains(meta.node)) {
