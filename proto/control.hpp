@@ -56,11 +56,12 @@ struct Holdings {
   std::optional<Hash128> state_hash;      // of `state`, when it was compared or asked for
   std::optional<Hash128> previous_hash;   // of `previous_state`, when it was asked for
   std::optional<ComparedState> compared;  // the newest that it knows
+  std::uint32_t lineage = 0;              // of the last view that it took part in: ResumePlan
   std::vector<Step> checkpoints;          // steps of durable checkpoints it can load
 
   template <class V>
   void fields(V& v) {
-    v(state, previous_state, state_hash, previous_hash, compared, checkpoints);
+    v(state, previous_state, state_hash, previous_hash, compared, lineage, checkpoints);
   }
 };
 
@@ -125,11 +126,12 @@ struct Report {
   std::vector<SlotRange> assigned;    // its ranges of work_step
   std::uint32_t slots_done = 0;       // of these, in the order in which it computes them
   std::vector<TileRange> reduced;     // tiles of work_step's reduced gradient that it holds, verified
-  std::optional<NumericAlarm> alarm;  // work_step's gradient is nonfinite
+  std::optional<Hash128> digest;      // of work_step's whole gradient, once measured
+  std::optional<NumericAlarm> alarm;  // that gradient is nonfinite
 
   template <class V>
   void fields(V& v) {
-    v(prepare, view, holdings, work_step, attempt, released, assigned, slots_done, reduced, alarm);
+    v(prepare, view, holdings, work_step, attempt, released, assigned, slots_done, reduced, digest, alarm);
   }
 };
 

@@ -117,12 +117,14 @@ struct StateFetch {
 // How the members of a new view go on with the first step they work on. From the step after it, Layout::slots and
 // Layout::shards hold.
 struct ResumePlan {
-  Step step;                          // r: every member has or fetches state r-1, or has r already
-  std::uint32_t attempt = 0;          // raised when the step's gradient is computed anew after a numeric alarm
-  bool discard = false;               // partial work of step r that members hold is of an older attempt: drop it
-  bool skip_update = false;           // the gradient is nonfinite by nature: parameters r = parameters r-1
-  bool compute = true;                // false: every shard is ready and no slot is needed
-  std::uint32_t tier = 0;             // DESIGN §5: 0 nothing rolled back, 2 durable checkpoint, 3 initial state
+  Step step;                  // r: every member has or fetches state r-1, or has r already
+  std::uint32_t attempt = 0;  // raised when the step's gradient is computed anew after a numeric alarm
+  bool discard = false;       // partial work of step r that members hold is of an older attempt: drop it
+  bool skip_update = false;   // the gradient is nonfinite by nature: parameters r = parameters r-1
+  bool compute = true;        // false: every shard is ready and no slot is needed
+  std::uint32_t tier = 0;     // 0 nothing rolled back, 1 older state in memory, 2 checkpoint, 3 initial state
+  // Raised when members' newest states proved wrong: what descends from those isn't believed any more.
+  std::uint32_t lineage = 0;
   std::vector<SlotAssignment> slots;  // a worker may have several ranges; each is folded on its own
   std::vector<SlotRange> lost;        // slots whose owner is gone, as assigned anew in `slots`
   std::vector<ShardAssignment> shards;
@@ -130,7 +132,7 @@ struct ResumePlan {
 
   template <class V>
   void fields(V& v) {
-    v(step, attempt, discard, skip_update, compute, tier, slots, lost, shards, fetches);
+    v(step, attempt, discard, skip_update, compute, tier, lineage, slots, lost, shards, fetches);
   }
 };
 

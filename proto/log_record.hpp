@@ -104,6 +104,26 @@ struct NumericDecision {  // about a nonfinite gradient
     v(step, attempt, digest, nonfinite, computed, decision, expelled);
   }
 };
+struct MemberHash {
+  WorkerId worker;
+  Hash128 hash;
+  template <class V>
+  void fields(V& v) {
+    v(worker, hash);
+  }
+};
+struct Disagreement {  // members hold what should be alike, and isn't
+  Step step;
+  bool gradient = false;    // else the state after the step
+  std::uint32_t round = 0;  // the step's attempt, or the state's lineage: the same disagreement may be reported twice
+  std::vector<MemberHash> hashes;
+  std::string decision;
+  std::vector<WorkerId> expelled;
+  template <class V>
+  void fields(V& v) {
+    v(step, gradient, round, hashes, decision, expelled);
+  }
+};
 struct StepLogged {  // the first report of a commit; sequences used = logged steps · M · B
   ViewNumber view;
   Step step;
@@ -144,10 +164,11 @@ struct FaultFired {          // one that was injected on purpose, told by who in
 
 }  // namespace log_record
 
-using LogRecord = std::variant<log_record::GenerationStarted, log_record::JobRecorded, log_record::WorkerAccepted,
-                               log_record::DrainAccepted, log_record::WorkerReleased, log_record::Prepared,
-                               log_record::Committed, log_record::NumericDecision, log_record::StepLogged,
-                               log_record::WaitingStarted, log_record::Finished, log_record::FaultFired>;
+using LogRecord =
+    std::variant<log_record::GenerationStarted, log_record::JobRecorded, log_record::WorkerAccepted,
+                 log_record::DrainAccepted, log_record::WorkerReleased, log_record::Prepared, log_record::Committed,
+                 log_record::NumericDecision, log_record::StepLogged, log_record::WaitingStarted, log_record::Finished,
+                 log_record::FaultFired, log_record::Disagreement>;
 
 // "fault: kill worker 1 at step 5, backward".
 [[nodiscard]] std::string describe(const log_record::FaultFired& fault);

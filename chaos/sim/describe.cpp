@@ -158,6 +158,9 @@ std::string describe(const LogRecord& record) {
     text += fmt::format(": {}", waiting->reason);
   } else if (const auto* numeric = std::get_if<log_record::NumericDecision>(&record)) {
     text += fmt::format(" step {} attempt {}: {}", numeric->step.value(), numeric->attempt, numeric->decision);
+  } else if (const auto* differ = std::get_if<log_record::Disagreement>(&record)) {
+    text += fmt::format(" about the {} of step {}: {}", differ->gradient ? "gradient" : "state", differ->step.value(),
+                        differ->decision);
   }
   return text;
 }

@@ -37,7 +37,10 @@ class Oracle {
   void stops(const WorkerProcess& process, const worker_action::Stop& stop);
 
   // A value in some state is wrong from now on; nobody has noticed.
-  void state_damaged() { damaged_ = unnoticed_ = true; }
+  void state_damaged() {
+    damaged_ = unnoticed_ = true;
+    clean_from_.reset();
+  }
   // A value that must be the undisturbed run's isn't. When no members disagreed about the damage, nobody could know.
   void wrong(const std::string& invariant, const std::string& detail);
 
@@ -75,6 +78,8 @@ class Oracle {
 
   bool damaged_ = false;    // some state, at some time
   bool unnoticed_ = false;  // no members disagreed since
+  std::uint32_t lineage_ = 0;
+  std::optional<ViewNumber> clean_from_;  // the view in which all went back behind the damage
   Step highest_commit_;
   ViewNumber rolled_back_in_;
   std::uint32_t changes_ = 0;

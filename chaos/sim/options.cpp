@@ -124,8 +124,7 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
   job.cluster.min_workers = draw.chance(0.75) ? 1 : 2;
   job.cluster.heartbeat_ms = static_cast<std::uint32_t>(draw.between(20, 50));
   job.cluster.lease_ms = job.cluster.heartbeat_ms * static_cast<std::uint32_t>(draw.between(5, 20));
-  job.cluster.suspect_grace_ms =
-      static_cast<std::uint32_t>(draw.between(15, 2 * job.cluster.heartbeat_ms));
+  job.cluster.suspect_grace_ms = static_cast<std::uint32_t>(draw.between(15, 2 * job.cluster.heartbeat_ms));
   job.cluster.prepare_timeout_ms = job.cluster.lease_ms * 2;
   job.cluster.stall_timeout_ms = job.cluster.lease_ms * 5;
   job.cluster.join_timeout_ms = static_cast<std::uint32_t>(draw.between(300, 3000));
@@ -148,8 +147,8 @@ FaultKind draw_kind(Draw& draw, const SimOptions& options) {
   // Deaths and coordinator deaths are what the protocol is for: they come more often.
   if (draw.chance(0.3)) return draw.chance(0.6) ? FaultKind::kill : FaultKind::kill_coordinator;
   const auto kind = static_cast<FaultKind>(draw.below(kFaultKinds));
-  // A wrong value is found where members compare their state at each step.
-  if (kind == FaultKind::flip_state && options.job.integrity.check_every != 1) return FaultKind::freeze;
+  // A wrong value is found where members compare their states.
+  if (kind == FaultKind::flip_state && options.job.integrity.check_every == 0) return FaultKind::freeze;
   return kind;
 }
 
@@ -179,6 +178,16 @@ Fault draw_fault(Draw& draw, const SimOptions& options, bool first) {
   return fault;
 }
 
+// Somebody is away while the others find a wrong value and go back, and returns with what was made from it.
+Fault draw_absence(Draw& draw, const SimOptions& options, std::uint64_t flipped_at) {
+  Fault fault = draw_fault(draw, options, true);
+  fault.kind = FaultKind::freeze;
+  fault.step = flipped_at + draw.between(std::uint64_t{1}, std::uint64_t{options.job.integrity.check_every} + 1);
+  const auto lease = milliseconds(options.job.cluster.lease_ms);
+  fault.lasts = draw.between(lease, lease * 2);
+  return fault;
+}
+
 }  // namespace
 
 SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
@@ -205,7 +214,13 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   options.latency = draw.between(microseconds(20), microseconds(300));
   options.sync_latency = draw.between(microseconds(100), milliseconds(4));
   const std::uint64_t faults = draw.between(limits.min_faults, limits.max_faults);
-  for (std::uint64_t i = 0; i < faults; ++i) options.faults.push_back(draw_fault(draw, options, i == 0));
+  for (std::uint64_t i = 0; i < faults; ++i) {
+    options.faults.push_back(draw_fault(draw, options, i == 0));
+    const Fault& last = options.faults.back();
+    if (last.kind == FaultKind::flip_state && draw.chance(0.7)) {
+      options.faults.push_back(draw_absence(draw, options, last.step));
+    }
+  }
   if (draw.chance(0.9)) {
     for (std::uint32_t i = 0; i < options.job.cluster.min_workers + 1; ++i) {
       options.rescues.push_back(draw.between(milliseconds(1), milliseconds(200)));

@@ -8,7 +8,6 @@ namespace planaria {
 namespace {
 
 constexpr std::uint8_t kKeyedFlag = 1;
-constexpr std::size_t kCheckAt = 120;
 
 template <class T>
 void put(WireHeaderBytes& out, std::size_t at, T value) {
@@ -50,14 +49,15 @@ WireHeaderBytes encode_wire_header(const WireHeader& header) {
   put(out, 88, header.sequence);
   std::memcpy(out.data() + 96, header.auth.data(), header.auth.size());
   put(out, 112, header.chunk_offset);
-  put(out, kCheckAt, static_cast<std::uint64_t>(XXH3_64bits(out.data(), kCheckAt)));
+  put(out, kHeaderCheckAt, static_cast<std::uint64_t>(XXH3_64bits(out.data(), kHeaderCheckAt)));
   return out;
 }
 
 Result<WireHeader> decode_wire_header(std::span<const std::byte> bytes) {
   if (bytes.size() != kWireHeaderBytes) return malformed("wrong size");
   if (get<std::uint32_t>(bytes, 0) != kWireMagic) return malformed("wrong magic");
-  if (get<std::uint64_t>(bytes, kCheckAt) != XXH3_64bits(bytes.data(), kCheckAt)) return malformed("wrong check");
+  if (get<std::uint64_t>(bytes, kHeaderCheckAt) != XXH3_64bits(bytes.data(), kHeaderCheckAt))
+    return malformed("wrong check");
   if (get<std::uint16_t>(bytes, 4) != kWireVersion) {
     return Error(ErrorCode::mismatch, "frame header: another version of the wire format");
   }

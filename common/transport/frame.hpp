@@ -4,7 +4,7 @@
 //   0 magic u32 · 4 version u16 · 6 kind u16 · 8 delivery u8 · 9 flags u8 · 10 zero u16 · 12 from u32
 //   16 from incarnation u32 · 20 to u32 · 24 to incarnation u32 · 28 zero u32 · 32 job u64 · 40 view u64 · 48 tag u64
 //   56 payload bytes u64 · 64 payload hash 16 (high, low) · 80 session u64 · 88 sequence u64 · 96 authentication 16
-//   112 chunk offset u64 · 120 header check u64 (XXH3-64 of the 120 bytes before)
+//   112 chunk offset u64 · 120 header check u64 (XXH3-64 of the 120 bytes before; when keyed, frame_auth.hpp masks it)
 //
 // A session numbers one sender's connections, ever growing; a sequence numbers the frames of a session from 0.
 //
@@ -21,6 +21,7 @@
 namespace planaria {
 
 inline constexpr std::size_t kWireHeaderBytes = 128;
+inline constexpr std::size_t kHeaderCheckAt = 120;
 // The part that authentication covers: all but the tag itself and what differs between chunks.
 inline constexpr std::size_t kAuthenticatedHeaderBytes = 96;
 inline constexpr std::uint32_t kWireMagic = 0x464E4C50;  // "PLNF"

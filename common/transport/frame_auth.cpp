@@ -31,6 +31,14 @@ bool authenticate(EVP_CIPHER_CTX* context, std::span<const std::byte> bytes) {
 
 }  // namespace
 
+void mask_header_check(WireHeaderBytes& header, const SessionKey& key) {
+  std::array<unsigned char, 32> digest{};
+  unsigned size = 0;
+  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()), reinterpret_cast<const unsigned char*>(header.data()),
+       kHeaderCheckAt, digest.data(), &size);
+  for (std::size_t i = kHeaderCheckAt; i < header.size(); ++i) header[i] ^= std::byte{digest[i - kHeaderCheckAt]};
+}
+
 struct FrameAuthenticator::State {
   std::unique_ptr<EVP_CIPHER_CTX, decltype(&EVP_CIPHER_CTX_free)> context{EVP_CIPHER_CTX_new(), EVP_CIPHER_CTX_free};
 };

@@ -20,6 +20,10 @@ namespace planaria {
 
 using SessionKey = std::array<std::byte, 32>;
 
+// Masks the header's check with the first 8 bytes of HMAC-SHA256(session key, the 120 bytes before), or takes the mask
+// off again: a header of somebody without the key is refused as malformed, before anything in it has an effect.
+void mask_header_check(WireHeaderBytes& header, const SessionKey& key);
+
 class FrameAuthenticator {
  public:
   // The key of the connection that `header` belongs to.

@@ -60,12 +60,20 @@ Status UcxReceiver::listen() {
 ucs_status_t UcxReceiver::on_message(void* argument, const void* header, std::size_t header_bytes, void* data,
                                      std::size_t bytes, const ucp_am_recv_param_t* param) {
   auto* receiver = static_cast<UcxReceiver*>(argument);
-  const auto parsed = decode_wire_header({static_cast<const std::byte*>(header), header_bytes});
+  const auto parsed = receiver->parse({static_cast<const std::byte*>(header), header_bytes});
   if (!parsed) {
     receiver->count_foreign();
     return UCS_OK;
   }
   return receiver->receive(*parsed, data, bytes, (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0);
+}
+
+Result<WireHeader> UcxReceiver::parse(std::span<const std::byte> bytes) const {
+  if (!options_.key || bytes.size() != kWireHeaderBytes) return decode_wire_header(bytes);
+  WireHeaderBytes unmasked;
+  std::ranges::copy(bytes, unmasked.begin());
+  mask_header_check(unmasked, *options_.key);
+  return decode_wire_header(unmasked);
 }
 
 ucs_status_t UcxReceiver::receive(const WireHeader& header, void* data, std::size_t bytes, bool rendezvous) {
@@ -114,6 +122,12 @@ ucs_status_t UcxReceiver::accept(Session& session, const WireHeader& header, voi
   if (header.chunk_offset != 0) {
     if (found != session.partials.end()) {
       const std::shared_ptr<Partial> partial = found->second;  // its place in the map goes with its last chunk
+      WireHeader first = header;
+      first.chunk_offset = 0;
+      if (first != partial->header) {  // its bounds were checked against another frame's
+        count_foreign();
+        return UCS_OK;
+      }
       return place(session, partial, header.chunk_offset, data, bytes, rendezvous);
     }
     if (header.sequence < session.next_sequence) return UCS_OK;  // the frame was refused or is over

@@ -40,6 +40,7 @@ class UcxReceiver {
                                  std::size_t bytes, const ucp_am_recv_param_t* param);
   static void on_fetched(void* request, ucs_status_t status, std::size_t bytes, void* argument);
 
+  [[nodiscard]] Result<WireHeader> parse(std::span<const std::byte> bytes) const;
   ucs_status_t receive(const WireHeader& header, void* data, std::size_t bytes, bool rendezvous);
   Session* session_of(const WireHeader& header);
   ucs_status_t accept(Session& session, const WireHeader& header, void* data, std::size_t bytes, bool rendezvous);

@@ -232,6 +232,7 @@ bool UcxSender::start_chunk(Connection& connection, const std::shared_ptr<Operat
   chunk->operation = operation;
   chunk->endpoint = connection.endpoints[index];
   chunk->header = encode_wire_header(header);
+  if (options_.key) mask_header_check(chunk->header, *options_.key);
   const std::byte* data = nullptr;
   if (operation->slice < slices.size()) {
     const auto rest = slices[operation->slice].bytes.subspan(operation->slice_offset);

@@ -11,7 +11,7 @@ Duration ms(std::uint32_t value) {
   return std::chrono::milliseconds(value);
 }
 
-constexpr int kLoadPatience = 10;  // times cluster.prepare_timeout_ms
+constexpr int kPatience = 10;  // times what is usual, with a worker that lives and is busy
 
 // After `Finished` the coordinator stays this long for members that have not heard it yet.
 constexpr std::size_t kMaxFaultsFired = 100'000;          // more than any scenario has
@@ -218,6 +218,16 @@ void CoordinatorCore::note(const log_record::NumericDecision& record) {
   expelled_.insert(record.expelled.begin(), record.expelled.end());
 }
 
+void CoordinatorCore::replay(const log_record::Disagreement& record) {
+  note(record);
+}
+
+void CoordinatorCore::note(const log_record::Disagreement& record) {
+  if (!disagreements_.empty() && disagreements_.back().step != record.step) disagreements_.clear();
+  disagreements_.push_back(record);
+  expelled_.insert(record.expelled.begin(), record.expelled.end());
+}
+
 void CoordinatorCore::replay(const log_record::StepLogged& record) {
   count_steps(record.step);
   last_step_logged_ = record.step;
@@ -246,7 +256,10 @@ void CoordinatorCore::replay(const log_record::Finished& record) {
 void CoordinatorCore::handle(const coordinator_event::Tick& event) {
   if (finished_) return;
   if (event.outputs_held) {  // the time to answer begins when it is asked
-    if (change_) change_->started_at = now_;
+    if (change_) {
+      change_->started_at = now_;
+      change_->rollback_at = std::max(change_->rollback_at, now_ + 2 * lease_);
+    }
     for (auto& [id, worker] : workers_) {
       if (worker.suspect_until) worker.suspect_until = now_ + suspect_grace_;
     }
@@ -275,6 +288,16 @@ void CoordinatorCore::check_leases() {
   }
 }
 
+// It lives, by its lease, and does what may take long: it loads a state, or computes a micro-batch.
+bool CoordinatorCore::is_busy(const WorkerRecord& worker, Instant since) const {
+  const Phase phase = worker.heartbeat.phase;
+  if (phase == Phase::fetch) return now_ < since + kPatience * ms(config_.job.cluster.prepare_timeout_ms);
+  if (phase != Phase::forward && phase != Phase::backward) return false;
+  const Duration unmeasured = kPatience * ms(config_.job.cluster.stall_timeout_ms);
+  if (worker.speed <= 0) return now_ < since + unmeasured;
+  return now_ < since + Duration(static_cast<std::int64_t>(kPatience * 1e9 / worker.speed));
+}
+
 void CoordinatorCore::check_change_deadline() {
   if (!change_ || change_->boundary) return;
   if (change_->reports.size() == change_->members.size()) {
@@ -284,10 +307,7 @@ void CoordinatorCore::check_change_deadline() {
   if (now_ < change_->started_at + ms(config_.job.cluster.prepare_timeout_ms)) return;
   std::vector<WorkerId> silent;
   for (const WorkerId id : change_->members) {
-    // It lives, by its lease, and loads what may be large.
-    const bool loads = workers_[id].heartbeat.phase == Phase::fetch &&
-                       now_ < change_->started_at + kLoadPatience * ms(config_.job.cluster.prepare_timeout_ms);
-    if (!change_->reports.contains(id) && !loads) silent.push_back(id);
+    if (!change_->reports.contains(id) && !is_busy(workers_[id], change_->started_at)) silent.push_back(id);
   }
   for (const WorkerId id : silent) lose(workers_[id], "it didn't answer a view change in time");
 }
@@ -301,6 +321,11 @@ void CoordinatorCore::check_stall() {
     const auto& waiting_on = workers_[member.worker].heartbeat.waiting_on;
     if (waiting_on && in_view(*waiting_on)) ++blamed[*waiting_on];
   }
+  const bool busy = std::ranges::any_of(view_->members, [this](const Member& member) {
+    const WorkerRecord& worker = workers_[member.worker];
+    return is_busy(worker, worker.last_progress_at);
+  });
+  if (busy) return;  // the others wait for it rightly
   const auto most = std::ranges::max_element(blamed, {}, &std::pair<const WorkerId, std::size_t>::second);
   if (most != blamed.end() && view_->members.size() > 1) {
     WorkerRecord& worker = workers_[most->first];

@@ -210,6 +210,8 @@ class CoordinatorCore {
   void replay(const log_record::Committed& record);
   void replay(const log_record::NumericDecision& record);
   void note(const log_record::NumericDecision& record);
+  void replay(const log_record::Disagreement& record);
+  void note(const log_record::Disagreement& record);
   void replay(const log_record::StepLogged& record);
   void replay(const log_record::WaitingStarted& record);
   void replay(const log_record::Finished& record);
@@ -229,6 +231,9 @@ class CoordinatorCore {
   // Membership.
   void register_worker(SessionId session, const Register& message);
   [[nodiscard]] std::optional<Refused> objection(const Register& message) const;
+  [[nodiscard]] Status check_holdings(const Holdings& holdings) const;
+  [[nodiscard]] Status check_report(const Report& report) const;
+  [[nodiscard]] static bool same_process(const WorkerRecord& worker, const Register& message);
   WorkerRecord& accept_worker(const Register& message);
   void attach(WorkerRecord& worker, SessionId session, const Register& message);
   void catch_up(WorkerRecord& worker);
@@ -238,6 +243,7 @@ class CoordinatorCore {
   void accept_drain(WorkerRecord& worker, const std::string& reason);
   void forgive_silence(Duration overslept);
   void check_leases();
+  [[nodiscard]] bool is_busy(const WorkerRecord& worker, Instant since) const;
   void check_change_deadline();
   void check_stall();
   void check_balance();
@@ -281,8 +287,9 @@ class CoordinatorCore {
   Hash128 probe_;
   bool job_recorded_ = false;
   std::optional<log_record::Finished> finished_;
-  std::vector<log_record::NumericDecision> numeric_;  // of the newest step that had any
-  log_record::Suspicion suspicion_;                   // until the next view
+  std::vector<log_record::NumericDecision> numeric_;     // of the newest step that had any
+  std::vector<log_record::Disagreement> disagreements_;  // likewise
+  log_record::Suspicion suspicion_;                      // until the next view
   std::uint64_t steps_committed_ = 0;
   Step last_step_logged_;
   std::uint64_t views_committed_ = 0;

@@ -77,7 +77,10 @@ void CoordinatorCore::consider_change() {
     drainers.clear();
   }
   if (joiners.empty() && drainers.empty() && !rebalance_wanted_) return;
-  if (!newest || *newest == Step(0) || *newest > Step(config_.job.train.steps)) return;
+  const Step total(config_.job.train.steps);
+  const bool ends =
+      !done_.empty() || (last_commit_ && last_commit_->view == view_->view && last_commit_->step >= total);
+  if (!newest || *newest == Step(0) || *newest > total || ends) return;
   std::string reason;
   if (!joiners.empty()) reason = names(joiners) + " joined";
   if (!drainers.empty()) reason += (reason.empty() ? "" : "; ") + names(drainers) + " drained";
@@ -216,6 +219,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.checkpoints_listed = change.checkpoints_listed;
   input.allow_rollback = now_ >= change.rollback_at;
   input.numeric = numeric_;
+  input.disagreements = disagreements_;
   input.mutations = config_.mutations;
   return input;
 }
@@ -241,6 +245,10 @@ void CoordinatorCore::finish_change() {
     status_reason_ = decision.error().message();  // asked again at each tick until rollback is allowed
     change_->lacks_state = true;
     return;
+  }
+  if (decision->disagreement) {
+    note(*decision->disagreement);
+    log(*decision->disagreement);
   }
   if (decision->numeric) {
     note(*decision->numeric);

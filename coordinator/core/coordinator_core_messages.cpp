@@ -9,6 +9,7 @@ namespace {
 
 // Damaged payloads laid at one incarnation's door before it is expelled.
 constexpr std::uint32_t kMaxFaults = 3;
+constexpr WorkerId kLastWorker(999'999);
 constexpr Duration kFaultMemory = std::chrono::minutes(10);  // what is longer ago than that is forgiven
 
 std::string name(WorkerId worker) {
@@ -98,6 +99,10 @@ std::optional<Refused> CoordinatorCore::objection(const Register& message) const
                        "\" in the job's record: its sums would have other bits",
                    true};
   }
+  if (const Status sound = check_holdings(message.holdings); !sound) return Refused{sound.error().message(), true};
+  if (message.wanted && *message.wanted > kLastWorker) {
+    return Refused{"the highest worker id is " + std::to_string(kLastWorker.value()), true};
+  }
   if (message.identity && expelled_.contains(message.identity->worker)) {
     return Refused{"this worker computes wrongly: see the coordinator's log, and its hardware", true};
   }
@@ -146,6 +151,11 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
       return;
     }
   }
+  const auto known = message.identity ? workers_.find(message.identity->worker) : workers_.end();
+  if (known != workers_.end() && serving(known->second) && in_view(known->first) &&
+      same_process(known->second, message)) {
+    lose(known->second, "it registers anew");  // what the member was is gone
+  }
   WorkerRecord& worker = accept_worker(message);
   attach(worker, session, message);
   // Its earlier incarnation, which was asked, can't answer any more.
@@ -155,11 +165,17 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
   }
 }
 
+bool CoordinatorCore::same_process(const WorkerRecord& worker, const Register& message) {
+  return worker.host == message.host && worker.process_id == message.process_id;
+}
+
 WorkerRecord& CoordinatorCore::accept_worker(const Register& message) {
-  const WorkerId next = workers_.empty() ? WorkerId(0) : workers_.rbegin()->first.next();
-  WorkerId id = next;
-  if (message.identity && workers_.contains(message.identity->worker)) {
-    id = message.identity->worker;
+  WorkerId id = workers_.empty() ? WorkerId(0) : workers_.rbegin()->first.next();
+  const auto known = message.identity ? workers_.find(message.identity->worker) : workers_.end();
+  // A process that claims to be one that is at work is somebody else.
+  const bool itself = known != workers_.end() && (!serving(known->second) || same_process(known->second, message));
+  if (itself) {
+    id = known->first;
   } else if (message.wanted && !workers_.contains(*message.wanted)) {
     id = *message.wanted;
   }
@@ -256,6 +272,43 @@ void CoordinatorCore::handle(const coordinator_event::DrainWorker& event) {
 
 // ---- what members say ----
 
+Status CoordinatorCore::check_holdings(const Holdings& holdings) const {
+  constexpr std::size_t kMaxCheckpoints = 100'000;
+  const Step total(config_.job.train.steps);
+  const auto beyond = [&](const std::optional<Step>& step) { return step && *step > total; };
+  if (beyond(holdings.state) || beyond(holdings.previous_state) ||
+      (holdings.compared && beyond(holdings.compared->step)) || holdings.checkpoints.size() > kMaxCheckpoints ||
+      std::ranges::any_of(holdings.checkpoints, [&](Step step) { return step > total; })) {
+    return Error(ErrorCode::corrupt, "it names state of steps that the job doesn't have");
+  }
+  return ok_status();
+}
+
+// Recovery plans memory and loops by these numbers.
+Status CoordinatorCore::check_report(const Report& report) const {
+  PLANARIA_TRY(check_holdings(report.holdings));
+  const std::uint32_t slots = config_.job.batch.slots;
+  std::uint64_t assigned = 0;
+  for (const SlotRange range : report.assigned) {
+    if (range.begin > range.end || range.end > slots) return Error(ErrorCode::corrupt, "it names unknown slots");
+    assigned += range.size();
+  }
+  if (assigned > slots || report.slots_done > assigned) {
+    return Error(ErrorCode::corrupt, "it tells of more slots than there are");
+  }
+  for (const TileRange range : report.reduced) {
+    if (range.begin > range.end || range.end > map_.tile_count()) {
+      return Error(ErrorCode::corrupt, "it names unknown tiles");
+    }
+  }
+  if (report.alarm) {
+    for (const SlotRange range : report.alarm->slots) {
+      if (range.begin > range.end || range.end > slots) return Error(ErrorCode::corrupt, "it names unknown slots");
+    }
+  }
+  return ok_status();
+}
+
 void CoordinatorCore::message(WorkerRecord&, const Register&) {}  // handled before: it names the session
 
 void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
@@ -268,9 +321,15 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
 }
 
 void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
+  if (const Status sound = check_report(message); !sound) {
+    lose(worker, "its report makes no sense: " + sound.error().message());
+    return;
+  }
   worker.holdings = message.holdings;
   if (!change_ || message.prepare != change_->view || !change_->members.contains(worker.worker)) return;
-  const bool early = change_->boundary && in_view(worker.worker) && message.holdings.state < change_->boundary;
+  const Step total(config_.job.train.steps);  // the evaluation after it makes no state
+  const bool early =
+      change_->boundary && in_view(worker.worker) && message.holdings.state < std::min(*change_->boundary, total);
   if (early) return;  // of a boundary that was moved since
   change_->reports[worker.worker] = message;
   if (change_->reports.size() == change_->members.size()) finish_change();
@@ -340,6 +399,11 @@ void CoordinatorCore::message(WorkerRecord& worker, const Evidence& message) {
 
 void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
   last_progress_at_ = now_;
+  // After a rollback a later view's earlier step is news; who comes back repeats what it knew before.
+  const auto place = [](const StepCommitted& commit) { return std::pair(commit.view, commit.step); };
+  if (last_commit_ && place(message) <= place(*last_commit_)) return;
+  last_commit_ = message;
+  last_step_logged_ = message.step;
   for (RecoveryRecord& recovery : recoveries_) {
     if (!recovery.step_committed_at && recovery.committed_at && recovery.at_step <= message.step) {
       recovery.step_committed_at = now_;
@@ -347,10 +411,6 @@ void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
   }
   if (message.validation_loss) last_validation_loss_ = message.validation_loss;
   reconnects_ = 0;
-  const bool done_again = last_commit_ && message.view > last_commit_->view;  // after a rollback
-  if (done_again || message.step > last_step_logged_) last_commit_ = message;
-  if (message.step <= last_step_logged_) return;
-  last_step_logged_ = message.step;
   count_steps(message.step);
   log(log_record::StepLogged{message.view, message.step, message.loss}, false);
 }

@@ -114,4 +114,39 @@ NumericJudgement judge_nonfinite(const Attempt& now, std::span<const Attempt> ea
   return {NumericVerdict::recompute, {}, step + " is nonfinite: computing it once more, elsewhere; "};
 }
 
+namespace {
+
+constexpr std::size_t kMaxDisagreements = 8;  // about one step
+
+std::optional<WorkerId> odd_one(const log_record::Disagreement& disagreement) {
+  std::map<Hash128, std::vector<WorkerId>> groups;
+  for (const auto& member : disagreement.hashes) groups[member.hash].push_back(member.worker);
+  if (disagreement.hashes.size() < 3 || groups.size() != 2) return std::nullopt;
+  for (const auto& [hash, workers] : groups) {
+    if (workers.size() == 1) return workers.front();
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+NumericJudgement judge_disagreement(const log_record::Disagreement& now,
+                                    std::span<const log_record::Disagreement> earlier) {
+  const std::string what =
+      (now.gradient ? "the gradient of step " : "the state of step ") + std::to_string(now.step.value());
+  std::set<std::uint32_t> rounds{now.round};
+  const auto odd = odd_one(now);
+  bool again = false;
+  for (const auto& before : earlier) {
+    if (before.step != now.step || before.gradient != now.gradient) continue;
+    again = again || (before.round != now.round && odd && odd_one(before) == odd);
+    rounds.insert(before.round);
+  }
+  if (again) return {NumericVerdict::expel, {*odd}, what + " differs from the others' each time it computes it"};
+  if (rounds.size() >= kMaxDisagreements) {
+    return {NumericVerdict::halt, {}, "members disagree about " + what + " each time they compute it"};
+  }
+  return {NumericVerdict::recompute, {}, "members disagree about " + what + ": "};
+}
+
 }  // namespace planaria

@@ -33,4 +33,10 @@ struct NumericJudgement {
                                                std::span<const log_record::NumericDecision> earlier,
                                                std::span<const WorkerId> members, NonfinitePolicy policy);
 
+// `now` is what members were just found to hold, `earlier` the decisions about the same step. After a rollback that
+// began with equal states, a worker that is alone against equal others for the second time computes wrongly; when none
+// is and they keep disagreeing, nothing can be trusted.
+[[nodiscard]] NumericJudgement judge_disagreement(const log_record::Disagreement& now,
+                                                  std::span<const log_record::Disagreement> earlier);
+
 }  // namespace planaria

@@ -18,6 +18,8 @@ class RecoveryPlanner {
 
   Result<RecoveryDecision> decide() {
     find_trusted_state();
+    judge_members();
+    if (decision_.halt || !decision_.expelled.empty()) return decision_;
     PLANARIA_TRY(find_base());
     judge_numbers();
     if (decision_.halt || !decision_.expelled.empty()) return decision_;
@@ -35,15 +37,23 @@ class RecoveryPlanner {
   // Of the states that a member holds, those that may be used.
   [[nodiscard]] std::optional<Step> state(std::size_t i) const {
     const Holdings& held = report(i).holdings;
-    return trusted(held.state, held.state_hash) ? held.state : std::nullopt;
+    return trusted(i, held.state, held.state_hash) ? held.state : std::nullopt;
   }
   [[nodiscard]] std::optional<Step> previous_state(std::size_t i) const {
     const Holdings& held = report(i).holdings;
-    return trusted(held.previous_state, held.previous_hash) ? held.previous_state : std::nullopt;
+    return trusted(i, held.previous_state, held.previous_hash) ? held.previous_state : std::nullopt;
   }
-  [[nodiscard]] bool trusted(const std::optional<Step>& stamp, const std::optional<Hash128>& hash) const {
-    if (!distrusted_ || !stamp) return true;
-    return compared_ && *stamp == compared_->step && hash == compared_->hash;
+  [[nodiscard]] std::uint32_t lineage() const { return in_.previous ? in_.previous->resume.lineage : 0; }
+  // It missed that the newest states proved wrong: what it holds may be of them.
+  [[nodiscard]] bool outdated(std::size_t i) const {
+    return report(i).holdings.lineage < lineage() && !in_.mutations.has(Mutation::trust_old_lineage);
+  }
+  [[nodiscard]] bool trusted(std::size_t i, const std::optional<Step>& stamp,
+                             const std::optional<Hash128>& hash) const {
+    if (!stamp) return true;
+    const bool compared = compared_ && *stamp == compared_->step;
+    if (compared && hash) return *hash == compared_->hash;
+    return !distrusted_ && !outdated(i);
   }
   [[nodiscard]] bool holds(std::size_t i, Step stamp) const { return state(i) == stamp || previous_state(i) == stamp; }
   // Its state lets it take part in step r: it is at r-1, or at r already.
@@ -51,18 +61,21 @@ class RecoveryPlanner {
     const auto stamp = state(i);
     return stamp && (*stamp == base_ || (!rolled_back_ && *stamp == base_.next()));
   }
+  [[nodiscard]] bool belongs_to_previous(std::size_t i) const {
+    return in_.previous && in_.members[i].continuing && report(i).view == in_.previous->view;
+  }
   // Work of an older view may overlap what the last one gave to others.
   [[nodiscard]] bool current_work(std::size_t i, Step step, std::uint32_t attempt) const {
-    return in_.members[i].continuing && report(i).view == in_.previous->view && report(i).work_step == step &&
-           report(i).attempt == attempt;
+    return belongs_to_previous(i) && report(i).work_step == step && report(i).attempt == attempt;
   }
   [[nodiscard]] bool works_on_step(std::size_t i) const {
     return !plan().discard && takes_part(i) && current_work(i, plan().step, plan().attempt);
   }
   [[nodiscard]] std::uint32_t newest_attempt(Step step) const {
     std::uint32_t attempt = 0;
+    if (in_.previous && in_.previous->resume.step == step) attempt = in_.previous->resume.attempt;
     for (std::size_t i = 0; i < count(); ++i) {
-      if (report(i).work_step == step) attempt = std::max(attempt, report(i).attempt);
+      if (belongs_to_previous(i) && report(i).work_step == step) attempt = std::max(attempt, report(i).attempt);
     }
     return attempt;
   }
@@ -71,19 +84,59 @@ class RecoveryPlanner {
   // A wrong value in one member's state goes into everybody's sums: once members disagree, all that was computed since
   // they last agreed is suspect, whatever the majority holds. Only what equals the compared state is good.
   void find_trusted_state() {
+    plan().lineage = lineage();
     if (in_.mutations.has(Mutation::trust_majority)) return;
     distrusted_ = in_.distrust_state;
     std::map<Step, Hash128> hashes;
     for (std::size_t i = 0; i < count(); ++i) {
+      if (outdated(i)) continue;
       const Holdings& held = report(i).holdings;
       if (held.compared && (!compared_ || held.compared->step > compared_->step)) compared_ = held.compared;
-      if (!held.state || !held.state_hash) continue;
+      // What a newcomer brings says nothing about the members' states.
+      if (!in_.members[i].continuing || !held.state || !held.state_hash) continue;
       const auto known = hashes.try_emplace(*held.state, *held.state_hash).first;
       distrusted_ = distrusted_ || known->second != *held.state_hash;
     }
     for (const auto& [stamp, hash] : hashes) {
       distrusted_ = distrusted_ || (compared_ && stamp == compared_->step && hash != compared_->hash);
     }
+    plan().lineage = lineage() + (distrusted_ ? 1 : 0);
+  }
+
+  // Of members whose states or gradients should be alike and aren't.
+  void judge_members() {
+    std::optional<log_record::Disagreement> now;
+    std::map<Step, std::vector<log_record::MemberHash>> states;
+    std::vector<log_record::MemberHash> gradients;
+    Step step;
+    std::uint32_t attempt = 0;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (belongs_to_previous(i) && report(i).digest) step = std::max(step, report(i).work_step);
+    }
+    attempt = newest_attempt(step);
+    for (std::size_t i = 0; i < count(); ++i) {
+      const WorkerId worker = in_.members[i].member.worker;
+      const Holdings& held = report(i).holdings;
+      if (current_work(i, step, attempt) && report(i).digest) gradients.push_back({worker, *report(i).digest});
+      if (in_.members[i].continuing && !outdated(i) && held.state && held.state_hash) {
+        states[*held.state].push_back({worker, *held.state_hash});
+      }
+    }
+    for (const auto& [stamp, hashes] : states) {
+      if (differ(hashes)) now = {stamp, false, lineage(), hashes, {}, {}};
+    }
+    if (!now && differ(gradients)) now = {step, true, attempt, gradients, {}, {}};
+    if (!now || in_.mutations.has(Mutation::trust_majority)) return;
+    gradients_differ_ = now->gradient;
+    NumericJudgement judgement = judge_disagreement(*now, in_.disagreements);
+    now->decision = to_string(judgement.verdict);
+    now->expelled = decision_.expelled = judgement.faulty;
+    decision_.disagreement = std::move(now);
+    decision_.record.reason = judgement.reason;
+    decision_.halt = judgement.verdict == NumericVerdict::halt;
+  }
+  static bool differ(const std::vector<log_record::MemberHash>& hashes) {
+    return std::ranges::any_of(hashes, [&](const auto& member) { return member.hash != hashes.front().hash; });
   }
 
   Status find_base() {
@@ -115,8 +168,8 @@ class RecoveryPlanner {
     const bool current = newest && *newest >= in_.reached && (!first_start || !checkpoint || *newest >= *checkpoint);
     if (current) {
       // A member that is a step ahead keeps that step's gradient until all acknowledged: the others finish it.
-      const bool finish_newest = !in_.discard_work && oldest && oldest->next() == *newest && gradient_held(*newest) &&
-                                 base_held(newest->previous());
+      const bool finish_newest = !in_.discard_work && !gradients_differ_ && oldest && oldest->next() == *newest &&
+                                 gradient_held(*newest) && base_held(newest->previous());
       base_ = finish_newest ? newest->previous() : *newest;
       return ok_status();
     }
@@ -166,12 +219,10 @@ class RecoveryPlanner {
   void judge_numbers() {
     plan().step = base_.next();
     plan().attempt = newest_attempt(plan().step);
-    plan().discard = in_.discard_work || rolled_back_;
+    plan().discard = in_.discard_work || rolled_back_ || gradients_differ_;
     std::optional<NumericAlarm> alarm;
     for (std::size_t i = 0; i < count(); ++i) {
-      if (report(i).work_step == plan().step && report(i).attempt == plan().attempt && report(i).alarm) {
-        alarm = report(i).alarm;
-      }
+      if (current_work(i, plan().step, plan().attempt) && report(i).alarm) alarm = report(i).alarm;
     }
     if (!alarm || plan().discard) {
       if (plan().discard) ++plan().attempt;
@@ -271,15 +322,8 @@ class RecoveryPlanner {
       if (!in_.members[i].continuing || !takes_part(i)) continue;
       const WorkerId worker = in_.members[i].member.worker;
       std::vector<SlotRange> ranges;
-      // A member that missed the last commit speaks of an older split; what it finished of its ranges still counts
-      // where that commit left them alone.
-      const bool fresh = works_on_step(i) && report(i).view == previous.view;
-      if (fresh) {
-        ranges = report(i).assigned;
-      } else {
-        for (const SlotAssignment& a : before) {
-          if (a.worker == worker) ranges.push_back(a.slots);
-        }
+      for (const SlotAssignment& a : before) {
+        if (a.worker == worker && !a.slots.empty()) ranges.push_back(a.slots);
       }
       for (const SlotRange range : ranges) {
         if (range.empty()) continue;
@@ -287,7 +331,7 @@ class RecoveryPlanner {
         remaining[i] += range.size();
         std::fill(owned.begin() + range.begin, owned.begin() + range.end, true);
       }
-      if (fresh) remaining[i] -= report(i).slots_done;
+      if (works_on_step(i)) remaining[i] = std::max(0.0, remaining[i] - report(i).slots_done);
     }
     if (!plan().compute) return;
     for (std::uint32_t slot = 0; slot < in_.slots; ++slot) {
@@ -409,6 +453,7 @@ class RecoveryPlanner {
   RecoveryDecision decision_;
   std::optional<ComparedState> compared_;  // the newest that a member knows
   bool distrusted_ = false;
+  bool gradients_differ_ = false;
   bool rolled_back_ = false;
   StateSource source_ = StateSource::peer;
   Step base_;

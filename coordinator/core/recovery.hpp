@@ -31,22 +31,24 @@ struct RecoveryInput {
   Step total_steps;
   const StateMap* map = nullptr;
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
-  double rebalance_gain = 0.1;                       // the previous split is kept when a new one gains less
-  bool planned = false;                              // every continuing member stopped at the same boundary
-  bool discard_work = false;                         // the step's partial sums can't be trusted
-  bool distrust_state = false;                       // members disagreed about their state since they compared it
-  bool checkpoints_listed = true;                    // reports name the checkpoints that exist now
-  bool allow_rollback = true;                        // holders of newer state are not awaited any longer
-  std::vector<log_record::NumericDecision> numeric;  // those of the newest step that had any
-  MutationSet mutations;                             // tests only
+  double rebalance_gain = 0.1;                          // the previous split is kept when a new one gains less
+  bool planned = false;                                 // every continuing member stopped at the same boundary
+  bool discard_work = false;                            // the step's partial sums can't be trusted
+  bool distrust_state = false;                          // members disagreed about their state since they compared it
+  bool checkpoints_listed = true;                       // reports name the checkpoints that exist now
+  bool allow_rollback = true;                           // holders of newer state are not awaited any longer
+  std::vector<log_record::NumericDecision> numeric;     // those of the newest step that had any
+  std::vector<log_record::Disagreement> disagreements;  // likewise
+  MutationSet mutations;                                // tests only
 };
 
 struct RecoveryDecision {
   ViewRecord record;
   std::uint32_t lost_slots = 0;
-  std::optional<log_record::NumericDecision> numeric;  // to be logged before the commit
-  bool halt = false;                                   // the job can't go on; record.reason says why
-  std::vector<WorkerId> expelled;                      // must be excluded first, for record.reason; nothing else is set
+  std::optional<log_record::NumericDecision> numeric;    // to be logged before the commit
+  std::optional<log_record::Disagreement> disagreement;  // likewise
+  bool halt = false;                                     // the job can't go on; record.reason says why
+  std::vector<WorkerId> expelled;  // must be excluded first, for record.reason; nothing else is set
 };
 
 // Errors with `unavailable` when no member holds the newest state and falling back isn't allowed yet, and with

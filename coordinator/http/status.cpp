@@ -137,6 +137,15 @@ struct RecordFields {
     out["digest"] = r.digest.hex();
     out["decision"] = r.decision;
   }
+  void operator()(const log_record::Disagreement& r) const {
+    out["step"] = r.step.value();
+    out["about"] = r.gradient ? "gradient" : "state";
+    json hashes = json::array();
+    for (const auto& member : r.hashes)
+      hashes.push_back({{"worker", member.worker.value()}, {"hash", member.hash.hex()}});
+    out["hashes"] = std::move(hashes);
+    out["decision"] = r.decision;
+  }
   void operator()(const log_record::StepLogged& r) const {
     out["view"] = r.view.value();
     out["step"] = r.step.value();

@@ -34,6 +34,7 @@ std::optional<std::string> told(const LogRecord& record) {
     return fmt::format("view {}: {}", r->record.view.value(), r->record.reason);
   }
   if (const auto* r = std::get_if<log_record::NumericDecision>(&record)) return r->decision;
+  if (const auto* r = std::get_if<log_record::Disagreement>(&record)) return r->decision;
   if (const auto* r = std::get_if<log_record::WaitingStarted>(&record)) return r->reason;
   if (const auto* r = std::get_if<log_record::Finished>(&record)) return r->reason;
   if (const auto* r = std::get_if<log_record::FaultFired>(&record)) return describe(*r);

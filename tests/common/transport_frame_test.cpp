@@ -114,6 +114,18 @@ TEST_F(FrameAuth, ChunksOfOneFrameShareItsTag) {
   EXPECT_TRUE(accepts(chunk, "abcde"));
 }
 
+TEST_F(FrameAuth, AMaskedHeaderIsReadableWithItsKeyOnly) {
+  WireHeaderBytes wire = encode_wire_header(header);
+  mask_header_check(wire, key);
+  EXPECT_FALSE(decode_wire_header(wire));
+  WireHeaderBytes forged = wire;
+  forged[16] ^= std::byte{1};
+  mask_header_check(forged, key);
+  EXPECT_FALSE(decode_wire_header(forged));
+  mask_header_check(wire, key);
+  EXPECT_TRUE(decode_wire_header(wire));
+}
+
 TEST_F(FrameAuth, AnotherKeyRefuses) {
   SessionKey other = key;
   other[31] ^= std::byte{1};

@@ -146,6 +146,75 @@ TEST_F(Recovery, WorkOfAnOlderViewDoesntStandForTheStepsGradient) {
   EXPECT_FALSE(finishes->record.resume.compute);
 }
 
+TEST_F(Recovery, WhoMissedThatStatesProvedWrongCantBringThemBack) {
+  input_.previous->resume.lineage = 1;
+  for (std::size_t i = 0; i < 2; ++i) holdings(i).lineage = 1;
+  holdings(2).state = Step(9);  // frozen since before all went back
+  input_.members[2].continuing = false;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.step, Step(6));
+  EXPECT_EQ(decision->record.resume.lineage, 1U);
+  for (const StateFetch& fetch : decision->record.resume.fetches) EXPECT_EQ(fetch.worker, WorkerId(2));
+  EXPECT_FALSE(decision->record.resume.fetches.empty());
+}
+
+TEST_F(Recovery, ANewcomersWrongHashCostsTheMembersNothing) {
+  for (std::size_t i = 0; i < 3; ++i) holdings(i).compared = ComparedState{Step(4), kRight};
+  holdings(2).state = Step(4);
+  holdings(2).state_hash = kWrong;
+  input_.members[2].continuing = false;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.tier, 0U);
+  EXPECT_EQ(decision->record.resume.step, Step(6));
+}
+
+TEST_F(Recovery, WhoDiffersFromEqualOthersASecondTimeIsExpelled) {
+  disagree_at_six();
+  const auto first = decide_recovery(input_);
+  ASSERT_TRUE(first.ok());
+  EXPECT_TRUE(first->expelled.empty());
+  ASSERT_TRUE(first->disagreement);
+  EXPECT_EQ(first->record.resume.lineage, 1U);
+
+  input_.disagreements = {*first->disagreement};
+  EXPECT_TRUE(decide_recovery(input_)->expelled.empty());  // the same disagreement, reported again
+
+  input_.previous->resume.lineage = 1;
+  for (std::size_t i = 0; i < 3; ++i) holdings(i).lineage = 1;
+  const auto second = decide_recovery(input_);
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(second->expelled, std::vector{WorkerId(1)});
+}
+
+TEST_F(Recovery, WhereNobodyIsAloneTheJobEndsAfterManyDisagreements) {
+  disagree_at_six();
+  input_.members.pop_back();
+  input_.previous->members.pop_back();
+  for (std::uint32_t round = 1; round < 8; ++round) {
+    input_.previous->resume.lineage = round;
+    for (std::size_t i = 0; i < 2; ++i) holdings(i).lineage = round;
+    const auto decision = decide_recovery(input_);
+    ASSERT_TRUE(decision.ok());
+    ASSERT_TRUE(decision->disagreement);
+    EXPECT_EQ(decision->halt, round == 7) << round;
+    input_.disagreements.push_back(*decision->disagreement);
+    if (round == 1) input_.disagreements.front().round = 0;
+    if (round == 1) input_.disagreements.push_back(*decision->disagreement);
+  }
+}
+
+TEST_F(Recovery, DifferentGradientsAreComputedAnew) {
+  for (std::size_t i = 0; i < 3; ++i) input_.members[i].report.digest = i == 0 ? kWrong : kRight;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_TRUE(decision->record.resume.discard);
+  EXPECT_EQ(decision->record.resume.attempt, 1U);
+  ASSERT_TRUE(decision->disagreement);
+  EXPECT_TRUE(decision->disagreement->gradient);
+}
+
 TEST_F(Recovery, AMemberThatLagsFurtherDoesntHideThatTheNewestStepCanBeFinished) {
   holdings(0).state = Step(6);
   holdings(0).previous_state = Step(5);

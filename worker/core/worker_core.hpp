@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <set>
 #include <string>
@@ -114,7 +115,7 @@ class WorkerCore {
   [[nodiscard]] bool replaces_state(const ResumePlan& plan) const;
   [[nodiscard]] bool goes_on_with_work(const ResumePlan& plan) const;
   void adopt_ranges(const ResumePlan& plan);
-  void start_fetches(const ResumePlan& plan);
+  void start_fetches(const ResumePlan& plan, bool disowned);
   void begin_step(Step step);
   void finish_step();
   void reset_work(Step step, std::uint32_t attempt);
@@ -155,7 +156,6 @@ class WorkerCore {
 
   // Session with the coordinator.
   bool connected_ = false;
-  Instant lost_at_{};  // when not connected
   std::optional<Identity> identity_;
   Generation generation_;
   Instant next_heartbeat_ = kFarFuture;
@@ -165,6 +165,7 @@ class WorkerCore {
   bool fenced_ = false;             // transfers of view_ are over
   std::optional<Prepare> prepare_;  // the newest one, until its view is committed
   bool reported_ = false;
+  std::deque<Evidence> evidence_;      // of view_; told again to a coordinator that was away
   std::optional<Report> last_report_;  // kept for the mutation `stale_report` only
   bool draining_ = false;
   std::string drain_reason_;
@@ -175,6 +176,7 @@ class WorkerCore {
   std::optional<Step> previous_;
   std::optional<Hash128> state_hash_, previous_hash_;
   std::optional<ComparedState> compared_;
+  std::uint32_t lineage_ = 0;
   std::uint32_t hashing_states_ = 0;
   std::optional<Step> committed_;
   std::set<Step> checkpoints_;

@@ -10,9 +10,7 @@ namespace {
 // Sooner than the coordinator gives up a worker whose connection broke, then with patience.
 constexpr Duration kFirstRegisterDelay = std::chrono::milliseconds(10);
 constexpr Duration kLastRegisterDelay = std::chrono::milliseconds(500);
-
-// How long a worker that has told of the job's end, and whose result is durable, awaits a coordinator that is away.
-constexpr Duration kEndPatience = std::chrono::minutes(10);
+constexpr std::size_t kMaxEvidence = 64;
 
 }  // namespace
 
@@ -27,6 +25,7 @@ Holdings WorkerCore::holdings() const {
   holdings.state_hash = state_hash_;
   holdings.previous_hash = previous_hash_;
   holdings.compared = compared_;
+  holdings.lineage = lineage_;
   holdings.checkpoints.assign(checkpoints_.begin(), checkpoints_.end());
   return holdings;
 }
@@ -60,7 +59,6 @@ void WorkerCore::handle(const worker_event::ControlConnected&) {
 
 void WorkerCore::handle(const worker_event::ControlLost&) {
   connected_ = false;
-  lost_at_ = now_;
 }
 
 void WorkerCore::handle(const worker_event::Control& event) {
@@ -84,6 +82,7 @@ void WorkerCore::control(const Welcome& message) {
   exchange_.alarmed = false;
   register_delay_ = kFirstRegisterDelay;
   if (last_commit_.step != Step(0)) send_control(last_commit_);
+  for (const Evidence& evidence : evidence_) send_control(evidence);
   if (draining_) send_control(DrainRequest{drain_reason_});
   next_heartbeat_ = now_;
   send_heartbeat();
@@ -145,10 +144,6 @@ void WorkerCore::handle(const worker_event::Tick&) {
     send_register();
   }
   if (now_ >= next_heartbeat_) send_heartbeat();
-  if (done_sent_ && !connected_ && now_ >= lost_at_ + kEndPatience) {
-    stopped_ = true;
-    emit(Stop{true, "all steps are done, and the coordinator didn't come back to hear of it", false});
-  }
 }
 
 void WorkerCore::send_heartbeat() {
@@ -189,7 +184,9 @@ std::optional<WorkerId> WorkerCore::waiting_on() const {
 }
 
 void WorkerCore::report_evidence(EvidenceKind kind, WorkerId about, std::string detail) {
-  send_control(Evidence{view(), kind, about, work_.step, std::move(detail)});
+  evidence_.push_back({view(), kind, about, work_.step, std::move(detail)});
+  if (evidence_.size() > kMaxEvidence) evidence_.pop_front();
+  send_control(evidence_.back());
 }
 
 void WorkerCore::refuse(const std::string& why) {
@@ -205,6 +202,7 @@ void WorkerCore::leave_view() {
     emit(FenceView{std::max(view_->view, identity_->prepared), std::move(peers)});
   }
   view_.reset();
+  evidence_.clear();
   fenced_ = false;
   prepare_.reset();
   reported_ = false;
@@ -247,6 +245,7 @@ void WorkerCore::control(const Prepare& message) {
     previous_hash_.reset();
   }
   identity_->prepared = message.view;
+  done_sent_ = false;  // the change voids it
   if (message.boundary || !view_ || fenced_) return;
   fenced_ = true;
   emit(FenceView{message.view.previous(), message.excluded});
@@ -284,6 +283,7 @@ void WorkerCore::pump_report() {
     report.slots_done += range.done;
   }
   report.reduced = work_.reduced_ranges();
+  report.digest = work_.digest;
   if (work_.digest && !work_.finite) report.alarm = NumericAlarm{*work_.digest, work_.nonfinite_slots()};
   if (mutated(Mutation::stale_report) && last_report_) {
     const ViewNumber prepare = report.prepare;
@@ -313,6 +313,7 @@ void WorkerCore::control(const CommitView& message) {
   }
   if (view_ && !fenced_) emit(FenceView{view_->view, {}});
   view_ = record;
+  evidence_.clear();
   fenced_ = false;
   prepare_.reset();
   reported_ = false;
@@ -327,9 +328,17 @@ void WorkerCore::control(const CommitView& message) {
 
 void WorkerCore::resume(const ViewRecord& record) {
   const ResumePlan& plan = record.resume;
+  const bool disowned = plan.lineage > std::exchange(lineage_, plan.lineage);
   if (work_.step != Step(0) && plan.step == work_.step.next() && state_ && *state_ == work_.step &&
       (!committed_ || *committed_ < work_.step) && !replaces_state(plan)) {
-    finish_step();  // every member reported that it holds the step: the plan commits it
+    // Every member reported that it holds the step: the plan commits it. Who made it in an earlier view may not know
+    // its losses any more; others tell them.
+    if (work_.losses_complete()) {
+      finish_step();
+    } else {
+      committed_ = work_.step;
+      emit(ReleaseStep{work_.step});
+    }
   }
   const bool epilogue = plan.step > config_.total_steps;
   const bool keep =
@@ -354,7 +363,7 @@ void WorkerCore::resume(const ViewRecord& record) {
   exchange_.shards = plan.shards;
   exchange_.compute = plan.compute || epilogue;
   exchange_.skip_update = plan.skip_update;
-  start_fetches(plan);
+  start_fetches(plan, disowned);
 }
 
 // The plan distrusts what this worker holds: it fetches a state that it has.
@@ -388,7 +397,8 @@ void WorkerCore::adopt_ranges(const ResumePlan& plan) {
   work_.ranges = std::move(ranges);
 }
 
-void WorkerCore::start_fetches(const ResumePlan& plan) {
+// `disowned`: what is here may descend from states that proved wrong.
+void WorkerCore::start_fetches(const ResumePlan& plan, bool disowned) {
   const Step base = plan.step.previous();
   const bool rolled_back = plan.tier > 0;
   const bool holds = state_ && (*state_ == base || (*state_ == plan.step && !rolled_back));
@@ -411,13 +421,13 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
     emit(RevertState{stamp});
     return;
   }
-  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced) {
+  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced || disowned) {
     fetched_.assign(config_.tiles, false);
     fetch_handed_.assign(config_.tiles, false);
   }
   fetch_stamp_ = stamp;
   // What is here stays on offer until the newer state is: its only holder may die meanwhile.
-  if (forced || (state_ && *state_ >= stamp)) drop_states();
+  if (forced || disowned || (state_ && *state_ >= stamp)) drop_states();
   for (const StateFetch& fetch : fetches) {
     if (fetch.source == StateSource::peer) {
       emit(SendSmall{fetch.from, view_->view, StateRequest{fetch.stamp, fetch.tiles}});

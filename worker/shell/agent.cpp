@@ -247,6 +247,9 @@ class WorkerAgent::Impl {
       const auto verified = verify_checkpoint(files(), place.path);
       if (verified && verified->job_hash != job) {
         log_.warning("a checkpoint of another job is left alone", {{"path", place.path}});
+      } else if (verified && verified->step != place.step) {
+        log_.warning("a checkpoint that was renamed is left alone",
+                     {{"path", place.path}, {"holds step", verified->step}});
       } else if (verified) {
         steps.push_back(place.step);
       } else {

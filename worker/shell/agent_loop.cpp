@@ -1,6 +1,7 @@
 #include "worker/shell/agent_loop.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstring>
 #include <utility>
@@ -30,6 +31,8 @@ MetricsOptions metrics_options(const JobSpec& job, const WorkerOptions& options,
           .unix_time_s = static_cast<std::uint64_t>(unix_seconds()),
           .first_step = Step(1)};
 }
+
+constexpr std::uint64_t kFrameHead = 1U << 20;  // more than what stands before a frame's values
 
 // A heartbeat that leaves while the worker stands still at an announced point.
 bool is_heartbeat(const WorkerAction& action) {
@@ -118,7 +121,7 @@ void AgentLoop::run() {
     {
       // At an announced point only time goes on: what arrives waits in the queue.
       const auto ready = [&] {
-        if (stopping_ || outcome_) return true;
+        if (stopping_ || outcome_ || (!serving_.empty() && !held_until_)) return true;
         return held_until_ ? std::ranges::any_of(
                                  queue_, [](const AgentEvent& e) { return std::holds_alternative<agent_event::Go>(e); })
                            : !queue_.empty();
@@ -141,6 +144,7 @@ void AgentLoop::run() {
     now = clock_.now();
     if (event) take(*event, now);
     if (held_until_ && now >= *held_until_) carry_out_held();
+    if (!held_until_ && !serving_.empty()) serve_state();
     if (now >= core_.next_tick()) feed(worker_event::Tick{}, now);
     if (parts_.faults != nullptr) parts_.faults->tick();
     if (sampler_.due(now)) {
@@ -233,17 +237,23 @@ void AgentLoop::carry_out(const WorkerAction& action) {
                    if (const auto data_plane = plane()) data_plane->fence(a);
                  },
                  [&](const SendSmall& a) { send_payload(a.to, a.view, data_slices(a.meta, {}, {})); },
-                 [&](const SendState& a) {
-                   auto payload = parts_.trainer->state_payload(a.meta);
-                   if (!payload) payload = data_slices(StateTiles{a.meta.stamp, a.meta.tiles, false}, {}, {});
-                   send_payload(a.to, a.view, std::move(*payload));
-                 },
+                 [&](const SendState& a) { serving_.push_back(a); },
                  [&](const SendControl& a) { to_coordinator(a.message); }, [&](const Note& a) { log_.info(a.text); },
                  [&](const Stop& a) {
                    finish({a.success, a.permanent, a.reason});
                  },
                  [&](const auto& a) { parts_.trainer->post(a, core_.view()); }},
       action);
+}
+
+// One message of many: whoever asks for a whole state must not keep this loop from answering the coordinator.
+void AgentLoop::serve_state() {
+  const worker_action::SendState send = std::move(serving_.front());
+  serving_.pop_front();
+  if (send.view != core_.view()) return;  // its view is over
+  auto payload = parts_.trainer->state_payload(send.meta);
+  if (!payload) payload = data_slices(StateTiles{send.meta.stamp, send.meta.tiles, false}, {}, {});
+  send_payload(send.to, send.view, std::move(*payload));
 }
 
 void AgentLoop::to_coordinator(WorkerMessage message) {
@@ -279,6 +289,10 @@ void AgentLoop::welcome(const Welcome& message) {
   }
   if (former) former->stop();
   UcxOptions ucx{.job = message.job_key, .self = self, .devices = parts_.options.data_devices};
+  // A sum of all tiles travels as one frame, and the sums of a whole tree may wait for their shard's owner.
+  const std::uint64_t vector = parts_.trainer->map().vector_elements() * sizeof(float) + kFrameHead;
+  ucx.waiting.frame_bytes = std::max(ucx.waiting.frame_bytes, vector);
+  ucx.waiting.bytes = std::max(ucx.waiting.bytes, 2 * std::bit_width(parts_.job.batch.slots) * vector);
   if (!message.frame_key.empty()) {
     SessionKey key{};
     std::memcpy(key.data(), message.frame_key.data(), std::min(key.size(), message.frame_key.size()));

@@ -78,6 +78,7 @@ class AgentLoop {
   void announce_phase(Instant now);
   void carry_out(const WorkerAction& action);
   void carry_out_held();
+  void serve_state();
   void to_coordinator(WorkerMessage message);
   void committed(const StepCommitted& message);
   void finish(WorkerOutcome outcome);
@@ -93,6 +94,7 @@ class AgentLoop {
   std::optional<PeerId> self_;  // whom the data plane speaks for
   std::optional<Register> last_register_;
   std::vector<WorkerAction> held_;  // at an announced point
+  std::deque<worker_action::SendState> serving_;
   std::optional<Instant> held_until_;
   std::optional<Instant> last_commit_at_;
   Step last_commit_;

@@ -21,7 +21,7 @@
 
 namespace planaria {
 
-inline constexpr Duration kFirstRetry = std::chrono::milliseconds(50);
+inline constexpr Duration kFirstRetry = std::chrono::milliseconds(10);  // within the grace of a broken connection
 inline constexpr Duration kLastRetry = std::chrono::seconds(1);
 
 struct ControlLinkOptions {

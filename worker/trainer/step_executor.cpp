@@ -316,8 +316,11 @@ Result<WorkerEvent> StepExecutor::load_checkpoint(Step step) {
       return Error(ErrorCode::not_found,
                    "no checkpoint of step " + std::to_string(step.value()) + " in '" + options_.checkpoint_root + "'");
     }
-    return planaria::load_checkpoint(*options_.files, place->path, map_, job_hash(options_.job),
-                                     device.numeric_class());
+    PLANARIA_ASSIGN(LoadedCheckpoint loaded, planaria::load_checkpoint(*options_.files, place->path, map_,
+                                                                       job_hash(options_.job), device.numeric_class()));
+    if (loaded.state.step == step) return loaded;
+    return Error(ErrorCode::mismatch,
+                 place->path + " holds step " + std::to_string(loaded.state.step.value()) + ": it was renamed");
   };
   auto loaded = load();
   if (!loaded) {
@@ -347,7 +350,8 @@ WorkerEvent StepExecutor::list_checkpoints() {
   if (!places) return WorkerEvent(listed);
   for (const CheckpointPlace& place : *places) {
     const auto manifest = read_manifest(*options_.files, place.path);
-    if (manifest && manifest->job_hash == job_hash(options_.job)) listed.steps.push_back(place.step);
+    const bool ours = manifest && manifest->job_hash == job_hash(options_.job) && manifest->step == place.step;
+    if (ours) listed.steps.push_back(place.step);
   }
   return WorkerEvent(listed);
 }

@@ -1,0 +1,204 @@
+// The coordinator's core against workers that lie, lag or come twice: what no honest simulated worker does.
+#include "coordinator/core/coordinator_core.hpp"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+namespace planaria {
+namespace {
+
+using namespace std::chrono_literals;
+
+JobSpec small_job() {
+  JobSpec job;
+  job.model.layers = 1;
+  job.model.heads = job.model.kv_heads = 1;
+  job.model.width = 16;
+  job.model.ffn_width = 32;
+  job.model.vocab = 16;
+  job.model.context = 16;
+  job.batch.micro_batches = job.batch.slots = 8;
+  job.train.steps = 20;
+  job.train.tile_elements = 512;
+  job.cluster.workers = 2;
+  return job;
+}
+
+class Core : public testing::Test {
+ protected:
+  Core() { fresh(); }
+
+  void fresh() {
+    CoordinatorCoreConfig config;
+    config.job = small_job();
+    config.job_hash = {1, 1};
+    core_ = std::make_unique<CoordinatorCore>(std::move(config));
+    sent_.clear();
+    on(coordinator_event::Started{});
+  }
+
+  void on(const CoordinatorEvent& event, Duration later = 1ms) {
+    now_ = now_ + later;
+    for (CoordinatorAction& action : core_->on(event, now_)) {
+      if (auto* send = std::get_if<coordinator_action::Send>(&action)) sent_.push_back(std::move(*send));
+    }
+  }
+  void say(std::uint64_t session, WorkerMessage message) {
+    WorkerEnvelope envelope;
+    if (const auto id = worker_of(session)) {
+      envelope.worker = *id;
+      envelope.incarnation = core_->workers().at(*id).incarnation;
+    }
+    envelope.message = std::move(message);
+    on(coordinator_event::SessionMessage{SessionId(session), std::move(envelope)});
+  }
+  [[nodiscard]] std::optional<WorkerId> worker_of(std::uint64_t session) const {
+    for (const auto& [id, worker] : core_->workers()) {
+      if (worker.session == SessionId(session)) return id;
+    }
+    return std::nullopt;
+  }
+  void join(std::uint64_t session, std::optional<Identity> identity = {}, std::uint64_t process = 0) {
+    Register message;
+    message.job = Hash128{1, 1};
+    message.host = "here";
+    message.process_id = process != 0 ? process : session;
+    message.identity = identity;
+    say(session, message);
+  }
+  [[nodiscard]] ViewNumber prepared() const {
+    for (auto send = sent_.rbegin(); send != sent_.rend(); ++send) {
+      if (const auto* prepare = std::get_if<Prepare>(&send->envelope.message)) return prepare->view;
+    }
+    return ViewNumber(0);
+  }
+  [[nodiscard]] Report report(ViewNumber in, Step state) const {
+    Report report;
+    report.prepare = prepared();
+    report.view = in;
+    report.holdings.state = state;
+    report.work_step = state.next();
+    return report;
+  }
+  // Workers of sessions 1 and 2 in view 1, at step 1.
+  void begin() {
+    join(1);
+    join(2);
+    Report fresh;
+    fresh.prepare = prepared();
+    say(1, fresh);
+    say(2, fresh);
+    ASSERT_TRUE(core_->view());
+    ASSERT_EQ(core_->view()->members.size(), 2U);
+    heartbeat(1, Step(1), Phase::forward);
+    heartbeat(2, Step(1), Phase::forward);
+  }
+  void heartbeat(std::uint64_t session, Step step, Phase phase) {
+    Heartbeat heartbeat;
+    heartbeat.view = core_->view()->view;
+    heartbeat.step = step;
+    heartbeat.phase = phase;
+    heartbeat.waiting_on = std::nullopt;
+    say(session, heartbeat);
+  }
+  [[nodiscard]] WorkerStatus status(std::uint32_t worker) const { return core_->workers().at(WorkerId(worker)).status; }
+
+  std::unique_ptr<CoordinatorCore> core_;
+  Instant now_{};
+  std::vector<coordinator_action::Send> sent_;
+};
+
+TEST_F(Core, AReportOfUnknownSlotsOrTilesCostsItsSenderItsPlace) {
+  using Damage = void (*)(Report&);
+  const Damage damages[] = {[](Report& r) {
+                              r.assigned = {{0, 1'000'000}};
+                            },
+                            [](Report& r) {
+                              r.assigned = {{0, 8}, {0, 8}};
+                            },
+                            [](Report& r) { r.slots_done = 9; },
+                            [](Report& r) {
+                              r.reduced = {{0, 4'000'000'000U}};
+                            },
+                            [](Report& r) {
+                              r.alarm = NumericAlarm{{}, {{0, 4'000'000'000U}}};
+                            },
+                            [](Report& r) { r.holdings.state = Step(1'000'000); }};
+  for (const Damage damage : damages) {
+    fresh();
+    begin();
+    on(coordinator_event::SessionLost{SessionId(1)});
+    on(coordinator_event::Tick{}, 100ms);  // worker 0's grace is over: a change begins
+    Report bad = report(core_->view()->view, Step(0));
+    damage(bad);
+    say(2, bad);
+    EXPECT_EQ(status(1), WorkerStatus::lost);
+  }
+}
+
+TEST_F(Core, AStrangerThatClaimsToBeAWorkerAtWorkGetsANameOfItsOwn) {
+  begin();
+  join(3, Identity{WorkerId(0), Incarnation(7), ViewNumber(0), ViewNumber(0)}, 4711);
+  EXPECT_EQ(status(0), WorkerStatus::member);
+  EXPECT_EQ(worker_of(3), WorkerId(2));
+}
+
+TEST_F(Core, AMemberThatRegistersAnewIsLostFirst) {
+  begin();
+  join(3, Identity{WorkerId(0), Incarnation(7), ViewNumber(0), ViewNumber(0)}, 1);
+  EXPECT_EQ(worker_of(3), WorkerId(0));
+  EXPECT_GT(prepared(), core_->view()->view);  // the others go on without what it was
+}
+
+TEST_F(Core, AnIdBeyondTheLastOneIsRefused) {
+  Register message;
+  message.job = Hash128{1, 1};
+  message.wanted = WorkerId(4'294'967'295U);
+  say(1, message);
+  EXPECT_TRUE(std::holds_alternative<Refused>(sent_.back().envelope.message));
+  EXPECT_TRUE(core_->workers().empty());
+}
+
+TEST_F(Core, WhoComputesALongMicroBatchIsNotBlamed) {
+  begin();
+  for (int seconds = 0; seconds < 30; ++seconds) {
+    heartbeat(1, Step(1), Phase::forward);
+    heartbeat(2, Step(1), Phase::forward);
+    on(coordinator_event::Tick{}, 800ms);
+  }
+  EXPECT_EQ(prepared(), core_->view()->view);
+  EXPECT_EQ(status(0), WorkerStatus::member);
+  EXPECT_EQ(status(1), WorkerStatus::member);
+}
+
+TEST_F(Core, AtTheEndNobodyIsTakenInAnyMore) {
+  begin();
+  StepCommitted last;
+  last.view = core_->view()->view;
+  last.step = Step(20);
+  say(1, last);
+  Done done;
+  done.view = core_->view()->view;
+  done.step = Step(20);
+  say(1, done);
+  join(3);
+  EXPECT_EQ(prepared(), core_->view()->view);
+  say(2, done);
+  EXPECT_EQ(core_->status(), JobStatus::finished);
+}
+
+TEST_F(Core, CommitsOfAnOlderViewAreNoNewsAfterARollback) {
+  begin();
+  StepCommitted commit;
+  commit.view = core_->view()->view;
+  commit.step = Step(7);
+  say(1, commit);
+  EXPECT_EQ(core_->last_commit()->step, Step(7));
+  commit.step = Step(6);
+  say(2, commit);
+  EXPECT_EQ(core_->last_commit()->step, Step(7));
+}
+
+}  // namespace
+}  // namespace planaria
