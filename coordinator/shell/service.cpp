@@ -361,7 +361,8 @@ void CoordinatorService::Impl::leave(coordinator_action::Announce announcement) 
 void CoordinatorService::Impl::leave(coordinator_action::Exit exit) {
   published_at = {};
   publish();
-  end({true, exit.success, std::move(exit.reason), snapshot()});
+  auto last = snapshot();
+  end({true, exit.success, last->status == kStatusStopped, std::move(exit.reason), last});
 }
 
 void CoordinatorService::Impl::publish() {
@@ -413,7 +414,7 @@ Status CoordinatorService::Impl::fault_fired(const log_record::FaultFired& fault
 
 Status CoordinatorService::Impl::stop_job(const std::string& reason) {
   if (snapshot()->final_step) return Error(ErrorCode::unavailable, "the job is over");
-  post(CoordinatorEvent(coordinator_event::StopJob{reason}), false);
+  post(CoordinatorEvent(coordinator_event::StopJob{fmt::format("{}: {}", kStoppedByOperator, reason)}), false);
   return ok_status();
 }
 
@@ -450,7 +451,7 @@ std::optional<CoordinatorOutcome> CoordinatorService::wait_for(std::chrono::mill
 }
 
 void CoordinatorService::stop() {
-  impl_->end({false, false, "the coordinator was stopped", snapshot()});
+  impl_->end({false, false, false, "the coordinator was stopped", snapshot()});
 }
 
 Status CoordinatorService::drain(WorkerId worker, const std::string& reason) {
