@@ -369,11 +369,14 @@ void CoordinatorService::Impl::publish() {
   const Instant now = clock.now();
   if (now < published_at + (changed ? kPublishChanged : kPublishIdle)) return;
   auto made = status->build(*core, telemetry.get(), gateway->refused_messages(), now);
-  http->publish(made);
   published_at = now;
   changed = false;
-  const std::lock_guard lock(result_mutex);
-  newest = std::move(made);
+  {
+    const std::lock_guard lock(result_mutex);
+    newest = made;
+  }
+  // Last: who sees a worker over HTTP may ask for its drain at once, which looks it up in `newest`.
+  http->publish(std::move(made));
 }
 
 void CoordinatorService::Impl::end(CoordinatorOutcome ended) {
