@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "common/config.hpp"
 #include "proto/job_config.hpp"
 #include "worker/data/dataset.hpp"
@@ -67,8 +67,10 @@ void add_bench(CLI::App& app, int& code) {
   add_job_arguments(*command, arguments->job);
   command->add_option("--steps", arguments->steps, "measured, after one that isn't")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--threads", arguments->threads, "compute threads")->capture_default_str();
+      ->transform(whole_number(1, 1'000'000));
+  command->add_option("--threads", arguments->threads, "compute threads")
+      ->capture_default_str()
+      ->transform(whole_number(1, 1024));
   command->callback([arguments, &code] {
     const Status done = bench(*arguments);
     code = done ? 0 : fail(done.error());

@@ -3,16 +3,16 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 
 #include "chaos/faults/random_scenario.hpp"
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "cli/local_job.hpp"
 #include "cli/stop_signal.hpp"
 #include "common/config.hpp"
+#include "common/file.hpp"
 #include "proto/job_config.hpp"
 
 namespace planaria {
@@ -70,15 +70,23 @@ Status empty_directory(const std::string& path) {
   namespace fs = std::filesystem;
   const fs::path marker = fs::path(path) / "chaos-campaign";
   std::error_code error;
-  if (fs::exists(path, error) && !fs::is_empty(path, error) && !fs::exists(marker, error)) {
+  const bool filled = fs::exists(path, error) && !(fs::is_directory(path, error) && fs::is_empty(path, error));
+  if (filled && !fs::exists(marker, error)) {
     return Error(ErrorCode::invalid_argument,
                  path + " holds something else than earlier campaigns, and would be emptied: give another --out");
   }
-  fs::remove_all(path, error);
-  if (!error) fs::create_directories(path, error);
-  if (error) return Error(ErrorCode::io, "can't empty " + path + ": " + error.message());
-  std::ofstream(marker) << "planaria chaos may empty this directory\n";
-  return ok_status();
+  PLANARIA_TRY(remove_tree(posix_file_system(), path));
+  PLANARIA_TRY(posix_file_system().make_directories(path));
+  return write_file_atomically(posix_file_system(), marker.string(),
+                               std::string_view("planaria chaos may empty this directory\n"));
+}
+
+// One disturbed run, with its scenario beside its files.
+Result<json> run_scenario(const JobSpec& job, const LocalJobOptions& options) {
+  PLANARIA_TRY(posix_file_system().make_directories(options.output));
+  PLANARIA_TRY(write_file_atomically(posix_file_system(), join_path(options.output, "scenario.toml"),
+                                     std::string_view(scenario_to_toml(options.scenario))));
+  return run_local_job(job, options);
 }
 
 int campaign(const ChaosArguments& arguments) {
@@ -86,8 +94,8 @@ int campaign(const ChaosArguments& arguments) {
   assignments.push_back(fmt::format("cluster.workers={}", arguments.workers));
   const auto job = load_job(arguments.job.file, assignments, process_environment());
   if (!job) return fail(job.error());
-  if (job->train.steps < 20 || arguments.workers < 4) {
-    return fail(Error(ErrorCode::invalid_argument, "a campaign needs train.steps >= 20 and --workers >= 4"));
+  if (job->train.steps < 20) {
+    return fail(Error(ErrorCode::invalid_argument, "a campaign needs train.steps >= 20"));
   }
   watch_stop_signals();
   LocalJobOptions options;
@@ -97,6 +105,10 @@ int campaign(const ChaosArguments& arguments) {
   if (const Status emptied = empty_directory(arguments.output); !emptied) return fail(emptied.error());
   const auto reference = undisturbed(*job, options, arguments.output + "/undisturbed");
   if (!reference) return fail(reference.error());
+  if ((*reference)["status"] != "finished") {
+    return fail(Error(ErrorCode::internal, "the undisturbed run ended as " + (*reference)["status"].dump() + ": " +
+                                               (*reference)["reason"].get<std::string>()));
+  }
   fmt::print("undisturbed  one worker, {:.1f} s, weights {}\n", (*reference)["wall_s"].get<double>(),
              (*reference)["weights_hash"].get<std::string>());
 
@@ -108,9 +120,7 @@ int campaign(const ChaosArguments& arguments) {
     drawn.stop_s = job->cluster.lease_ms / 1000.0 + 1.0;
     options.scenario = draw_scenario(drawn);
     options.output = fmt::format("{}/seed-{}", arguments.output, seed);
-    std::filesystem::create_directories(options.output);
-    std::ofstream(options.output + "/scenario.toml") << scenario_to_toml(options.scenario);
-    const auto run = run_local_job(*job, options);
+    const auto run = run_scenario(*job, options);
     if (stop_requested()) break;  // it didn't end on its own
     ++ended;
     const std::vector<std::string> wrong =
@@ -119,7 +129,10 @@ int campaign(const ChaosArguments& arguments) {
       fmt::print("seed {:<6} same bits, {:.1f} s, {} faults, {} views, {} micro-batches again\n", seed,
                  (*run)["wall_s"].get<double>(), (*run)["faults_fired"].size(), (*run)["views"].get<int>(),
                  (*run)["ledger"]["repeated"].get<int>());
-      if (!arguments.keep) std::filesystem::remove_all(options.output);
+      if (!arguments.keep) {
+        if (const Status removed = remove_tree(posix_file_system(), options.output); !removed)
+          return fail(removed.error());
+      }
     } else {
       ++failed;
       fmt::print("seed {:<6} FAILED; see {}\n", seed, options.output);
@@ -142,9 +155,15 @@ void add_chaos(CLI::App& app, int& code) {
       "processes: the seed fixes the faults, not the machine's scheduling.");
   auto arguments = std::make_shared<ChaosArguments>();
   add_job_arguments(*command, arguments->job);
-  command->add_option("--runs", arguments->runs, "how many")->capture_default_str();
-  command->add_option("--first-seed", arguments->first_seed, "seed of the first")->capture_default_str();
-  command->add_option("--workers", arguments->workers, "started first, at least 4")->capture_default_str();
+  command->add_option("--runs", arguments->runs, "how many")
+      ->capture_default_str()
+      ->transform(whole_number(1, 1'000'000));
+  command->add_option("--first-seed", arguments->first_seed, "seed of the first")
+      ->capture_default_str()
+      ->transform(whole_number(0, INT64_MAX));
+  command->add_option("--workers", arguments->workers, "started first, at least 4")
+      ->capture_default_str()
+      ->transform(whole_number(4, 1024));
   command->add_option("--out", arguments->output, "directory for the runs; it is emptied first")->capture_default_str();
   command->add_flag("--keep", arguments->keep, "keep the files of good runs too");
   command->callback([arguments, &code] { code = campaign(*arguments); });

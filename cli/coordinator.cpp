@@ -2,12 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "cli/http_client.hpp"
 #include "cli/stop_signal.hpp"
 #include "common/config.hpp"
@@ -26,8 +25,14 @@ struct CoordinatorArguments {
   std::string output = "out";
 };
 
-Status write_text(const std::string& path, const std::string& text) {
-  return write_file_atomically(posix_file_system(), path, std::as_bytes(std::span(text)));
+Status write_text(const std::string& path, std::string_view text) {
+  return write_file_atomically(posix_file_system(), path, text);
+}
+
+// A result says that the job has ended; an earlier start's is written again when that is so.
+Status remove_result(const std::string& path) {
+  const Status removed = posix_file_system().remove(path);
+  return removed || removed.error().code() == ErrorCode::not_found ? ok_status() : removed;
 }
 
 // Reads the job and its data: the hash of the data is part of the job's.
@@ -49,11 +54,11 @@ Result<JobSpec> prepare_job(const CoordinatorArguments& arguments) {
 
 Result<CoordinatorOutcome> coordinate(const CoordinatorArguments& arguments) {
   PLANARIA_ASSIGN(JobSpec job, prepare_job(arguments));
-  std::error_code error;
-  std::filesystem::create_directories(arguments.output, error);
-  if (error) return Error(ErrorCode::io, "can't make " + arguments.output + ": " + error.message());
+  PLANARIA_TRY(posix_file_system().make_directories(arguments.output));
+  const std::string result_file = join_path(arguments.output, "result.json");
   // Not before it started: a refused start must leave the earlier run's job file as it was.
   PLANARIA_ASSIGN(const auto service, CoordinatorService::start({job, arguments.output}));
+  PLANARIA_TRY(remove_result(result_file));
   PLANARIA_TRY(write_text(arguments.output + "/job.toml", job_to_toml(job)));
   const CoordinatorPorts ports = service->ports();
   fmt::print("job {} ({}), {} workers expected\n", job.name, job_hash(job).hex(), job.cluster.workers);
@@ -63,7 +68,7 @@ Result<CoordinatorOutcome> coordinate(const CoordinatorArguments& arguments) {
   while (true) {
     if (auto outcome = service->wait_for(std::chrono::milliseconds(100))) {
       if (outcome->finished && outcome->status) {
-        PLANARIA_TRY(write_text(arguments.output + "/result.json", to_text(status_json(*outcome->status)) + "\n"));
+        PLANARIA_TRY(write_text(result_file, to_text(status_json(*outcome->status)) + "\n"));
       }
       return *outcome;
     }
@@ -80,7 +85,7 @@ int run(const CoordinatorArguments& arguments) {
     return static_cast<int>(ExitCode::stopped);
   }
   fmt::print("{}\n", outcome->reason);
-  return static_cast<int>(outcome->success ? ExitCode::ok : ExitCode::failed);
+  return static_cast<int>(outcome->success ? ExitCode::ok : outcome->stopped ? ExitCode::stopped : ExitCode::failed);
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 #include <memory>
 #include <optional>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "cli/run_directory.hpp"
 
 namespace planaria {
@@ -36,9 +36,10 @@ void add_export(CLI::App& app, int& code) {
   auto* command = app.add_subcommand("export", "Write a run's weights as Hugging Face safetensors");
   command->footer("Example:\n  planaria export --from runs/quickstart --to runs/quickstart-hf");
   auto arguments = std::make_shared<ExportArguments>();
-  command->add_option("--from", arguments->from, "a run's directory")->required()->check(CLI::ExistingDirectory);
+  command->add_option("--from", arguments->from, "a run's directory")->required();
   command->add_option("--to", arguments->to, "directory to write")->required();
-  command->add_option("--step", arguments->step, "of this checkpoint; default the newest sound one");
+  command->add_option("--step", arguments->step, "of this checkpoint; default the newest sound one")
+      ->transform(whole_number());
   command->callback([arguments, &code] { code = export_run(*arguments); });
 }
 

@@ -5,8 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "cli/run_directory.hpp"
 #include "worker/data/tokenizer.hpp"
 
@@ -41,14 +41,23 @@ void add_generate(CLI::App& app, int& code) {
   auto* command = app.add_subcommand("generate", "Let a run's model write");
   command->footer("Example:\n  planaria generate --from runs/quickstart --prompt \"The \" --tokens 400");
   auto arguments = std::make_shared<GenerateArguments>();
-  command->add_option("--from", arguments->from, "a run's directory")->required()->check(CLI::ExistingDirectory);
+  command->add_option("--from", arguments->from, "a run's directory")->required();
   command->add_option("--prompt", arguments->prompt, "text to go on from")->capture_default_str();
-  command->add_option("--tokens", arguments->options.tokens, "how many")->capture_default_str();
+  command->add_option("--tokens", arguments->options.tokens, "how many")
+      ->capture_default_str()
+      ->transform(whole_number(0, 1'000'000));
   command->add_option("--temperature", arguments->options.temperature, "0 = always the likeliest")
-      ->capture_default_str();
-  command->add_option("--top-k", arguments->options.top_k, "choose among so many; 0 = all")->capture_default_str();
-  command->add_option("--seed", arguments->options.seed, "of the choices")->capture_default_str();
-  command->add_option("--threads", arguments->threads, "compute threads")->capture_default_str();
+      ->capture_default_str()
+      ->transform(number_between(0, 1000));
+  command->add_option("--top-k", arguments->options.top_k, "choose among so many; 0 = all")
+      ->capture_default_str()
+      ->transform(whole_number(0, UINT32_MAX));
+  command->add_option("--seed", arguments->options.seed, "of the choices")
+      ->capture_default_str()
+      ->transform(whole_number());
+  command->add_option("--threads", arguments->threads, "compute threads")
+      ->capture_default_str()
+      ->transform(whole_number(1, 1024));
   command->callback([arguments, &code] {
     const Status done = generate_from(*arguments);
     code = done ? 0 : fail(done.error());

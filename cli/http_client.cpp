@@ -22,6 +22,12 @@ Error unreachable(const HttpTarget& target, const std::string& why) {
                                       "); is the job running, and is this its HTTP port?"};
 }
 
+// The message of an answer's {"error": {"code", "message"}}, or `otherwise` from a server that speaks differently.
+std::string error_message(const nlohmann::json& error, const std::string& otherwise) {
+  const auto found = error.is_object() ? error.find("message") : error.end();
+  return error.is_object() && found != error.end() && found->is_string() ? found->get<std::string>() : otherwise;
+}
+
 Result<nlohmann::json> request(const HttpTarget& target, http::verb verb, const std::string& path,
                                const std::string& body, int timeout_ms) {
   asio::io_context context;
@@ -61,14 +67,9 @@ Result<nlohmann::json> request(const HttpTarget& target, http::verb verb, const 
   auto json = nlohmann::json::parse(answer.get().body(), nullptr, false);
   if (answer.get().result_int() / 100 != 2) {
     std::string why = "HTTP status " + std::to_string(answer.get().result_int());
-    if (json.is_object() && json.contains("error")) {
-      why = json["error"].is_string() ? json["error"].get<std::string>() : json["error"].dump();
-    }
+    if (json.is_object() && json.contains("error")) why = error_message(json["error"], why);
     const auto code = answer.get().result_int();
-    return Error(code == 404       ? ErrorCode::not_found
-                 : code / 100 == 5 ? ErrorCode::unavailable
-                                   : ErrorCode::invalid_argument,
-                 why);
+    return Error(code / 100 == 5 ? ErrorCode::unavailable : ErrorCode::invalid_argument, why);
   }
   if (json.is_discarded()) return Error(ErrorCode::corrupt, "the coordinator's answer is not JSON");
   return json;

@@ -4,11 +4,12 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "chaos/faults/local_run.hpp"
@@ -16,6 +17,7 @@
 #include "cli/run_directory.hpp"
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
+#include "common/file.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/trainer/ledger.hpp"
 
@@ -42,16 +44,27 @@ json fired_json(const FiredFault& fault) {
           {"worker", fault.worker ? json(*fault.worker) : json(nullptr)}};
 }
 
-// Tells the coordinator of the faults that struck since `told`, for its log; returns how many it knows now.
-std::size_t tell_faults(const LocalRunProgress& progress, std::size_t told) {
-  const HttpTarget coordinator{"127.0.0.1", std::to_string(progress.http_port)};
-  for (; told < progress.fired.size(); ++told) {
-    json body = fired_json(progress.fired[told]);
-    body["number"] = told;
-    if (!http_post(coordinator, "/v1/faults", body, 200)) break;  // it may be the one that was struck
+// Tells the coordinator of the faults that strike, for its log.
+class FaultTeller {
+ public:
+  void tell(const LocalRunProgress& progress, const HttpTarget& coordinator) {
+    if (told_ == progress.fired.size()) return;
+    if (!first_number_) {
+      const auto status = http_get(coordinator, "/v1/status", 200);
+      if (!status) return;
+      first_number_ = next_fault_number(*status);
+    }
+    for (; told_ < progress.fired.size(); ++told_) {
+      json body = fired_json(progress.fired[told_]);
+      body["number"] = *first_number_ + told_;
+      if (!http_post(coordinator, "/v1/faults", body, 200)) return;  // it may be the one that was struck
+    }
   }
-  return told;
-}
+
+ private:
+  std::optional<std::uint64_t> first_number_;  // of this run: a log that goes on knows earlier ones
+  std::size_t told_ = 0;
+};
 
 // Counts what the ledgers under the run's directory hold, which should be the steps after `base` up to `last`.
 Result<json> count_ledgers(const JobSpec& job, const std::string& output, Step base, Step last) {
@@ -90,75 +103,126 @@ std::optional<std::int64_t> signal_time(const std::vector<FiredFault>& fired, co
 }
 
 json recovery_summary(const json& recovery, const std::vector<FiredFault>& fired) {
-  json summary = {{"cause", recovery["cause"]},     {"planned", recovery["planned"]},
-                  {"at_step", recovery["at_step"]}, {"lost_slots", recovery["lost_slots"]},
-                  {"tier", recovery["tier"]},       {"phase_ms", recovery["phase_ms"]}};
-  const auto signal = signal_time(fired, recovery);
-  if (!signal) return summary;
-  // With the chaos clock the interval begins at the signal itself, not at the first evidence of it.
-  const json& times = recovery["times_ns"];
+  json summary;
+  for (const char* key : {"cause", "planned", "at_step", "lost_slots", "tier"})
+    summary[key] = recovery.value(key, json());
+  const json known = recovery.value("phase_ms", json::object());
   json& phases = summary["phase_ms"];
-  phases["detect"] = static_cast<double>(times["declared"].get<std::int64_t>() - *signal) / 1e6;
-  if (times["step_committed"].is_number()) {
-    phases["total"] = static_cast<double>(times["step_committed"].get<std::int64_t>() - *signal) / 1e6;
+  for (const char* key : {"detect", "decide", "move", "recompute"}) phases[key] = known.value(key, json());
+  phases["overhead"] = nullptr;
+  phases["total"] = known.value("commit", json());
+  if (phases["detect"].is_number() && phases["decide"].is_number() && phases["move"].is_number()) {
+    phases["overhead"] = phases["detect"].get<double>() + phases["decide"].get<double>() + phases["move"].get<double>();
   }
-  if (times["first_slot_started"].is_number()) {
-    phases["overhead"] = static_cast<double>(times["first_slot_started"].get<std::int64_t>() - *signal) / 1e6;
+  const auto signal = signal_time(fired, recovery);
+  summary["from"] = signal ? "signal" : "evidence";
+  if (!signal) return summary;
+  // With the chaos clock the intervals begin at the signal itself, not at the first evidence of it.
+  const json& times = recovery["times_ns"];
+  const auto since_signal = [&](const char* instant) {
+    const json at = times.value(instant, json());
+    return at.is_number() ? json(static_cast<double>(at.get<std::int64_t>() - *signal) / 1e6) : json();
+  };
+  phases["detect"] = since_signal("declared");
+  phases["overhead"] = since_signal("first_slot_started");
+  phases["total"] = since_signal("step_committed");
+  return summary;
+}
+
+// The last status that the coordinator left of a job that has ended.
+Result<json> read_result(const std::string& output) {
+  std::ifstream file(output + "/result.json");
+  json status = json::parse(file, nullptr, false);
+  const auto has = [&](const char* key, json::value_t type) {
+    return status.contains(key) && status[key].type() == type;
+  };
+  const bool sound = status.is_object() && has("status", json::value_t::string) &&
+                     has("job_hash", json::value_t::string) && has("steps_committed", json::value_t::number_unsigned) &&
+                     has("workers", json::value_t::array) && has("recoveries", json::value_t::array) &&
+                     has("faults", json::value_t::array);
+  if (sound) return status;
+  return Error(ErrorCode::corrupt, output +
+                                       "/result.json is missing or damaged: the coordinator writes it again with "
+                                       "`planaria coordinator " +
+                                       output + "/job.toml --out " + output + "`");
+}
+
+// What one process did for the job: nothing when it found it ended.
+struct OwnPart {
+  LocalRunProgress progress;
+  Step base;                     // that it went on from, in another directory
+  std::optional<double> wall_s;  // nothing: no process was started
+};
+
+Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const json& status, const OwnPart& own) {
+  json summary;
+  for (const char* key : {"status", "reason", "job_hash", "numeric_class", "final_step", "final_loss", "final_val_loss",
+                          "weights_hash", "steps_committed", "sequences_used", "views"}) {
+    summary[key] = status.value(key, json());
+  }
+  const auto steps = status["steps_committed"].get<std::uint64_t>();
+  PLANARIA_ASSIGN(const json ledger, count_ledgers(job, options.output, own.base, Step(steps)));
+  summary["microbatches_computed"] = ledger["computed"];
+  summary["ledger"] = {{"repeated", ledger["repeated"]}, {"missing", ledger["missing"]}};
+  summary["wall_s"] = own.wall_s ? json(*own.wall_s) : json();
+  summary["tokens_per_s"] = nullptr;
+  if (own.wall_s.value_or(0) > 0) {
+    const auto own_steps = static_cast<double>(steps) - static_cast<double>(own.base.value());
+    summary["tokens_per_s"] = static_cast<double>(job.tokens_per_step()) * own_steps / *own.wall_s;
+  }
+  summary["workers_at_end"] = std::ranges::count_if(
+      status["workers"], [](const json& worker) { return worker.value("member", json()) == true; });
+  // A checkpoint gets its name when it is whole.
+  std::error_code unreadable;
+  summary["result_saved"] =
+      fs::exists(fs::path(options.output) / "checkpoints" / fmt::format("step-{:08}", steps), unreadable);
+  summary["faults_requested"] = options.scenario.faults.size();
+  summary["faults_fired"] = json::array();
+  for (const FiredFault& fault : own.progress.fired) summary["faults_fired"].push_back(fired_json(fault));
+  summary["recoveries"] = json::array();
+  for (const json& recovery : status["recoveries"]) {
+    summary["recoveries"].push_back(recovery_summary(recovery, own.progress.fired));
   }
   return summary;
 }
 
-Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const LocalRunProgress& progress, Step base,
-                       double wall_s) {
-  std::ifstream file(options.output + "/result.json");
-  const json status = json::parse(file, nullptr, false);
-  if (!status.is_object()) {
-    return Error(ErrorCode::internal,
-                 "the coordinator left no result.json in " + options.output + "; see coordinator.log there");
-  }
-  json summary = {{"status", status["status"]}, {"reason", status["reason"]}};
-  for (const char* key : {"job_hash", "numeric_class", "final_step", "final_loss", "final_val_loss", "weights_hash",
-                          "steps_committed", "sequences_used", "views"}) {
-    summary[key] = status[key];
-  }
-  PLANARIA_ASSIGN(const json ledger,
-                  count_ledgers(job, options.output, base, Step(status["steps_committed"].get<std::uint64_t>())));
-  summary["microbatches_computed"] = ledger["computed"];
-  summary["ledger"] = {{"repeated", ledger["repeated"]}, {"missing", ledger["missing"]}};
-  summary["wall_s"] = wall_s;
-  summary["tokens_per_s"] =
-      wall_s > 0 ? static_cast<double>(job.tokens_per_step()) *
-                       (status["steps_committed"].get<double>() - static_cast<double>(base.value())) / wall_s
-                 : 0.0;
-  std::size_t members = 0;
-  for (const json& worker : status["workers"]) members += worker["member"].get<bool>() ? 1 : 0;
-  summary["workers_at_end"] = members;
-  // A checkpoint gets its name when it is whole.
-  summary["result_saved"] = fs::exists(fs::path(options.output) / "checkpoints" /
-                                       fmt::format("step-{:08}", status["steps_committed"].get<std::uint64_t>()));
-  summary["faults_requested"] = progress.requested;
-  summary["faults_fired"] = json::array();
-  for (const FiredFault& fault : progress.fired) summary["faults_fired"].push_back(fired_json(fault));
-  summary["recoveries"] = json::array();
-  for (const json& recovery : status["recoveries"]) {
-    summary["recoveries"].push_back(recovery_summary(recovery, progress.fired));
-  }
-  return summary;
+Error another_job(const std::string& directory, const std::string& theirs, const std::string& ours) {
+  return {
+      ErrorCode::mismatch,
+      fmt::format("{} holds a run of another job ({}; this is {}): only the same model, data, optimizer, batch, steps "
+                  "and seed go on to the same bits; without --resume the job starts anew",
+                  directory, theirs, ours)};
+}
+
+// The job's hash, which covers its data.
+Result<Hash128> hash_with_data(JobSpec job) {
+  PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
+  job.data.content_hash = dataset.content_hash();
+  return job_hash(job);
+}
+
+bool same_directory(const std::string& a, const std::string& b) {
+  std::error_code missing;
+  return fs::equivalent(a, b, missing);
+}
+
+// The result of a run that is resumed in its own directory after its end: there is nothing to go on with.
+Result<std::optional<json>> ended_already(const JobSpec& job, const LocalJobOptions& options) {
+  if (options.resume.empty() || !same_directory(options.output, options.resume)) return std::optional<json>();
+  if (!posix_file_system().info(join_path(options.output, "result.json"))) return std::optional<json>();
+  PLANARIA_ASSIGN(json status, read_result(options.output));
+  PLANARIA_ASSIGN(const Hash128 hash, hash_with_data(job));
+  const auto theirs = status["job_hash"].get<std::string>();
+  if (theirs != hash.hex()) return another_job(options.resume, theirs, hash.hex());
+  return std::optional(std::move(status));
 }
 
 // The newest sound checkpoint of `resume` becomes the first one of the new run; its step.
-Result<Step> copy_checkpoint(JobSpec job, const LocalJobOptions& options) {
+Result<Step> copy_checkpoint(const JobSpec& job, const LocalJobOptions& options) {
   PLANARIA_ASSIGN(const RunModel run, open_run(options.resume));
   tell_refused(run.refused);
-  PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
-  job.data.content_hash = dataset.content_hash();
-  if (job_hash(job) != job_hash(run.job)) {
-    return Error(ErrorCode::mismatch,
-                 fmt::format("{} holds a run of another job ({}; this is {}): only the same model, data, "
-                             "optimizer, batch, steps and seed go on to the same bits; without "
-                             "--resume the job starts anew",
-                             options.resume, job_hash(run.job).hex(), job_hash(job).hex()));
-  }
+  PLANARIA_ASSIGN(const Hash128 hash, hash_with_data(job));
+  if (hash != job_hash(run.job)) return another_job(options.resume, job_hash(run.job).hex(), hash.hex());
   const std::string name = fmt::format("step-{:08}", run.state.step.value());
   const fs::path from = fs::path(options.resume) / "checkpoints" / name;
   const fs::path to = fs::path(options.output) / "checkpoints";
@@ -171,10 +235,8 @@ Result<Step> copy_checkpoint(JobSpec job, const LocalJobOptions& options) {
 
 // The step that the run goes on from, and of which its directory holds no earlier ones.
 Result<Step> prepare_output(const JobSpec& job, const LocalJobOptions& options) {
-  std::error_code error;
-  fs::create_directories(options.output, error);
-  if (error) return Error(ErrorCode::io, "can't make " + options.output + ": " + error.message());
-  const bool used = fs::exists(fs::path(options.output) / "coordinator");
+  PLANARIA_TRY(posix_file_system().make_directories(options.output));
+  const bool used = posix_file_system().info(join_path(options.output, "coordinator")).ok();
   if (options.resume.empty()) {
     if (!used) return Step(0);
     return Error(ErrorCode::invalid_argument,
@@ -182,7 +244,7 @@ Result<Step> prepare_output(const JobSpec& job, const LocalJobOptions& options) 
                      options.output);
   }
   // In its own directory a run simply goes on: its log and its checkpoints are there.
-  if (fs::equivalent(options.output, options.resume, error)) return Step(0);
+  if (same_directory(options.output, options.resume)) return Step(0);
   if (used) return Error(ErrorCode::invalid_argument, options.output + " holds an earlier run: give another --out");
   return copy_checkpoint(job, options);
 }
@@ -196,8 +258,20 @@ Result<std::string> own_executable() {
   return path.string();
 }
 
+std::uint64_t next_fault_number(const json& status) {
+  std::uint64_t next = 0;
+  for (const json& fault : status.value("faults", json::array())) {
+    const json number = fault.value("number", json());
+    if (number.is_number_unsigned()) next = std::max(next, number.get<std::uint64_t>() + 1);
+  }
+  return next;
+}
+
 Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
-  PLANARIA_ASSIGN(const Step base, prepare_output(job, options));
+  PLANARIA_ASSIGN(const auto ended, ended_already(job, options));
+  if (ended) return summarize(job, options, *ended, {});
+  OwnPart own;
+  PLANARIA_ASSIGN(own.base, prepare_output(job, options));
   LocalRunOptions run_options;
   PLANARIA_ASSIGN(run_options.binary, own_executable());
   run_options.job_file = options.job_file;
@@ -208,31 +282,30 @@ Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
   const auto started = std::chrono::steady_clock::now();
   PLANARIA_ASSIGN(const auto run, LocalRun::start(std::move(run_options)));
   TerminalView view(stderr);
-  LocalRunProgress progress;
-  std::size_t faults_told = 0;
+  const auto show = [&](const json& status) {
+    std::vector<std::string> notes;
+    for (const FiredFault& fault : own.progress.fired) notes.push_back(describe(fault));
+    view.show(status, notes);
+  };
+  FaultTeller teller;
   do {
     std::this_thread::sleep_for(options.show ? kRefresh : kRefresh / 10);
     if (stop_requested()) run->stop();
-    progress = run->progress();
-    if (progress.http_port == 0 || progress.ended) continue;
-    faults_told = tell_faults(progress, faults_told);
+    own.progress = run->progress();
+    if (!own.progress.coordinator || own.progress.ended) continue;
+    const HttpTarget coordinator{own.progress.coordinator->address,
+                                 std::to_string(own.progress.coordinator->http_port)};
+    teller.tell(own.progress, coordinator);
     if (!options.show) continue;
-    const auto status = http_get({"127.0.0.1", std::to_string(progress.http_port)}, "/v1/status", 200);
-    std::vector<std::string> notes;
-    for (const FiredFault& fault : progress.fired) notes.push_back(describe(fault));
-    if (status) view.show(*status, notes);
-  } while (!progress.ended);
+    if (const auto status = http_get(coordinator, "/v1/status", 200)) show(*status);
+  } while (!own.progress.ended);
   run->wait();
-  progress = run->progress();
-  const double wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  if (progress.failure) return *progress.failure;
-  if (std::ifstream file(options.output + "/result.json"); options.show && file) {
-    const json status = json::parse(file, nullptr, false);
-    std::vector<std::string> notes;
-    for (const FiredFault& fault : progress.fired) notes.push_back(describe(fault));
-    if (status.is_object()) view.show(status, notes);
-  }
-  return summarize(job, options, progress, base, wall_s);
+  own.progress = run->progress();
+  own.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  if (own.progress.failure) return *own.progress.failure;
+  PLANARIA_ASSIGN(const json status, read_result(options.output));
+  if (options.show) show(status);
+  return summarize(job, options, status, own);
 }
 
 }  // namespace planaria

@@ -1,5 +1,7 @@
 // One job run on this machine under a scenario, and its summary: what `planaria run` prints and `planaria chaos`
 // checks.
+//
+// Thread contract: one thread; run_local_job returns when all processes have ended.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -16,16 +18,17 @@ struct LocalJobOptions {
   std::string job_file;
   std::vector<std::string> assignments;
   std::string output;  // made when missing; must not hold another run, unless it is resumed
-  std::string resume;  // a run's directory or a directory of checkpoints; empty = from the start
+  std::string resume;  // a run's directory; empty = from the start
   Scenario scenario;
   bool show = true;  // the live view, on standard error
 };
 
-// The keys of "Interfaces": job_hash, numeric_class, final_step, final_loss, final_val_loss, weights_hash,
-// tokens_per_s, steps_committed, sequences_used, microbatches_computed, microbatches_recomputed, wall_s,
-// workers_at_end, result_saved, views, faults_requested, faults_fired, recoveries; and `ledger`, what the workers' ledgers prove:
-// {missing: micro-batches that no ledger holds, repeated: entries beyond one a micro-batch}.
+// The summary of a job that has an end, also a bad one; its keys: docs/OPERATING.md, "Run summary". A run that had
+// ended before, and is resumed in its own directory, is summed up without starting anything.
 [[nodiscard]] Result<nlohmann::json> run_local_job(const JobSpec& job, const LocalJobOptions& options);
+
+// The number of the next fault for a coordinator with this status: those of earlier runs stand in its log.
+[[nodiscard]] std::uint64_t next_fault_number(const nlohmann::json& status);
 
 // The path of this executable.
 [[nodiscard]] Result<std::string> own_executable();

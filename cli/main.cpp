@@ -1,9 +1,13 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
+#include <exception>
+#include <string>
+#include <vector>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
+#include "common/config.hpp"
 
 namespace {
 
@@ -15,6 +19,20 @@ constexpr const char* kFooter =
     "  planaria worker --join 10.0.0.1:7070\n\n"
     "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 data missing or damaged, 4 refused (do not try again),\n"
     "5 unavailable (try again), 6 stopped before the end.";
+
+// What to say of a first word that names no subcommand, or nothing.
+std::string unknown_subcommand(const CLI::App& app, int argc, char** argv) {
+  const std::string word = argc > 1 ? argv[1] : "";
+  if (word.empty() || word.front() == '-') return "";
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == word) return "";
+    names.push_back(command->get_name());
+  }
+  const std::string meant = planaria::nearest(word, names);
+  return "there is no subcommand '" + word + "'; " + (meant.empty() ? "" : "did you mean '" + meant + "'? ") +
+         "`planaria --help` lists them";
+}
 
 }  // namespace
 
@@ -38,8 +56,16 @@ int main(int argc, char** argv) {
   planaria::add_bench(app, code);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    if (const std::string unknown = unknown_subcommand(app, argc, argv); !unknown.empty()) {
+      return planaria::fail({planaria::ErrorCode::invalid_argument, unknown});
+    }
+    app.exit(error);
+    return static_cast<int>(planaria::ExitCode::usage);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(planaria::ExitCode::usage);
+  } catch (const std::exception& failure) {
+    return planaria::fail({planaria::ErrorCode::internal, std::string("a bug, please report it: ") + failure.what()});
   }
   return code;
 }

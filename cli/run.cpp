@@ -5,8 +5,8 @@
 #include <memory>
 #include <optional>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "cli/local_job.hpp"
 #include "cli/stop_signal.hpp"
 #include "common/config.hpp"
@@ -32,13 +32,21 @@ std::string fresh_directory(const JobSpec& job) {
 
 void print_summary(const nlohmann::json& summary, const std::string& output) {
   const auto value = [&](const char* key) { return summary[key].is_null() ? std::string("–") : summary[key].dump(); };
-  fmt::print("{}: {} steps in {:.1f} s, loss {}, validation loss {}\n", summary["status"].get<std::string>(),
-             value("steps_committed"), summary["wall_s"].get<double>(), value("final_loss"), value("final_val_loss"));
+  const std::string time = summary["wall_s"].is_number() ? fmt::format(" in {:.1f} s", summary["wall_s"].get<double>())
+                                                         : " in an earlier run";
+  fmt::print("{}: {} steps{}, loss {}, validation loss {}\n", summary["status"].get<std::string>(),
+             value("steps_committed"), time, value("final_loss"), value("final_val_loss"));
   fmt::print("weights {}\n", summary["weights_hash"].is_string() ? summary["weights_hash"].get<std::string>() : "–");
   fmt::print("faults fired {} of {}, views {}, micro-batches computed {} ({} of them again)\n",
              summary["faults_fired"].size(), value("faults_requested"), value("views"), value("microbatches_computed"),
              summary["ledger"]["repeated"].dump());
   fmt::print("results in {}\n", output);
+}
+
+ExitCode exit_code_of_summary(const nlohmann::json& summary) {
+  if (summary["status"] == "stopped") return ExitCode::stopped;
+  if (summary["status"] != "finished") return ExitCode::failed;
+  return summary["result_saved"].get<bool>() ? ExitCode::ok : ExitCode::unavailable;
 }
 
 int run(const RunArguments& arguments) {
@@ -53,6 +61,9 @@ int run(const RunArguments& arguments) {
     auto scenario = load_scenario(arguments.scenario);
     if (!scenario) return fail(scenario.error());
     options.scenario = std::move(*scenario);
+    for (const std::string& idle : never_strike(options.scenario, job->cluster.workers, job->train.steps)) {
+      fmt::print(stderr, "planaria: {}: {}\n", arguments.scenario, idle);
+    }
   }
   options.job_file = arguments.job.file;
   options.assignments = assignments;
@@ -67,16 +78,15 @@ int run(const RunArguments& arguments) {
   } else {
     print_summary(*summary, options.output);
   }
-  if ((*summary)["status"] != "finished") return static_cast<int>(ExitCode::failed);
-  if ((*summary)["result_saved"].get<bool>()) return static_cast<int>(ExitCode::ok);
-  fmt::print(stderr, "planaria: {}\n", (*summary)["reason"].get<std::string>());
-  return static_cast<int>(ExitCode::unavailable);
+  const ExitCode code = exit_code_of_summary(*summary);
+  if (code != ExitCode::ok) fmt::print(stderr, "planaria: {}\n", (*summary)["reason"].get<std::string>());
+  return static_cast<int>(code);
 }
 
 }  // namespace
 
 void add_job_arguments(CLI::App& command, JobArguments& arguments) {
-  command.add_option("JOB", arguments.file, "job file (TOML)")->required()->check(CLI::ExistingFile);
+  command.add_option("JOB", arguments.file, "job file (TOML)")->required();
   command.add_option("--set", arguments.assignments, "override a key: section.key=value; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
@@ -89,13 +99,13 @@ void add_run(CLI::App& app, int& code) {
       "  planaria run JOB.toml --scenario chaos/scenarios/quickstart.toml --out runs/disturbed");
   auto arguments = std::make_shared<RunArguments>();
   add_job_arguments(*command, arguments->job);
-  command->add_option("--workers", arguments->workers, "worker processes (cluster.workers)");
-  command->add_option("--steps", arguments->steps, "steps (train.steps)");
-  command->add_option("--seed", arguments->seed, "seed (train.seed)");
-  command->add_option("--scenario", arguments->scenario, "faults that strike the run (TOML)")->check(CLI::ExistingFile);
+  command->add_option("--workers", arguments->workers, "worker processes (cluster.workers)")
+      ->transform(whole_number(1, 1 << 16));
+  command->add_option("--steps", arguments->steps, "steps (train.steps)")->transform(whole_number(1, INT64_MAX));
+  command->add_option("--seed", arguments->seed, "seed (train.seed)")->transform(whole_number(0, INT64_MAX));
+  command->add_option("--scenario", arguments->scenario, "faults that strike the run (TOML)");
   command->add_option("--out", arguments->output, "directory of the run's files; default runs/NAME-TIME");
-  command->add_option("--resume", arguments->resume, "go on from the newest sound checkpoint of this run's directory")
-      ->check(CLI::ExistingDirectory);
+  command->add_option("--resume", arguments->resume, "go on from the newest sound checkpoint of this run's directory");
   command->add_flag("--json", arguments->as_json, "the last line of standard output is one JSON object");
   command->add_flag("--quiet", arguments->quiet, "no live view");
   command->callback([arguments, &code] { code = run(*arguments); });

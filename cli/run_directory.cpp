@@ -2,20 +2,21 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
-
 #include "proto/job_config.hpp"
 
 namespace planaria {
 
 Result<RunModel> open_run(const std::string& directory, std::optional<Step> step) {
   const std::string job_file = directory + "/job.toml";
-  if (!std::filesystem::exists(job_file)) {
-    return Error(ErrorCode::not_found, directory + " is no run's directory: it has no job.toml");
+  FileSystem& files = posix_file_system();
+  if (const auto info = files.info(job_file); !info) {
+    if (info.error().code() != ErrorCode::not_found) return info.error();
+    return Error(ErrorCode::not_found,
+                 directory + (files.info(directory) ? " is no run's directory: it has no job.toml"
+                                                    : " isn't there: give the directory of a run"));
   }
   PLANARIA_ASSIGN(JobSpec job, load_job(job_file));
   StateMap map(job.model, job.train.tile_elements);
-  FileSystem& files = posix_file_system();
   const std::string root = directory + "/checkpoints";
   if (step) {
     PLANARIA_ASSIGN(const auto places, list_checkpoints(files, root));

@@ -8,11 +8,13 @@
 #include <optional>
 #include <thread>
 
+#include "chaos/faults/coordinator_file.hpp"
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "cli/http_client.hpp"
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
+#include "common/file.hpp"
 
 namespace planaria {
 namespace {
@@ -23,20 +25,26 @@ struct StatusArguments {
   std::uint32_t worker = 0;
 };
 
-// "host:port", "port", or a run's directory, whose coordinator.json names the port.
+// "host:port", "port", or a run's directory, whose coordinator.json names both.
 Result<HttpTarget> find_target(const std::string& text) {
-  std::ifstream file(text + "/coordinator.json");
-  if (!file) return parse_target(text);
-  const auto ports = nlohmann::json::parse(file, nullptr, false);
-  if (!ports.is_object() || !ports.contains("http_port")) {
-    return Error(ErrorCode::corrupt, text + "/coordinator.json names no HTTP port");
+  if (posix_file_system().info(text)) {
+    PLANARIA_ASSIGN(const CoordinatorFile file, read_coordinator_file(text));
+    return HttpTarget{file.address, std::to_string(file.http_port)};
   }
-  return HttpTarget{"127.0.0.1", ports["http_port"].dump()};
+  if (text.find('/') != std::string::npos) {
+    return Error(ErrorCode::not_found, text + " isn't there: give a run's directory, or host:port of a coordinator");
+  }
+  return parse_target(text);
 }
 
 Result<nlohmann::json> fetch(const std::string& text) {
-  PLANARIA_ASSIGN(const HttpTarget target, find_target(text));
-  return http_get(target, "/v1/status");
+  const auto target = find_target(text);
+  auto status = target ? http_get(*target, "/v1/status") : Result<nlohmann::json>(target.error());
+  if (status) return status;
+  // A job that has ended has no coordinator any more, but left its last status.
+  std::ifstream file(text + "/result.json");
+  auto result = nlohmann::json::parse(file, nullptr, false);
+  return result.is_object() ? Result<nlohmann::json>(std::move(result)) : status;
 }
 
 int show_status(const StatusArguments& arguments) {
@@ -63,6 +71,7 @@ int watch(const StatusArguments& arguments) {
     const std::string state = status->value("status", "");
     if (state == "finished") return static_cast<int>(ExitCode::ok);
     if (state == "failed") return static_cast<int>(ExitCode::failed);
+    if (state == "stopped") return static_cast<int>(ExitCode::stopped);
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
   }
   return static_cast<int>(ExitCode::stopped);
@@ -100,7 +109,7 @@ void add_status(CLI::App& app, int& code) {
 
   auto* draining = add(app, "drain", "Let a worker leave without loss", arguments);
   draining->footer("Example:\n  planaria drain runs/quickstart 2");
-  draining->add_option("WORKER", arguments->worker, "its number")->required();
+  draining->add_option("WORKER", arguments->worker, "its number")->required()->transform(whole_number(0, UINT32_MAX));
   draining->callback([arguments, &code] { code = drain(*arguments); });
 }
 

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "cli/columns.hpp"
+
 namespace planaria {
 namespace {
 
@@ -28,7 +30,11 @@ double number(const json& object, const char* key, double otherwise = 0) {
 
 std::string text(const json& object, const char* key) {
   const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+  std::string value = found != object.end() && found->is_string() ? found->get<std::string>() : "";
+  // Reasons quote what peers and files say: nothing of it moves the cursor.
+  std::ranges::replace_if(
+      value, [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
+  return value;
 }
 
 std::string duration(double seconds) {
@@ -108,7 +114,7 @@ void draw_workers(const json& status, const Palette& c, std::vector<std::string>
   }
 }
 
-void draw_recoveries(const json& status, const Palette& c, int width, std::vector<std::string>& lines) {
+void draw_recoveries(const json& status, const Palette& c, std::vector<std::string>& lines) {
   const auto recoveries = status.find("recoveries");
   if (recoveries == status.end() || !recoveries->is_array()) return;
   std::size_t shown = 0;
@@ -124,7 +130,6 @@ void draw_recoveries(const json& status, const Palette& c, int width, std::vecto
     const double lost = number(*recovery, "lost_slots");
     if (lost > 0) line += fmt::format(" · {:.0f} slots computed anew", lost);
     if (!times.empty()) line += " ·" + times;
-    if (static_cast<int>(line.size()) > width) line = line.substr(0, static_cast<std::size_t>(width - 1)) + "…";
     if (shown++ == 0) lines.push_back(fmt::format("{}  changes, newest first{}", c.dim, c.reset));
     lines.push_back(line);
   }
@@ -153,14 +158,15 @@ std::vector<std::string> draw_status(const json& status, const std::vector<std::
   if (const std::string curve = sparkline(status, bar_width); !curve.empty()) {
     lines.push_back(fmt::format("  {}{}{}", c.accent, curve, c.reset));
   }
-  if (state == "waiting" || state == "starting" || state == "failed") {
+  if (state == "waiting" || state == "starting" || state == "failed" || state == "stopped") {
     lines.push_back(fmt::format("  {}{}{}", c.warn, text(status, "reason"), c.reset));
   }
   draw_workers(status, c, lines);
-  draw_recoveries(status, c, width, lines);
+  draw_recoveries(status, c, lines);
   for (std::size_t i = notes.size() > kNotesShown ? notes.size() - kNotesShown : 0; i < notes.size(); ++i) {
     lines.push_back(fmt::format("  {}⚡ {}{}", c.warn, notes[i], c.reset));
   }
+  for (std::string& line : lines) line = clip_columns(line, width);
   return lines;
 }
 

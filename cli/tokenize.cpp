@@ -3,8 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "worker/data/token_shard.hpp"
 
 namespace planaria {
@@ -20,13 +20,14 @@ void add_tokenize(CLI::App& app, int& code) {
   };
   auto arguments = std::make_shared<Arguments>();
   TokenizeOptions& options = arguments->options;
-  command->add_option("TEXT", options.input.path, "file or directory")->required()->check(CLI::ExistingPath);
+  command->add_option("TEXT", options.input.path, "file or directory")->required();
   command->add_option("--out", options.output_directory, "directory of the shards")->required();
-  command->add_option("--tokenizer", options.input.tokenizer_file, "tokenizer.json of a byte-level BPE; default bytes")
-      ->check(CLI::ExistingFile);
+  command->add_option("--tokenizer", options.input.tokenizer_file, "tokenizer.json of a byte-level BPE; default bytes");
   command->add_option("--extensions", options.input.extensions, "of a directory's files: .txt,.md; default all");
   command->add_option("--prefix", options.prefix, "of the shards' names")->capture_default_str();
-  command->add_option("--shard-tokens", options.shard_tokens, "tokens a shard holds at most")->capture_default_str();
+  command->add_option("--shard-tokens", options.shard_tokens, "tokens a shard holds at most")
+      ->capture_default_str()
+      ->transform(whole_number(1, INT32_MAX));
   command->add_flag("--raw", arguments->raw, "nanoGPT layout: tokens only, no header");
   command->callback([arguments, &code] {
     TokenizeOptions& chosen = arguments->options;

@@ -8,8 +8,8 @@
 #include <optional>
 #include <thread>
 
+#include "cli/arguments.hpp"
 #include "cli/commands.hpp"
-#include "cli/exit_code.hpp"
 #include "cli/http_client.hpp"
 #include "cli/stop_signal.hpp"
 #include "common/config.hpp"
@@ -37,6 +37,11 @@ Result<WorkerOptions> prepare(const WorkerArguments& arguments) {
     return Error(ErrorCode::invalid_argument, "--join: '" + target.port + "' is no port");
   }
   if (arguments.id) options.wanted = WorkerId(*arguments.id);
+  options.give_up = stop_requested;
+  if (arguments.job.file.empty() && !arguments.job.assignments.empty()) {
+    return Error(ErrorCode::invalid_argument,
+                 "--set changes keys of a job file: without JOB the job comes from the coordinator as it is");
+  }
   if (!arguments.job.file.empty()) {
     PLANARIA_ASSIGN(options.job, load_job(arguments.job.file, arguments.job.assignments, process_environment()));
   }
@@ -47,6 +52,8 @@ int run(const WorkerArguments& arguments) {
   watch_stop_signals();
   auto options = prepare(arguments);
   if (!options) return fail(options.error());
+  fmt::print("looking for the coordinator at {}\n", arguments.join);
+  std::fflush(stdout);
   auto agent = WorkerAgent::start(std::move(*options));
   if (!agent) return fail(agent.error());
   // SIGTERM lets the worker leave at a step boundary; SIGINT and a second signal end it at once.
@@ -82,15 +89,17 @@ void add_worker(CLI::App& app, int& code) {
   auto arguments = std::make_shared<WorkerArguments>();
   WorkerOptions& options = arguments->options;
   options.threads = 0;
-  command->add_option("JOB", arguments->job.file, "job file (TOML)")->check(CLI::ExistingFile);
+  command->add_option("JOB", arguments->job.file, "job file (TOML)");
   command->add_option("--set", arguments->job.assignments, "override a key: section.key=value; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
   command->add_option("--join", arguments->join, "the coordinator's address:port")->required();
-  command->add_option("--id", arguments->id, "wanted worker number; default the next free one");
+  command->add_option("--id", arguments->id, "wanted worker number; default the next free one")
+      ->transform(whole_number(0, UINT32_MAX));
   command->add_option("--out", options.out_directory, "directory of the worker's files")->capture_default_str();
   command->add_option("--data", options.data_path, "where this machine has the data, when not where the job says");
-  command->add_option("--threads", options.threads, "compute threads; default the job's");
+  command->add_option("--threads", options.threads, "compute threads; default the job's")
+      ->transform(whole_number(0, 1024));
   command->add_option("--devices", options.data_devices, "network devices of the data plane")->capture_default_str();
   command->add_option("--join-token", options.security.join_token, "the job's shared secret")
       ->envname("PLANARIA_JOIN_TOKEN");

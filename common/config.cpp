@@ -94,7 +94,7 @@ Result<std::string> read_text(const std::string& path) {
     return Error(ErrorCode::invalid_argument, fmt::format("{}: is a directory, expected a TOML file", path));
   }
   std::ifstream file(path, std::ios::binary);
-  if (!file) return Error(ErrorCode::io, fmt::format("{}: can't be opened; check its permissions", path));
+  if (!file) return Error(ErrorCode::invalid_argument, fmt::format("{}: can't be opened; check its permissions", path));
   std::string text(kMaxConfigBytes + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (file.bad()) return Error(ErrorCode::io, fmt::format("{}: can't be read", path));

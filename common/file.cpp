@@ -27,13 +27,18 @@ Advice advice_for(int errno_value) {
       return {ErrorCode::exhausted, "free memory"};
     case EACCES:
     case EPERM:
-      return {ErrorCode::io, "grant access to it or choose another path"};
+      return {ErrorCode::invalid_argument, "grant access to it or choose another path"};
     case EROFS:
-      return {ErrorCode::io, "choose a file system that can be written"};
+      return {ErrorCode::invalid_argument, "choose a file system that can be written"};
     case EIO:
       return {ErrorCode::io, "the device failed; look at the kernel's log"};
     case ENOTDIR:
-      return {ErrorCode::io, "a part of the path is not a directory"};
+      return {ErrorCode::invalid_argument, "a part of the path is not a directory; choose another path"};
+    case EISDIR:
+    case ENOTEMPTY:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return {ErrorCode::invalid_argument, "choose another path"};
     default:
       return {ErrorCode::io, "check the path and its file system"};
   }

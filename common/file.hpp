@@ -3,7 +3,8 @@
 //
 // What "durable" means here: bytes of a file after its sync(); an entry of a directory (created, renamed, removed)
 // after sync_directory() of that directory. Errors name the operation, the path and what to do; a full disk is
-// `exhausted`, a missing file `not_found`, anything else the system refuses `io`.
+// `exhausted`, a missing file `not_found`, a path that can't be used as it is (access, kind) `invalid_argument`, anything
+// else the system refuses `io`.
 //
 // Thread contract: a FileSystem may be used from any thread; a file handle belongs to one thread at a time.
 #pragma once

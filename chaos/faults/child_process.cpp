@@ -9,8 +9,12 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <deque>
+#include <fstream>
 #include <thread>
 #include <utility>
+
+#include "common/file.hpp"
 
 extern char** environ;  // NOLINT: POSIX's name
 
@@ -28,7 +32,8 @@ Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& command
   environment.push_back(nullptr);
 
   const int log = open(output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (log < 0) return Error(ErrorCode::io, "can't write " + output + ": " + std::strerror(errno));
+  if (log < 0) return file_error(errno, "write", output);
+  const off_t begin = lseek(log, 0, SEEK_END);
   const pid_t parent = getpid();
   const pid_t pid = fork();
   if (pid < 0) {
@@ -52,14 +57,19 @@ Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& command
     _exit(127);
   }
   close(log);
-  return ChildProcess(pid);
+  return ChildProcess(pid, output, begin);
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
-    : pid_(std::exchange(other.pid_, -1)), exit_(std::exchange(other.exit_, std::nullopt)) {}
+    : pid_(std::exchange(other.pid_, -1)),
+      output_(std::move(other.output_)),
+      output_begin_(other.output_begin_),
+      exit_(std::exchange(other.exit_, std::nullopt)) {}
 
 ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
   std::swap(pid_, other.pid_);
+  std::swap(output_, other.output_);
+  std::swap(output_begin_, other.output_begin_);
   std::swap(exit_, other.exit_);
   return *this;
 }
@@ -93,6 +103,19 @@ ChildProcess::Exit ChildProcess::finish(int timeout_ms) {
   waitpid(pid_, &status, 0);
   exit_ = Exit{0, SIGKILL};
   return *exit_;
+}
+
+std::string ChildProcess::last_output(std::size_t lines) const {
+  std::ifstream file(output_);
+  file.seekg(output_begin_);
+  std::deque<std::string> last;
+  for (std::string line; std::getline(file, line);) {
+    last.push_back(std::move(line));
+    if (last.size() > lines) last.pop_front();
+  }
+  std::string text;
+  for (const std::string& line : last) text += "\n  " + line;
+  return text;
 }
 
 }  // namespace planaria

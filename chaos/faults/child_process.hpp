@@ -6,8 +6,11 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/result.hpp"
@@ -35,10 +38,15 @@ class ChildProcess {
   // Waits at most this long, then kills it.
   Exit finish(int timeout_ms);
   [[nodiscard]] bool running() { return !poll().has_value(); }
+  // The last lines that this process wrote, each after a line break and two blanks; nothing of earlier ones.
+  [[nodiscard]] std::string last_output(std::size_t lines) const;
 
  private:
-  explicit ChildProcess(pid_t pid) : pid_(pid) {}
+  ChildProcess(pid_t pid, std::string output, std::int64_t output_begin)
+      : pid_(pid), output_(std::move(output)), output_begin_(output_begin) {}
   pid_t pid_ = -1;
+  std::string output_;
+  std::int64_t output_begin_ = 0;  // size of the output file when the process was started
   std::optional<Exit> exit_;
 };
 

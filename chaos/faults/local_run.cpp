@@ -6,18 +6,21 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <exception>
 #include <utility>
 
 #include "chaos/faults/child_process.hpp"
 #include "chaos/faults/hook_server.hpp"
+#include "common/exit_code.hpp"
+#include "common/file.hpp"
 
 namespace planaria {
 namespace {
 
 constexpr int kFarewellMs = 5'000;
+// Without any worker: longer than a finished job's coordinator waits for members that don't come to ask (15 s).
+constexpr Duration kDesertedFor = std::chrono::seconds(25);
+constexpr std::size_t kQuotedLines = 5;
 
 // A short private directory for the hook's socket: output paths may be longer than a socket's may.
 class SocketDirectory {
@@ -39,34 +42,6 @@ class SocketDirectory {
   std::string path_;
 };
 
-std::string last_lines(const std::string& path, std::size_t count) {
-  std::ifstream file(path);
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(file, line);) lines.push_back(line);
-  std::string text;
-  for (std::size_t i = lines.size() > count ? lines.size() - count : 0; i < lines.size(); ++i)
-    text += "\n  " + lines[i];
-  return text;
-}
-
-// The kind of error behind a documented exit code of a planaria command (cli/exit_code.hpp).
-ErrorCode error_code_of_exit(int code) {
-  switch (code) {
-    case 2:
-      return ErrorCode::invalid_argument;
-    case 3:
-      return ErrorCode::not_found;
-    case 4:
-      return ErrorCode::mismatch;
-    case 5:
-      return ErrorCode::unavailable;
-    case 6:
-      return ErrorCode::cancelled;
-    default:
-      return ErrorCode::internal;
-  }
-}
-
 std::optional<Phase> phase_named(std::string_view name) {
   for (auto phase = Phase::forward; phase < Phase::count_; phase = static_cast<Phase>(static_cast<int>(phase) + 1)) {
     if (name == to_string(phase)) return phase;
@@ -87,7 +62,12 @@ class LocalRun::Loop {
         engine_(options_.scenario, clock_.now()) {}
 
   void run() {
-    const Status ended = serve();
+    Status ended = ok_status();
+    try {
+      ended = serve();
+    } catch (const std::exception& failure) {
+      ended = Error(ErrorCode::internal, std::string("the run's thread failed: ") + failure.what());
+    }
     end_processes();
     const std::lock_guard lock(run_.mutex_);
     run_.progress_.ended = true;
@@ -102,7 +82,12 @@ class LocalRun::Loop {
   };
 
   Status serve() {
-    std::filesystem::remove(ports_file());
+    // What an earlier start left would be taken for this one's.
+    const std::string ports_file = coordinator_file_path(options_.output);
+    if (const Status removed = posix_file_system().remove(ports_file);
+        !removed && removed.error().code() != ErrorCode::not_found) {
+      return removed;
+    }
     PLANARIA_TRY(start_coordinator());
     PLANARIA_TRY(await_ports());
     for (std::uint32_t i = 0; i < options_.workers; ++i) PLANARIA_TRY(start_worker());
@@ -114,7 +99,7 @@ class LocalRun::Loop {
       if (coordinator_ && !coordinator_->running()) return coordinator_ended();
       if (abandoned()) {
         return Error(ErrorCode::unavailable, "every worker has ended before the job did: see worker-*.log in " +
-                                                 options_.output + last_lines(worker_log(workers_.size() - 1), 5));
+                                                 options_.output + workers_.back().process.last_output(kQuotedLines));
       }
     }
     return Error(ErrorCode::cancelled, "stopped");
@@ -128,20 +113,21 @@ class LocalRun::Loop {
       return false;
     }
     if (!deserted_at_) deserted_at_ = clock_.now();
-    return clock_.now() > *deserted_at_ + std::chrono::milliseconds(2 * kFarewellMs);
+    return clock_.now() > *deserted_at_ + kDesertedFor;
   }
 
   Status coordinator_ended() {
     const auto exit = *coordinator_->poll();
-    {
-      const std::lock_guard lock(run_.mutex_);
-      run_.progress_.coordinator_exit = exit.code;
+    // Once it serves, a result is of this start: the job has an end then, be it a failure or an operator's.
+    const bool served = served_ || read_coordinator_file(options_.output);
+    if (exit.signal == 0 && served && posix_file_system().info(join_path(options_.output, "result.json"))) {
+      return ok_status();
     }
-    if (exit.signal == 0 && exit.code == 0) return ok_status();
     const std::string how =
         exit.signal != 0 ? fmt::format("signal {}", exit.signal) : fmt::format("exit code {}", exit.code);
-    return Error(error_code_of_exit(exit.code),
-                 "the coordinator ended with " + how + ":" + last_lines(coordinator_log(), 5));
+    const ErrorCode code =
+        exit.signal == 0 ? error_code_of_exit(exit.code).value_or(ErrorCode::internal) : ErrorCode::internal;
+    return Error(code, "the coordinator ended with " + how + ":" + coordinator_->last_output(kQuotedLines));
   }
 
   [[nodiscard]] int poll_ms() const {
@@ -149,7 +135,6 @@ class LocalRun::Loop {
     return static_cast<int>(std::clamp(wait, 0.0, 20.0));
   }
 
-  [[nodiscard]] std::string ports_file() const { return options_.output + "/coordinator.json"; }
   [[nodiscard]] std::string coordinator_log() const { return options_.output + "/coordinator.log"; }
   [[nodiscard]] std::string worker_log(std::size_t index) const {
     return fmt::format("{}/worker-{}.log", options_.output, index);
@@ -163,8 +148,6 @@ class LocalRun::Loop {
     }
     PLANARIA_ASSIGN(ChildProcess process, ChildProcess::start(command, coordinator_log()));
     coordinator_.emplace(std::move(process));
-    const std::lock_guard lock(run_.mutex_);
-    ++run_.progress_.coordinator_starts;
     return ok_status();
   }
 
@@ -172,19 +155,17 @@ class LocalRun::Loop {
     const Instant deadline = clock_.now() + std::chrono::milliseconds(options_.start_timeout_ms);
     while (clock_.now() < deadline && !run_.stopping_) {
       if (!coordinator_->running()) return coordinator_ended();
-      if (std::ifstream file(ports_file()); file) {
-        const auto ports = nlohmann::json::parse(file, nullptr, false);
-        if (ports.is_object() && ports.contains("control_port") && ports.contains("http_port")) {
-          control_port_ = ports["control_port"].get<std::uint16_t>();
-          telemetry_port_ = ports.value("telemetry_port", std::uint16_t{0});
-          const std::lock_guard lock(run_.mutex_);
-          run_.progress_.http_port = ports["http_port"].get<std::uint16_t>();
-          return ok_status();
-        }
+      if (auto file = read_coordinator_file(options_.output)) {
+        served_ = *file;
+        const std::lock_guard lock(run_.mutex_);
+        run_.progress_.coordinator = std::move(*file);
+        return ok_status();
       }
       usleep(5'000);
     }
-    return Error(ErrorCode::unavailable, "the coordinator didn't start in time:" + last_lines(coordinator_log(), 5));
+    if (run_.stopping_) return Error(ErrorCode::cancelled, "stopped");
+    return Error(ErrorCode::unavailable,
+                 "the coordinator didn't start in time:" + coordinator_->last_output(kQuotedLines));
   }
 
   Status start_worker() {
@@ -193,16 +174,16 @@ class LocalRun::Loop {
                                      "worker",
                                      options_.job_file,
                                      "--join",
-                                     fmt::format("127.0.0.1:{}", control_port_),
+                                     served_->at(served_->control_port),
                                      "--id",
                                      std::to_string(index),
                                      "--out",
                                      options_.output,
                                      "--fault-hook",
                                      directory_.socket()};
-    if (telemetry_port_ != 0) {
+    if (served_->telemetry_port != 0) {
       command.emplace_back("--telemetry");
-      command.push_back(fmt::format("tcp://127.0.0.1:{}", telemetry_port_));
+      command.push_back("tcp://" + served_->at(served_->telemetry_port));
     }
     for (const std::string& assignment : options_.assignments) {
       command.emplace_back("--set");
@@ -300,8 +281,7 @@ class LocalRun::Loop {
   std::optional<ChildProcess> coordinator_;
   std::vector<Worker> workers_;
   std::optional<Instant> deserted_at_;
-  std::uint16_t control_port_ = 0;
-  std::uint16_t telemetry_port_ = 0;
+  std::optional<CoordinatorFile> served_;  // by the first start; later ones take the same ports
 };
 
 LocalRun::LocalRun(LocalRunOptions options) : options_(std::move(options)) {}

@@ -3,8 +3,7 @@
 // A thread of its own starts, signals and collects the processes; they die with it. Every process is a `planaria`
 // subcommand that a user could have started by hand.
 //
-// Files in the output directory: job.toml is the caller's; coordinator.json (ports), coordinator.log,
-// worker-<index>.log, and what the processes themselves write.
+// Files in the output directory: coordinator.log and worker-<index>.log, and what the processes themselves write.
 //
 // Thread contract: progress() and stop() may be called from any thread.
 #pragma once
@@ -18,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "chaos/faults/coordinator_file.hpp"
 #include "chaos/faults/fault_engine.hpp"
 #include "chaos/faults/scenario.hpp"
 #include "common/result.hpp"
@@ -30,7 +30,6 @@ struct LocalRunOptions {
   std::vector<std::string> assignments;  // "section.key=value"
   std::uint32_t workers = 3;
   std::string output;  // an existing directory
-  std::string resume;  // a directory with checkpoints to go on from, or empty
   Scenario scenario;
   int start_timeout_ms = 60'000;
 };
@@ -44,14 +43,12 @@ struct LocalWorkerState {
 };
 
 struct LocalRunProgress {
-  std::uint16_t http_port = 0;  // 0 until the coordinator serves
-  std::uint32_t coordinator_starts = 0;
+  std::optional<CoordinatorFile> coordinator;  // once it serves
   std::vector<LocalWorkerState> workers;
   std::vector<FiredFault> fired;
   std::size_t requested = 0;
   bool ended = false;
-  std::optional<Error> failure;
-  int coordinator_exit = 0;
+  std::optional<Error> failure;  // none: the job has an end, and OUT/result.json tells which
 };
 
 class LocalRun {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -89,8 +90,9 @@ Fault read_fault(ConfigReader& reader) {
 
 Result<Scenario> read_scenario(ConfigReader& reader) {
   Scenario scenario;
-  reader.each("fault", [&](ConfigReader& table, std::size_t) {
-    if (scenario.faults.size() < kMaxFaults) scenario.faults.push_back(read_fault(table));
+  reader.each("fault", [&](ConfigReader& table, std::size_t number) {
+    if (number < kMaxFaults) scenario.faults.push_back(read_fault(table));
+    if (number == kMaxFaults) table.refuse("kind", fmt::format("a scenario has at most {} faults", kMaxFaults));
   });
   PLANARIA_TRY(reader.finish());
   return scenario;
@@ -110,6 +112,26 @@ Result<Scenario> load_scenario(const std::string& path) {
 Result<Scenario> parse_scenario(std::string_view text, std::string source) {
   PLANARIA_ASSIGN(ConfigReader reader, ConfigReader::from_text(text, std::move(source)));
   return read_scenario(reader);
+}
+
+std::vector<std::string> never_strike(const Scenario& scenario, std::uint32_t workers, std::uint64_t steps) {
+  const auto joiners = std::ranges::count(scenario.faults, FaultKind::join, &Fault::kind);
+  const std::uint64_t started = workers + static_cast<std::uint64_t>(joiners);
+  std::vector<std::string> told;
+  for (std::size_t i = 0; i < scenario.faults.size(); ++i) {
+    const Fault& fault = scenario.faults[i];
+    const auto tell = [&](const std::string& why) {
+      told.push_back(fmt::format("fault {} ({}) can't strike: {}", i + 1, to_string(fault.kind), why));
+    };
+    if (fault.at_step && *fault.at_step > steps) {
+      tell(fmt::format("it waits for step {}, and the job has {}", *fault.at_step, steps));
+    }
+    for (const auto& end : {fault.worker, fault.from, fault.to}) {
+      if (!end || *end == kCoordinatorEnd || *end < started) continue;
+      tell(fmt::format("there is no worker {}: {} are started, numbered from 0", *end, started));
+    }
+  }
+  return told;
 }
 
 std::string scenario_to_toml(const Scenario& scenario) {

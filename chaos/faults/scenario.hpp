@@ -72,6 +72,9 @@ struct Scenario {
 
 [[nodiscard]] Result<Scenario> load_scenario(const std::string& path);
 [[nodiscard]] Result<Scenario> parse_scenario(std::string_view text, std::string source);
+// What is told before the run of faults that can't strike it: of workers that nobody starts, at steps after the last.
+[[nodiscard]] std::vector<std::string> never_strike(const Scenario& scenario, std::uint32_t workers,
+                                                    std::uint64_t steps);
 // What parse_scenario reads back as the same scenario.
 [[nodiscard]] std::string scenario_to_toml(const Scenario& scenario);
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
 
 #include "common/philox.hpp"
 #include "proto/state_map.hpp"
@@ -194,6 +195,7 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   Draw draw(seed);
   SimOptions options;
   options.seed = seed;
+  assert(limits.min_workers <= limits.max_workers && limits.min_faults <= limits.max_faults);
   // Small clusters are drawn more often: more of their interleavings matter.
   const std::uint64_t spread = limits.max_workers - limits.min_workers + 1;
   const std::uint64_t workers = limits.min_workers + std::min(draw.below(spread), draw.below(spread));

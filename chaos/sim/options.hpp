@@ -104,6 +104,7 @@ struct SimOptions {
   [[nodiscard]] std::string describe() const;
 };
 
+// min_… <= max_…
 struct OptionLimits {
   std::uint32_t min_workers = 3;
   std::uint32_t max_workers = 16;

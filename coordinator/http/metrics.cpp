@@ -62,7 +62,7 @@ std::string metrics_text(const StatusSnapshot& s) {
   out.family("info", "gauge", "The job; always 1.");
   out.value(1, fmt::format("{{job=\"{}\",job_hash=\"{}\"}}", label_value(s.job_name), s.job_hash.hex()));
   out.family("status", "gauge", "1 for the job's present status.");
-  for (const auto* name : {"starting", "training", "changing", "waiting", "finished", "failed"}) {
+  for (const auto* name : {"starting", "training", "changing", "waiting", "finished", "failed", "stopped"}) {
     out.value(s.status == name ? 1 : 0, fmt::format("{{status=\"{}\"}}", name));
   }
   out.single("view", "gauge", "Number of the current view.", number(s.view.value()));

@@ -147,7 +147,7 @@ HttpReply drain(std::string_view worker, const HttpRequest& request, const HttpC
 }
 
 HttpReply stop(const HttpRequest& request, const HttpControls& controls) {
-  const auto reason = reason_of(request.body, "stopped over HTTP");
+  const auto reason = reason_of(request.body, "asked for over HTTP");
   if (!reason) return refusal(reason.error());
   if (const auto asked = controls.stop(*reason); !asked) return refusal(asked.error());
   return json_reply({{"accepted", true}}, 202);

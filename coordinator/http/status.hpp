@@ -1,6 +1,7 @@
 // What the coordinator shows of a job: one immutable value, made by the service's loop, and its JSON.
 //
-// `planaria status`, `planaria run --json`, GET /v1/status, the stream and the status page all show this one value.
+// `planaria status`, GET /v1/status, the stream, the status page and OUT/result.json all show this one value; what
+// `planaria run --json` prints is a summary made of it.
 // JSON fields and units: docs/OPERATING.md, "status". Unknown numbers are null, never 0.
 //
 // Thread contract: plain values, pure functions.
@@ -92,7 +93,7 @@ struct StatusSnapshot {
   std::string numeric_class;  // empty until the first worker
   Generation generation;
 
-  std::string status;  // starting, training, changing, waiting, finished, failed
+  std::string status;  // starting, training, changing, waiting, finished, failed, stopped
   std::string reason;
   std::string log_error;  // why decisions can't be made durable now; empty = they can
   ViewNumber view;

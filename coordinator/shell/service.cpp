@@ -361,18 +361,22 @@ void CoordinatorService::Impl::leave(coordinator_action::Announce announcement) 
 void CoordinatorService::Impl::leave(coordinator_action::Exit exit) {
   published_at = {};
   publish();
-  end({true, exit.success, std::move(exit.reason), snapshot()});
+  auto last = snapshot();
+  end({true, exit.success, last->status == kStatusStopped, std::move(exit.reason), last});
 }
 
 void CoordinatorService::Impl::publish() {
   const Instant now = clock.now();
   if (now < published_at + (changed ? kPublishChanged : kPublishIdle)) return;
   auto made = status->build(*core, telemetry.get(), gateway->refused_messages(), now);
-  http->publish(made);
   published_at = now;
   changed = false;
-  const std::lock_guard lock(result_mutex);
-  newest = std::move(made);
+  {
+    const std::lock_guard lock(result_mutex);
+    newest = made;
+  }
+  // Last: who sees a worker over HTTP may ask for its drain at once, which looks it up in `newest`.
+  http->publish(std::move(made));
 }
 
 void CoordinatorService::Impl::end(CoordinatorOutcome ended) {
@@ -413,7 +417,7 @@ Status CoordinatorService::Impl::fault_fired(const log_record::FaultFired& fault
 
 Status CoordinatorService::Impl::stop_job(const std::string& reason) {
   if (snapshot()->final_step) return Error(ErrorCode::unavailable, "the job is over");
-  post(CoordinatorEvent(coordinator_event::StopJob{reason}), false);
+  post(CoordinatorEvent(coordinator_event::StopJob{fmt::format("{}: {}", kStoppedByOperator, reason)}), false);
   return ok_status();
 }
 
@@ -450,7 +454,7 @@ std::optional<CoordinatorOutcome> CoordinatorService::wait_for(std::chrono::mill
 }
 
 void CoordinatorService::stop() {
-  impl_->end({false, false, "the coordinator was stopped", snapshot()});
+  impl_->end({false, false, false, "the coordinator was stopped", snapshot()});
 }
 
 Status CoordinatorService::drain(WorkerId worker, const std::string& reason) {

@@ -35,6 +35,7 @@ struct CoordinatorPorts {
 struct CoordinatorOutcome {
   bool finished = false;  // the job has an end; else stop() was called and it goes on without this coordinator
   bool success = false;
+  bool stopped = false;  // finished without success because an operator wished so
   std::string reason;
   std::shared_ptr<const StatusSnapshot> status;  // the last one
 };

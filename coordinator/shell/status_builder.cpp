@@ -80,7 +80,7 @@ RecoveryRow recovery_row(const RecoveryRecord& record, Instant now) {
   row.first_slot_started = first_slot;
   row.last_slot_done = last_slot;
   row.step_committed_at = record.step_committed_at;
-  row.phase_ms.total = record.lost_slots > 0 ? interval(began, last_slot) : row.phase_ms.commit;
+  row.phase_ms.total = interval(began, last_slot);
   return row;
 }
 
@@ -135,6 +135,8 @@ void StatusBuilder::observe(const WorkerEnvelope& envelope, const CoordinatorCor
       at.validation_loss = commit->validation_loss;
       thin_history();
     }
+  } else if (const auto* done = std::get_if<Done>(&envelope.message)) {
+    validation_loss_ = done->final_validation_loss;
   } else if (const auto* saved = std::get_if<CheckpointSaved>(&envelope.message)) {
     checkpoints_.push_back({saved->step, saved->ok, saved->detail, envelope.worker});
     keep_newest(checkpoints_, kMaxRows);
@@ -260,7 +262,8 @@ std::shared_ptr<const StatusSnapshot> StatusBuilder::build(const CoordinatorCore
   s.job_hash = job_hash_;
   s.numeric_class = core.numeric_class();
   s.generation = core.generation();
-  s.status = to_string(core.status());
+  const bool stopped = finished_ && !finished_->success && finished_->reason.starts_with(kStoppedByOperator);
+  s.status = stopped ? kStatusStopped : to_string(core.status());
   s.reason = core.status_reason();
   s.log_error = log_error_;
   s.slots = job_.batch.slots;

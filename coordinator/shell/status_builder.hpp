@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/clock.hpp"
@@ -18,6 +19,11 @@
 #include "coordinator/telemetry/telemetry_hub.hpp"
 
 namespace planaria {
+
+// What the reason of a job begins with that an operator ended. The log keeps the reason, so every start knows.
+inline constexpr std::string_view kStoppedByOperator = "stopped by an operator";
+// The status of such a job in snapshots; the core knows it as failed.
+inline constexpr std::string_view kStatusStopped = "stopped";
 
 class StatusBuilder {
  public:

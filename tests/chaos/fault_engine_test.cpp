@@ -39,6 +39,28 @@ std::vector<int> signals(const std::vector<FaultOrder>& orders) {
   return numbers;
 }
 
+TEST(Scenario, FaultsThatCannotStrikeAreTold) {
+  const Scenario scenario = parse(
+      "[[fault]]\nkind = \"join\"\nat_step = 1\n"
+      "[[fault]]\nkind = \"kill\"\nat_step = 2\nworker = 3\n"
+      "[[fault]]\nkind = \"kill\"\nat_step = 2\nworker = 4\n"
+      "[[fault]]\nkind = \"kill\"\nat_step = 7\nworker = 0\n"
+      "[[fault]]\nkind = \"partition\"\nat_s = 1\nfrom = \"coordinator\"\nto = \"9\"\n");
+  const auto told = never_strike(scenario, 3, 6);
+  ASSERT_EQ(told.size(), 3U);
+  EXPECT_NE(told[0].find("no worker 4"), std::string::npos) << told[0];
+  EXPECT_NE(told[1].find("step 7"), std::string::npos) << told[1];
+  EXPECT_NE(told[2].find("no worker 9"), std::string::npos) << told[2];
+}
+
+TEST(Scenario, MoreFaultsThanAllowedAreRefusedNotDropped) {
+  std::string text;
+  for (std::size_t i = 0; i <= kMaxFaults; ++i) text += "[[fault]]\nkind = \"join\"\nat_s = 1\n";
+  const auto scenario = parse_scenario(text, "long.toml");
+  ASSERT_FALSE(scenario.ok());
+  EXPECT_NE(scenario.error().message().find("at most 10000 faults"), std::string::npos) << scenario.error().message();
+}
+
 TEST(Scenario, ProblemsNameTheirPlace) {
   for (const char* text :
        {"[[fault]]\nkind = \"kil\"\nat_step = 1\nworker = 0\n", "[[fault]]\nkind = \"kill\"\nworker = 0\n",

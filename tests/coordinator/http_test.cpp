@@ -171,7 +171,7 @@ TEST_F(Routes, PostsSteerTheJob) {
   bare.origin = "";
   bare.host = "trainer";
   EXPECT_EQ(ask(bare).status, 202U);
-  EXPECT_THAT(asked_.calls, testing::ElementsAre("drain 4 night", "stop night", "stop stopped over HTTP"));
+  EXPECT_THAT(asked_.calls, testing::ElementsAre("drain 4 night", "stop night", "stop asked for over HTTP"));
 }
 
 TEST_F(Routes, InjectedFaultsAreToldByNumber) {

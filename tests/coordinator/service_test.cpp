@@ -202,10 +202,12 @@ TEST_F(Service, StoppingTheJobTellsTheWorkers) {
   const auto finish = member.await<Finish>();
   ASSERT_TRUE(finish);
   EXPECT_FALSE(finish->success);
-  EXPECT_EQ(finish->reason, "enough");
+  EXPECT_EQ(finish->reason, "stopped by an operator: enough");
   const auto outcome = service_->wait();
   EXPECT_TRUE(outcome.finished);
   EXPECT_FALSE(outcome.success);
+  EXPECT_TRUE(outcome.stopped);
+  EXPECT_EQ(outcome.status->status, "stopped");
   EXPECT_FALSE(service_->stop_job("again"));
 }
 

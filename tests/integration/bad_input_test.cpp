@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "tests/integration/planaria_process.hpp"
@@ -80,8 +81,8 @@ TEST(BadInput, AWrongScenarioIsRefusedWithItsPlace) {
   expect_refusal({"run", tiny_job(), "--scenario", scratch.path("s.toml"), "--out", scratch.path("o")}, 2, "explode");
 }
 
-TEST(BadInput, AWrongSubcommandShowsHelp) {
-  EXPECT_EQ(planaria_program({"trian"}).exit_code, 2);
+TEST(BadInput, AnUnknownSubcommandIsNamed) {
+  expect_refusal({"rnu"}, 2, "did you mean 'run'");
   EXPECT_EQ(planaria_program({"--help"}).exit_code, 0);
 }
 
@@ -95,6 +96,36 @@ TEST(BadInput, ChaosEmptiesNoStrangersDirectory) {
 TEST(BadInput, ExportOfNoRunSaysSo) {
   const ScratchDirectory scratch;
   expect_refusal({"export", "--from", "/tmp", "--to", scratch.path("o")}, 3, "job.toml");
+  expect_refusal({"export", "--from", scratch.path("nowhere"), "--to", scratch.path("o")}, 3, "nowhere");
+}
+
+TEST(BadInput, AMissingJobFileIsNamed) {
+  expect_refusal({"run", "nothere.toml"}, 3, "nothere.toml");
+}
+
+TEST(BadInput, NumbersOutOfRangeAreRefused) {
+  expect_refusal({"simulate", "--workers", "2"}, 2, "from 3 to");
+  expect_refusal({"simulate", "--seeds", "-1"}, 2, "--seeds");
+  expect_refusal({"chaos", tiny_job(), "--runs", "0"}, 2, "--runs");
+  expect_refusal({"run", tiny_job(), "--workers", "0"}, 2, "--workers");
+  expect_refusal({"generate", "--from", "x", "--temperature", "nan"}, 2, "--temperature");
+}
+
+TEST(BadInput, AnObstacleInTheOutputDirectoryIsNamed) {
+  const ScratchDirectory scratch;
+  std::filesystem::create_directories(scratch.path("o/coordinator.json/x"));
+  expect_refusal({"run", tiny_job(), "--out", scratch.path("o"), "--quiet"}, 2, "coordinator.json");
+  std::ofstream(scratch.path("file")) << "no directory\n";
+  expect_refusal({"run", tiny_job(), "--out", scratch.path("file/o"), "--quiet"}, 2, "file");
+}
+
+TEST(BadInput, StatusOfWhatIsNoRunNamesTheMissingFile) {
+  const ScratchDirectory scratch;
+  expect_refusal({"status", scratch.path("")}, 3, "coordinator.json");
+}
+
+TEST(BadInput, AssignmentsWithoutAJobAreRefused) {
+  expect_refusal({"worker", "--join", "127.0.0.1:1", "--set", "cluster.nonsense=1"}, 2, "without JOB");
 }
 
 }  // namespace

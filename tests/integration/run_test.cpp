@@ -79,6 +79,19 @@ TEST(Run, ATruncatedCheckpointIsPassedOverAndTold) {
   EXPECT_EQ(refused.exit_code, 3) << refused.output;
 }
 
+TEST(Run, AnEndedRunIsTheSameWhenItIsResumedOrLookedAt) {
+  const ScratchDirectory scratch;
+  const std::string whole = scratch.path("whole");
+  const auto first = run_tiny(whole, {"--workers", "1", "--steps", "8", "--set", "cluster.listen=127.0.0.2"});
+  const auto again = run_tiny(whole, {"--workers", "1", "--steps", "8", "--resume", whole});
+  EXPECT_EQ(again["weights_hash"], first["weights_hash"]);
+  EXPECT_EQ(again["microbatches_computed"], first["microbatches_computed"]);
+  EXPECT_TRUE(again["wall_s"].is_null());
+  const ProgramResult status = planaria_program({"status", whole, "--json"}, 30);
+  EXPECT_EQ(status.exit_code, 0) << status.output;
+  EXPECT_EQ(last_json(status)["weights_hash"], first["weights_hash"]);
+}
+
 TEST(Run, ResumingAnotherJobIsRefusedAndChangesNothing) {
   const ScratchDirectory scratch;
   const std::string whole = scratch.path("whole");

@@ -6,16 +6,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
+
+#include "common/file.hpp"
 
 namespace planaria {
 namespace {
-
-Error os_error(const std::string& what, const std::string& path) {
-  const ErrorCode code = errno == ENOENT ? ErrorCode::not_found : ErrorCode::io;
-  return {code, what + " '" + path + "': " + std::strerror(errno)};
-}
 
 class Descriptor {
  public:
@@ -35,15 +31,15 @@ class Descriptor {
 
 Result<MappedInput> MappedInput::open(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) return os_error("can't open", path);
+  if (file.get() < 0) return file_error(errno, "open", path);
   struct stat info {};
-  if (::fstat(file.get(), &info) != 0) return os_error("can't inspect", path);
+  if (::fstat(file.get(), &info) != 0) return file_error(errno, "inspect", path);
   if (!S_ISREG(info.st_mode)) return Error(ErrorCode::invalid_argument, "'" + path + "' is not a regular file");
   MappedInput result;
   const auto size = static_cast<std::size_t>(info.st_size);
   if (size >= kMapFromBytes) {
     void* mapping = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
-    if (mapping == MAP_FAILED) return os_error("can't map", path);
+    if (mapping == MAP_FAILED) return file_error(errno, "map", path);
     result.mapping_ = mapping;
     result.size_ = size;
     return result;
@@ -52,7 +48,7 @@ Result<MappedInput> MappedInput::open(const std::string& path) {
   for (std::size_t at = 0; at < size;) {
     const ssize_t got = ::read(file.get(), result.copy_.data() + at, size - at);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return os_error("can't read", path);
+    if (got < 0) return file_error(errno, "read", path);
     if (got == 0) return Error(ErrorCode::io, "'" + path + "' became shorter while it was read");
     at += static_cast<std::size_t>(got);
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -12,6 +13,7 @@
 #include <system_error>
 #include <vector>
 
+#include "common/file.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/data/mapped_input.hpp"
 #include "worker/data/tokenizer.hpp"
@@ -20,8 +22,7 @@ namespace planaria {
 namespace {
 
 Error write_error(const std::string& path) {
-  const ErrorCode code = errno == ENOSPC ? ErrorCode::exhausted : ErrorCode::io;
-  return {code, fmt::format("can't write '{}': {}", path, std::strerror(errno))};
+  return file_error(errno, "write", path);
 }
 
 class ShardWriter {
@@ -80,6 +81,28 @@ class ShardWriter {
   std::uint64_t shards_ = 0;
 };
 
+// Shards lie in the output directory and nowhere else, and never among the text: the next run would read them as text.
+Status check_places(const TokenizeOptions& options) {
+  namespace fs = std::filesystem;
+  if (options.prefix.empty() || options.prefix.find('/') != std::string::npos) {
+    return Error(ErrorCode::invalid_argument,
+                 fmt::format("'{}' is no prefix of file names: it may not be empty or hold a '/'", options.prefix));
+  }
+  const std::string& endings = options.input.extensions;
+  if (!endings.empty() && endings.find("bin") == std::string::npos) return ok_status();  // shards aren't read as text
+  std::error_code failed;
+  const fs::path input = fs::weakly_canonical(options.input.path, failed);
+  if (failed || !fs::is_directory(input, failed)) return ok_status();
+  const fs::path output = fs::weakly_canonical(options.output_directory, failed);
+  if (failed || std::mismatch(input.begin(), input.end(), output.begin(), output.end()).first != input.end()) {
+    return ok_status();
+  }
+  return Error(ErrorCode::invalid_argument,
+               fmt::format("the shards would lie in '{}', among the text that is read: choose an output directory "
+                           "outside of '{}'",
+                           options.output_directory, options.input.path));
+}
+
 }  // namespace
 
 Result<std::span<const std::byte>> shard_tokens(std::span<const std::byte> file, const std::string& path) {
@@ -112,18 +135,14 @@ Result<TokenizeSummary> tokenize_to_shards(const TokenizeOptions& options) {
   if (options.shard_tokens == 0 || options.shard_tokens > INT32_MAX) {
     return Error(ErrorCode::invalid_argument, "a shard holds between 1 and 2147483647 tokens");
   }
+  PLANARIA_TRY(check_places(options));
   PLANARIA_ASSIGN(const auto tokenizer, open_tokenizer(options.input));
   if (tokenizer->vocabulary() > 65536) {
     return Error(ErrorCode::unsupported,
                  fmt::format("the tokenizer has {} tokens; uint16 shards hold at most 65536", tokenizer->vocabulary()));
   }
   PLANARIA_ASSIGN(const std::vector<std::string> files, list_data_files(options.input));
-  std::error_code failed;
-  std::filesystem::create_directories(options.output_directory, failed);
-  if (failed) {
-    return Error(ErrorCode::io,
-                 fmt::format("can't make directory '{}': {}", options.output_directory, failed.message()));
-  }
+  PLANARIA_TRY(posix_file_system().make_directories(options.output_directory));
   TokenizeSummary summary;
   summary.vocabulary = tokenizer->vocabulary();
   ShardWriter writer(options);

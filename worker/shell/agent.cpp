@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <utility>
 
@@ -87,7 +88,7 @@ class WorkerAgent::Impl {
                                    .tls_authority = options_.security.tls_authority},
                                   {.connected = [this] { link_changed(true, {}); },
                                    .lost = [this](std::string why) { link_changed(false, std::move(why)); },
-                                   .failed = [this](std::string why) { attempt_failed(std::move(why)); },
+                                   .failed = [this](Error why) { attempt_failed(std::move(why)); },
                                    .message = [this](CoordinatorEnvelope envelope) { deliver(std::move(envelope)); }}));
     return ok_status();
   }
@@ -104,9 +105,10 @@ class WorkerAgent::Impl {
     loop_->post(agent_event::Link{connected, std::move(why)});
   }
 
-  void attempt_failed(std::string why) {
+  void attempt_failed(Error why) {
     const std::scoped_lock lock(mutex_);
     last_failure_ = std::move(why);
+    changed_.notify_all();
   }
 
   void deliver(CoordinatorEnvelope envelope) {
@@ -123,12 +125,35 @@ class WorkerAgent::Impl {
 
   Status await_coordinator(std::uint32_t timeout_ms) {
     std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return connected_; })) return ok_status();
+    const auto hopeless = [&] { return last_failure_.code() == ErrorCode::invalid_argument; };
+    PLANARIA_ASSIGN(const bool found, await(lock, timeout_ms, [&] { return connected_ || hopeless(); }));
+    if (connected_) return ok_status();
+    const std::string where = fmt::format("{}:{}", options_.coordinator_host, options_.coordinator_port);
+    if (found) {
+      return Error(
+          ErrorCode::invalid_argument,
+          fmt::format("no coordinator at {}: {}; give --join the control port, which the coordinator prints and "
+                      "its OUT/coordinator.json names",
+                      where, last_failure_.message()));
+    }
     return Error(ErrorCode::unavailable,
-                 fmt::format("no coordinator at {}:{} within {:.1f} s ({}): start one with `planaria coordinator "
+                 fmt::format("no coordinator at {} within {:.1f} s ({}): start one with `planaria coordinator "
                              "JOB.toml`, or check the address given to --join",
-                             options_.coordinator_host, options_.coordinator_port, timeout_ms / 1000.0,
-                             last_failure_.empty() ? "no answer" : last_failure_));
+                             where, timeout_ms / 1000.0, last_failure_.message()));
+  }
+
+  // Waits with `lock` until `ready` holds: true, or false after the timeout. cancelled when the owner gives up.
+  Result<bool> await(std::unique_lock<std::mutex>& lock, std::uint32_t timeout_ms, const std::function<bool()>& ready) {
+    constexpr auto kAskEvery = std::chrono::milliseconds(20);
+    const Instant deadline = clock_.now() + std::chrono::milliseconds(timeout_ms);
+    while (!changed_.wait_for(lock, kAskEvery, ready)) {
+      if (clock_.now() >= deadline) return false;
+      if (options_.give_up && options_.give_up()) {
+        return Error(ErrorCode::cancelled, fmt::format("stopped before the coordinator at {}:{} was found",
+                                                       options_.coordinator_host, options_.coordinator_port));
+      }
+    }
+    return true;
   }
 
   Result<JobSpec> fetch_job(std::uint32_t timeout_ms) {
@@ -139,8 +164,7 @@ class WorkerAgent::Impl {
     envelope.message = question;
     link_->send(envelope);
     std::unique_lock lock(mutex_);
-    const bool answered =
-        changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return !early_.empty(); });
+    PLANARIA_ASSIGN(const bool answered, await(lock, timeout_ms, [&] { return !early_.empty(); }));
     if (!answered) {
       return Error(ErrorCode::unavailable,
                    fmt::format("the coordinator at {}:{} didn't answer within {:.1f} s", options_.coordinator_host,
@@ -275,7 +299,7 @@ class WorkerAgent::Impl {
   std::deque<AgentEvent> early_;  // before the loop runs
   bool connected_ = false;
   bool running_ = false;
-  std::string last_failure_;
+  Error last_failure_{ErrorCode::unavailable, "no answer"};  // to connect
 };
 
 WorkerAgent::WorkerAgent(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -39,6 +40,7 @@ struct WorkerOptions {
   std::string telemetry_endpoint;            // "tcp://host:port" of the coordinator; empty = none
   std::string fault_socket;                  // worker/shell/fault_hook.hpp; empty = off
   std::uint32_t connect_timeout_ms = 60000;  // when no job is given; else the job's cluster.reconnect_timeout_ms
+  std::function<bool()> give_up;             // asked while start() waits for the coordinator; none = never
 };
 
 struct WorkerOutcome {
@@ -50,7 +52,8 @@ struct WorkerOutcome {
 class WorkerAgent {
  public:
   // Returns when the worker has found the coordinator and is ready to register. unavailable: no coordinator there in
-  // time; mismatch: it refused the worker; others: data, device or memory.
+  // time; invalid_argument: something else is there; mismatch: it refused the worker; cancelled: give_up() said so;
+  // others: data, device or memory.
   [[nodiscard]] static Result<std::unique_ptr<WorkerAgent>> start(WorkerOptions options);
   // Ends abruptly when the worker is still at work.
   ~WorkerAgent();

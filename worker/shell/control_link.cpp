@@ -56,10 +56,20 @@ void reconnect(LinkActor* self, Duration after) {
   self->delayed_send(self, after, LinkConnect{});
 }
 
-void attempt_failed(LinkActor* self, const LinkShared& shared, const std::string& why) {
-  shared.handlers.failed(why);
+void attempt_failed(LinkActor* self, const LinkShared& shared, Error why) {
+  shared.handlers.failed(std::move(why));
   reconnect(self, self->state.retry);
   self->state.retry = std::min(self->state.retry * 2, kLastRetry);
+}
+
+Error reason_of(LinkActor* self, const caf::error& failure) {
+  if (failure == caf::sec::malformed_basp_message) {
+    return {ErrorCode::invalid_argument,
+            "what listens there doesn't speak the control protocol: this may be the HTTP port, or one of both uses TLS "
+            "and the other doesn't"};
+  }
+  if (failure == caf::sec::cannot_connect_to_node) return {ErrorCode::unavailable, "nobody listens there"};
+  return {ErrorCode::unavailable, self->system().render(failure)};
 }
 
 void lose(LinkActor* self, const LinkShared& shared, const std::string& why) {
@@ -80,7 +90,7 @@ void connect(LinkActor* self, const std::shared_ptr<LinkShared>& shared) {
       .then(
           [=](const caf::node_id&, caf::strong_actor_ptr& published, const std::set<std::string>&) {
             if (!published) {
-              return attempt_failed(self, *shared, "what listens there is no coordinator");
+              return attempt_failed(self, *shared, {ErrorCode::unavailable, "what listens there is no coordinator"});
             }
             auto& state = self->state;
             state.gateway = caf::actor_cast<caf::actor>(published);
@@ -88,7 +98,7 @@ void connect(LinkActor* self, const std::shared_ptr<LinkShared>& shared) {
             self->monitor(state.gateway);
             shared->handlers.connected();
           },
-          [=](const caf::error& failure) { attempt_failed(self, *shared, self->system().render(failure)); });
+          [=](const caf::error& failure) { attempt_failed(self, *shared, reason_of(self, failure)); });
 }
 
 void receive(LinkActor* self, LinkShared& shared, const ByteVector& bytes) {

@@ -33,8 +33,9 @@ struct ControlLinkOptions {
 
 struct ControlLinkHandlers {
   std::function<void()> connected;
-  std::function<void(std::string reason)> lost;    // after connected only
-  std::function<void(std::string reason)> failed;  // an attempt to connect
+  std::function<void(std::string reason)> lost;  // after connected only
+  // An attempt to connect. invalid_argument: what listens there speaks another protocol; else unavailable.
+  std::function<void(Error)> failed;
   std::function<void(CoordinatorEnvelope)> message;
 };
 

@@ -145,6 +145,18 @@ TEST_F(DatasetTest, BpeTextEqualsItsTokenizedShards) {
     }
   }
   EXPECT_THAT(tokenize_to_shards({data, path("raw"), "text"}).error().message(), HasSubstr("already there"));
+  EXPECT_THAT(tokenize_to_shards({data, path("up"), "../text"}).error().message(), HasSubstr("no prefix"));
+}
+
+TEST_F(DatasetTest, ShardsDontLieAmongTheText) {
+  write("corpus/a.txt", "text");
+  DataSpec data;
+  data.path = path("corpus");
+  for (const char* output : {"corpus", "corpus/shards", "corpus/../corpus"}) {
+    const auto summary = tokenize_to_shards({data, path(output)});
+    ASSERT_FALSE(summary.ok()) << output;
+    EXPECT_THAT(summary.error().message(), HasSubstr("among the text")) << output;
+  }
 }
 
 }  // namespace

@@ -3,7 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -48,6 +51,42 @@ reconnect_timeout_ms = 30000
 [checkpoint]
 every_steps = 3
 )";
+
+// Listens on loopback and says one thing, whatever it is told, to whoever connects first.
+class GreetingServer {
+ public:
+  explicit GreetingServer(std::string greeting) : listener_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(listen(listener_, 4), 0);
+    getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+    port_ = ntohs(address.sin_port);
+    thread_ = std::thread([this, greeting = std::move(greeting)] {
+      const int client = accept(listener_, nullptr, nullptr);
+      send(client, greeting.data(), greeting.size(), MSG_NOSIGNAL);
+      char byte = 0;
+      while (recv(client, &byte, 1, 0) > 0) {
+      }
+      close(client);
+    });
+  }
+  ~GreetingServer() {
+    shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    close(listener_);
+  }
+  GreetingServer(const GreetingServer&) = delete;
+  GreetingServer& operator=(const GreetingServer&) = delete;
+  [[nodiscard]] std::uint16_t port() const { return port_; }
+
+ private:
+  int listener_;
+  std::uint16_t port_ = 0;
+  std::thread thread_;
+};
 
 class AgentTest : public ::testing::Test {
  protected:
@@ -105,6 +144,23 @@ TEST_F(AgentTest, NoCoordinatorIsAClearError) {
   ASSERT_FALSE(agent.ok());
   EXPECT_EQ(agent.error().code(), ErrorCode::unavailable);
   EXPECT_THAT(agent.error().message(), ::testing::HasSubstr("no coordinator at 127.0.0.1:1"));
+}
+
+TEST_F(AgentTest, WhoIsStoppedWhileItLooksForTheCoordinatorGivesUp) {
+  WorkerOptions looking = options(1);
+  looking.job->cluster.reconnect_timeout_ms = 60'000;
+  looking.give_up = [] { return true; };
+  const auto agent = WorkerAgent::start(std::move(looking));
+  ASSERT_FALSE(agent.ok());
+  EXPECT_EQ(agent.error().code(), ErrorCode::cancelled);
+}
+
+TEST_F(AgentTest, ALinkThatFindsAnotherProtocolSaysSoAtOnce) {
+  const GreetingServer server("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+  const auto agent = WorkerAgent::start(options(server.port()));
+  ASSERT_FALSE(agent.ok());
+  EXPECT_EQ(agent.error().code(), ErrorCode::invalid_argument);
+  EXPECT_THAT(agent.error().message(), ::testing::HasSubstr("may be the HTTP port"));
 }
 
 TEST_F(AgentTest, MissingDataIsAClearError) {

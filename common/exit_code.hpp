@@ -2,12 +2,16 @@
 //
 //   0  done
 //   1  the run failed, or a bug
-//   2  wrong usage or configuration: correct it
-//   3  data, checkpoint or file missing or damaged
+//   2  wrong usage or configuration, a path that can't be used, a worker that isn't there: correct it
+//   3  data, checkpoint, job file or directory missing or damaged
 //   4  refused: job hash, protocol version or numeric class differ; trying again can't help
 //   5  unavailable: port busy, coordinator unreachable, disk or memory used up; trying again may help
 //   6  stopped before the end, by a signal or an operator
+//
+// Thread contract: pure functions.
 #pragma once
+
+#include <optional>
 
 #include "common/result.hpp"
 
@@ -17,7 +21,8 @@ enum class ExitCode : int { ok = 0, failed = 1, usage = 2, data = 3, refused = 4
 
 [[nodiscard]] ExitCode exit_code_of(ErrorCode code);
 
-// Prints "planaria: message" on standard error and returns the error's exit code.
-int fail(const Error& error);
+// The kind of error behind the exit code of a planaria process, such that exit_code_of() gives the code again; foreign
+// codes are `internal`. Nothing for 0.
+[[nodiscard]] std::optional<ErrorCode> error_code_of_exit(int code);
 
 }  // namespace planaria

@@ -1,6 +1,4 @@
-#include "cli/exit_code.hpp"
-
-#include <fmt/format.h>
+#include "common/exit_code.hpp"
 
 namespace planaria {
 
@@ -27,9 +25,24 @@ ExitCode exit_code_of(ErrorCode code) {
   return ExitCode::failed;
 }
 
-int fail(const Error& error) {
-  fmt::print(stderr, "planaria: {}\n", error.message());
-  return static_cast<int>(exit_code_of(error.code()));
+std::optional<ErrorCode> error_code_of_exit(int code) {
+  switch (static_cast<ExitCode>(code)) {
+    case ExitCode::ok:
+      return std::nullopt;
+    case ExitCode::usage:
+      return ErrorCode::invalid_argument;
+    case ExitCode::data:
+      return ErrorCode::not_found;
+    case ExitCode::refused:
+      return ErrorCode::mismatch;
+    case ExitCode::unavailable:
+      return ErrorCode::unavailable;
+    case ExitCode::stopped:
+      return ErrorCode::cancelled;
+    case ExitCode::failed:
+      break;
+  }
+  return ErrorCode::internal;
 }
 
 }  // namespace planaria

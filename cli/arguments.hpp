@@ -1,0 +1,25 @@
+// What the subcommands share of reading arguments and of reporting errors.
+//
+// Thread contract: free functions; use from the main thread.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <limits>
+
+#include "common/exit_code.hpp"
+#include "common/result.hpp"
+
+namespace planaria {
+
+// Decimal digits for a number from `min` to `max`. CLI11's own reading takes -1 for 2^64 - 1 and 010 for 8.
+[[nodiscard]] CLI::Validator whole_number(std::uint64_t min = 0,
+                                          std::uint64_t max = std::numeric_limits<std::uint64_t>::max());
+
+// A finite number from `min` to `max`.
+[[nodiscard]] CLI::Validator number_between(double min, double max);
+
+// Prints "planaria: message" on standard error and returns the error's exit code.
+int fail(const Error& error);
+
+}  // namespace planaria
