@@ -1,5 +1,7 @@
 // The subcommands of `planaria`. Each adds itself, with its options and examples, to the application; its callback
 // leaves the exit code (cli/exit_code.hpp) in `code`.
+//
+// Thread contract: one thread, at the start of the process.
 #pragma once
 
 #include <string>

@@ -7,6 +7,8 @@
 //   4  refused: job hash, protocol version or numeric class differ; trying again can't help
 //   5  unavailable: port busy, coordinator unreachable, disk or memory used up; trying again may help
 //   6  stopped before the end, by a signal or an operator
+//
+// Thread contract: any thread.
 #pragma once
 
 #include "common/result.hpp"

@@ -1,6 +1,8 @@
 // Who does what: slots, shards, members, the layout of a view and the plan to resume a step in it.
 //
 // Everything here is a value and every function is pure; coordinator and workers meet in these types.
+//
+// Thread contract: plain values, pure functions.
 #pragma once
 
 #include <compare>
@@ -122,7 +124,7 @@ struct ResumePlan {
   bool discard = false;               // partial work of step r that members hold is of an older attempt: drop it
   bool skip_update = false;           // the gradient is nonfinite by nature: parameters r = parameters r-1
   bool compute = true;                // false: every shard is ready and no slot is needed
-  std::uint32_t tier = 0;             // DESIGN §5: 0 nothing rolled back, 2 durable checkpoint, 3 initial state
+  std::uint32_t tier = 0;             // 0 nothing rolled back, 2 durable checkpoint, 3 initial state
   std::vector<SlotAssignment> slots;  // a worker may have several ranges; each is folded on its own
   std::vector<SlotRange> lost;        // slots whose owner is gone, as assigned anew in `slots`
   std::vector<ShardAssignment> shards;
