@@ -15,8 +15,8 @@ constexpr const char* kFooter =
     "Examples:\n"
     "  planaria run examples/quickstart.toml\n"
     "  planaria run JOB.toml --workers 4 --scenario chaos/scenarios/quickstart.toml\n"
-    "  planaria coordinator JOB.toml --listen 10.0.0.1:7070     and on each machine\n"
-    "  planaria worker --join 10.0.0.1:7070\n\n"
+    "  planaria coordinator JOB.toml --listen 127.0.0.1:7070    and, as often as you like,\n"
+    "  planaria worker --join 127.0.0.1:7070                    over several machines: docs/OPERATING.md\n\n"
     "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 data missing or damaged, 4 refused (do not try again),\n"
     "5 unavailable (try again), 6 stopped before the end.";
 

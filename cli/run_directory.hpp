@@ -1,4 +1,6 @@
 // What a run left in its directory, for commands that use the result: the job and its newest sound checkpoint.
+//
+// Thread contract: functions without state; any thread may call.
 #pragma once
 
 #include <optional>

@@ -11,6 +11,7 @@
 #include "chaos/faults/coordinator_file.hpp"
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
+#include "cli/event_list.hpp"
 #include "cli/http_client.hpp"
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
@@ -22,6 +23,7 @@ namespace {
 struct StatusArguments {
   std::string target;
   bool as_json = false;
+  bool log = false;
   std::uint32_t worker = 0;
 };
 
@@ -48,6 +50,7 @@ Result<nlohmann::json> fetch(const std::string& text) {
 }
 
 int show_status(const StatusArguments& arguments) {
+  if (arguments.log) return show_event_list(arguments.target, arguments.as_json);
   const auto status = fetch(arguments.target);
   if (!status) return fail(status.error());
   if (arguments.as_json) {
@@ -99,8 +102,11 @@ CLI::App* add(CLI::App& app, const char* name, const char* help, const std::shar
 void add_status(CLI::App& app, int& code) {
   auto arguments = std::make_shared<StatusArguments>();
   auto* status = add(app, "status", "Show a job's state once", arguments);
-  status->footer("Examples:\n  planaria status runs/quickstart\n  planaria status 127.0.0.1:7071 --json");
+  status->footer(
+      "Examples:\n  planaria status runs/quickstart\n  planaria status 127.0.0.1:7071 --json\n"
+      "  planaria status runs/quickstart --log");
   status->add_flag("--json", arguments->as_json, "as JSON");
+  status->add_flag("--log", arguments->log, "the records of the coordinator's log instead; needs the run's directory");
   status->callback([arguments, &code] { code = show_status(*arguments); });
 
   auto* watching = add(app, "watch", "Show a job's state until it ends", arguments);

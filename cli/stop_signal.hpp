@@ -1,4 +1,6 @@
 // SIGINT and SIGTERM as flags that a command's loop looks at.
+//
+// Thread contract: watch_stop_signals belongs to the start of the process; any thread may look at the flags.
 #pragma once
 
 namespace planaria {

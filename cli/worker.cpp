@@ -11,10 +11,12 @@
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
 #include "cli/http_client.hpp"
+#include "cli/process_log.hpp"
 #include "cli/stop_signal.hpp"
 #include "common/config.hpp"
 #include "common/log.hpp"
 #include "proto/job_config.hpp"
+#include "proto/listen.hpp"
 #include "worker/shell/agent.hpp"
 
 namespace planaria {
@@ -22,10 +24,15 @@ namespace {
 
 struct WorkerArguments {
   JobArguments job;
+  LogArguments log;
   std::string join;
   std::optional<std::uint32_t> id;
   WorkerOptions options;
 };
+
+bool is_local(const std::string& host) {
+  return host == "localhost" || is_loopback(host);
+}
 
 Result<WorkerOptions> prepare(const WorkerArguments& arguments) {
   WorkerOptions options = arguments.options;
@@ -36,6 +43,7 @@ Result<WorkerOptions> prepare(const WorkerArguments& arguments) {
   if (error != std::errc() || options.coordinator_port == 0) {
     return Error(ErrorCode::invalid_argument, "--join: '" + target.port + "' is no port");
   }
+  if (options.data_devices.empty()) options.data_devices = is_local(target.host) ? "lo" : "all";
   if (arguments.id) options.wanted = WorkerId(*arguments.id);
   options.give_up = stop_requested;
   if (arguments.job.file.empty() && !arguments.job.assignments.empty()) {
@@ -52,6 +60,8 @@ int run(const WorkerArguments& arguments) {
   watch_stop_signals();
   auto options = prepare(arguments);
   if (!options) return fail(options.error());
+  if (const Status started = start_process_log(arguments.log, worker_log_file(options->out_directory)); !started)
+    return fail(started.error());
   fmt::print("looking for the coordinator at {}\n", arguments.join);
   std::fflush(stdout);
   auto agent = WorkerAgent::start(std::move(*options));
@@ -62,7 +72,10 @@ int run(const WorkerArguments& arguments) {
     bool asked = false;
     while (!ended) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      if (interrupt_requested()) _exit(static_cast<int>(ExitCode::stopped));
+      if (interrupt_requested()) {
+        flush_logs();
+        _exit(static_cast<int>(ExitCode::stopped));
+      }
       if (terminate_requested() && !asked) {
         asked = true;
         (*agent)->drain("SIGTERM");
@@ -72,6 +85,8 @@ int run(const WorkerArguments& arguments) {
   const WorkerOutcome outcome = (*agent)->wait();
   ended = true;
   signals.join();
+  Log("worker").info("ends", {{"why", outcome.reason}});
+  flush_logs();
   fmt::print("{}\n", outcome.reason);
   if (outcome.success) return 0;
   return static_cast<int>(outcome.permanent ? ExitCode::refused : ExitCode::failed);
@@ -89,18 +104,24 @@ void add_worker(CLI::App& app, int& code) {
   auto arguments = std::make_shared<WorkerArguments>();
   WorkerOptions& options = arguments->options;
   options.threads = 0;
+  options.data_devices.clear();
   command->add_option("JOB", arguments->job.file, "job file (TOML)");
   command->add_option("--set", arguments->job.assignments, "override a key: section.key=value; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
   command->add_option("--join", arguments->join, "the coordinator's address:port")->required();
+  add_log_arguments(*command, arguments->log);
   command->add_option("--id", arguments->id, "wanted worker number; default the next free one")
       ->transform(whole_number(0, UINT32_MAX));
   command->add_option("--out", options.out_directory, "directory of the worker's files")->capture_default_str();
   command->add_option("--data", options.data_path, "where this machine has the data, when not where the job says");
+  command->add_option("--tokenizer-file", options.tokenizer_file, "the same of the tokenizer's file");
   command->add_option("--threads", options.threads, "compute threads; default the job's")
       ->transform(whole_number(0, 1024));
-  command->add_option("--devices", options.data_devices, "network devices of the data plane")->capture_default_str();
+  command->add_option(
+      "--devices", options.data_devices,
+      "network devices through which workers reach each other, as \"eth0\" or \"eth0,eth1\"; default lo "
+      "where the coordinator is joined over loopback, else all");
   command->add_option("--join-token", options.security.join_token, "the job's shared secret")
       ->envname("PLANARIA_JOIN_TOKEN");
   command->add_option("--tls-certificate", options.security.tls_certificate, "PEM file");

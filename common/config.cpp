@@ -102,6 +102,13 @@ Result<std::string> read_text(const std::string& path) {
   return text;
 }
 
+// The same file whatever the working directory is later, or in another process.
+std::string made_absolute(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::path made = std::filesystem::absolute(path, error);
+  return (error ? path : made).lexically_normal().string();
+}
+
 }  // namespace
 
 std::string expectation(const IntegerRange& range) {
@@ -164,7 +171,8 @@ struct ConfigReader::State {
   };
 
   std::string source;
-  std::string directory;
+  bool in_file = false;
+  std::string directory;  // of the file
   toml::table root;
   std::map<std::string, std::string, std::less<>> assignments;
   Environment environment;
@@ -294,15 +302,18 @@ ConfigReader::~ConfigReader() = default;
 Result<ConfigReader> ConfigReader::from_file(const std::string& path, std::span<const std::string> assignments,
                                              const Environment& environment) {
   PLANARIA_ASSIGN(const std::string text, read_text(path));
-  return load(text, path, std::filesystem::path(path).parent_path().string(), assignments, environment);
+  PLANARIA_ASSIGN(ConfigReader reader, load(text, path, assignments, environment));
+  reader.state_->in_file = true;
+  reader.state_->directory = std::filesystem::path(path).parent_path().string();
+  return reader;
 }
 
 Result<ConfigReader> ConfigReader::from_text(std::string_view text, std::string source,
                                              std::span<const std::string> assignments, const Environment& environment) {
-  return load(text, std::move(source), {}, assignments, environment);
+  return load(text, std::move(source), assignments, environment);
 }
 
-Result<ConfigReader> ConfigReader::load(std::string_view text, std::string source, std::string directory,
+Result<ConfigReader> ConfigReader::load(std::string_view text, std::string source,
                                         std::span<const std::string> assignments, const Environment& environment) {
   if (text.size() > kMaxConfigBytes) {
     return Error(ErrorCode::invalid_argument,
@@ -326,7 +337,6 @@ Result<ConfigReader> ConfigReader::load(std::string_view text, std::string sourc
     state->assignments.insert_or_assign(assignment.substr(0, equals), assignment.substr(equals + 1));
   }
   state->source = std::move(source);
-  state->directory = std::move(directory);
   state->environment = environment;
   state->table = &state->root;
   return ConfigReader(std::move(state));
@@ -442,10 +452,9 @@ bool ConfigReader::key(std::string_view name, Hash128& out) {
 
 bool ConfigReader::path(std::string_view name, std::string& out) {
   if (!key(name, out)) return false;
-  const auto found = state_->find(name);
-  if (found->node != nullptr && !out.empty() && std::filesystem::path(out).is_relative()) {
-    out = (std::filesystem::path(state_->directory) / out).lexically_normal().string();
-  }
+  const bool of_document = state_->find(name)->node != nullptr;
+  if (out.empty() || std::filesystem::path(out).is_absolute() || (of_document && !state_->in_file)) return true;
+  out = made_absolute(of_document ? std::filesystem::path(state_->directory) / out : std::filesystem::path(out));
   return true;
 }
 

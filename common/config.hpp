@@ -107,7 +107,8 @@ class ConfigReader {
   bool key(std::string_view name, bool& out);
   bool key(std::string_view name, std::string& out);
   bool key(std::string_view name, Hash128& out);
-  // A file name; a relative one that the file gives counts from the file's directory, others from the working one.
+  // A file name, made absolute: a relative one that the file gives counts from the file's directory, others from the
+  // working one.
   bool path(std::string_view name, std::string& out);
   // A value that is never printed and never written back (ConfigWriter leaves it out).
   bool secret(std::string_view name, std::string& out) { return key(name, out); }
@@ -125,8 +126,8 @@ class ConfigReader {
  private:
   struct State;
   explicit ConfigReader(std::unique_ptr<State> state);
-  static Result<ConfigReader> load(std::string_view text, std::string source, std::string directory,
-                                   std::span<const std::string> assignments, const Environment& environment);
+  static Result<ConfigReader> load(std::string_view text, std::string source, std::span<const std::string> assignments,
+                                   const Environment& environment);
   bool read_integer(std::string_view name, const IntegerRange& range, std::int64_t& out);
   bool read_choice(std::string_view name, std::span<const std::string_view> names, std::size_t& out);
 

@@ -32,7 +32,8 @@ std::shared_ptr<spdlog::logger> raw_logger(spdlog::sink_ptr sink) {
   auto logger = std::make_shared<spdlog::logger>("planaria", std::move(sink));
   logger->set_pattern("%v");
   logger->set_level(spdlog::level::trace);
-  logger->flush_on(spdlog::level::warn);
+  // What is rare is on disk at once: it must outlive a process that is killed.
+  logger->flush_on(spdlog::level::info);
   // A log that can't be written (full disk, closed stderr) must not disturb the process that wanted to tell something.
   logger->set_error_handler([](const std::string&) {});
   return logger;
@@ -189,7 +190,7 @@ void Log::write(LogLevel level, std::string_view message, std::initializer_list<
                             {fields_.data(), fields_.size()},
                             {fields.begin(), fields.size()}});
   // spdlog decides by its own level only whether to flush.
-  const auto spdlog_level = level >= LogLevel::warning ? spdlog::level::warn : spdlog::level::info;
+  const auto spdlog_level = level >= LogLevel::info ? spdlog::level::info : spdlog::level::debug;
   if (sinks->text) {
     std::string line = fmt::format("{} {:<7} {:<12} {}", time, to_string(level), component_, printable(message));
     for (const LogField* field : all) line += fmt::format(" {}={}", field->key, text_value(field->value));

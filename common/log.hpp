@@ -4,6 +4,9 @@
 // worker's log knows its worker, a view's its view, and a line says only what is new. Text from peers and files is
 // escaped; one call is one line.
 //
+// Lines of `info` and above are written at once, finer ones when a buffer is full: `info` is for what is rare (views,
+// joins, recoveries), never for each step or message.
+//
 // The one piece of global state is where lines go, set by start_logging at a process's start; before that, warnings
 // and errors go to stderr.
 //

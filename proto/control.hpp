@@ -2,6 +2,8 @@
 // Envelope; the shell that carries them (CAF) sees bytes only.
 //
 // A coordinator's message carries its generation, a worker's its incarnation: lower ones are refused by the receiver.
+//
+// Thread contract: plain values.
 #pragma once
 
 #include <cstdint>
@@ -218,7 +220,7 @@ struct Done {
   ViewNumber view;
   Step step;
   Hash128 weights;
-  double final_loss = 0;
+  std::optional<double> final_loss;  // who only took part in the final evaluation doesn't know it
   double final_validation_loss = 0;
   template <class V>
   void fields(V& v) {

@@ -4,6 +4,8 @@
 // transport's frame around it carries job, view, sender and the hash of all of it. Values of Piece and Reduced: the
 // fp32 gradient of `tiles`, in order. Values of StateTiles: master, first moment and second moment of `tiles`, each in
 // order.
+//
+// Thread contract: plain values, pure functions.
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@
 #include "common/codec.hpp"
 #include "common/config.hpp"
 #include "proto/job_keys.hpp"
+#include "proto/listen.hpp"
 
 namespace planaria {
 namespace {
@@ -55,10 +56,6 @@ class RangeChecker {
   Problems& problems_;
   std::string section_;
 };
-
-bool is_loopback(std::string_view address) {
-  return address.starts_with("127.") || address == "::1" || address == "localhost";
-}
 
 // Upper bound of the model's elements, without building its map. Ranges hold, so nothing overflows.
 std::uint64_t model_elements(const ModelSpec& model) {
@@ -218,22 +215,23 @@ void check_cluster(const JobSpec& job, Problems& problems) {
   same("control_port", cluster.control_port, "http_port", cluster.http_port);
   same("control_port", cluster.control_port, "telemetry_port", cluster.telemetry_port);
   same("http_port", cluster.http_port, "telemetry_port", cluster.telemetry_port);
+  if (cluster.telemetry_port == 0) return;
+  const std::uint32_t subscribers = cluster.telemetry_port + 1U;
+  if (subscribers > 65535) {
+    problems.add("cluster.telemetry_port is 65535, but subscribers get the port after it; choose a lower one");
+  }
+  for (const auto& [name, port] :
+       {std::pair("control_port", cluster.control_port), std::pair("http_port", cluster.http_port)}) {
+    if (port != subscribers) continue;
+    problems.add(
+        fmt::format("cluster.{} is {}, which telemetry's subscribers get, being the one after "
+                    "cluster.telemetry_port; change one",
+                    name, port));
+  }
 }
 
 void check_security(const JobSpec& job, Problems& problems) {
-  const SecuritySpec& security = job.security;
-  const int files = static_cast<int>(!security.tls_certificate.empty()) + static_cast<int>(!security.tls_key.empty()) +
-                    static_cast<int>(!security.tls_authority.empty());
-  if (files != 0 && files != 3) {
-    problems.add("security.tls_certificate, security.tls_key and security.tls_authority go together; give all three");
-  }
-  if (job.cluster.listen.empty()) problems.add("cluster.listen is empty; use \"127.0.0.1\" for this host only");
-  if (!is_loopback(job.cluster.listen) && !security.insecure && (security.join_token.empty() || files != 3)) {
-    problems.add(
-        fmt::format("cluster.listen = \"{}\" is open to other hosts, which needs security.join_token and the "
-                    "three security.tls_ files, or security.insecure = true",
-                    job.cluster.listen));
-  }
+  if (const Status listens = check_listen_form(job); !listens) problems.add(listens.error().message());
 }
 
 }  // namespace

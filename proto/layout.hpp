@@ -1,6 +1,8 @@
 // Who does what: slots, shards, members, the layout of a view and the plan to resume a step in it.
 //
 // Everything here is a value and every function is pure; coordinator and workers meet in these types.
+//
+// Thread contract: plain values, pure functions.
 #pragma once
 
 #include <compare>

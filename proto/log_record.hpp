@@ -1,9 +1,12 @@
-// What the coordinator logs, synced before anything that depends on it is announced (protocol-rules 22).
+// What the coordinator logs, synced before anything that depends on it is announced (docs/PROTOCOL.md, R22).
 //
 // Replaying the records in order gives back every decision; leases, holdings and progress are collected anew.
+//
+// Thread contract: plain values, pure functions.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -145,9 +148,10 @@ struct Finished {
   Hash128 weights;
   bool success = true;
   std::string reason;
+  std::optional<double> loss{}, validation_loss{};  // of a success, where a member knew
   template <class V>
   void fields(V& v) {
-    v(step, weights, success, reason);
+    v(step, weights, success, reason, loss, validation_loss);
   }
 };
 struct FaultFired {          // one that was injected on purpose, told by who injected it

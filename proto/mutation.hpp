@@ -1,5 +1,7 @@
 // Test-only switches, one for each protocol rule: a core with a mutation on breaks that rule, and the simulator must
 // notice. No configuration file can set them.
+//
+// Thread contract: plain values.
 #pragma once
 
 #include <cstdint>

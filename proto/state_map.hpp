@@ -6,7 +6,7 @@
 // parameters, both Adam moments and the gradient share this one geometry.
 //
 // With a tied embedding the head has a tensor `tied` = true: its gradient is accumulated and summed apart from the
-// embedding's and added to it once, after both trees (protocol-rules 18); its parameters are a copy of the
+// embedding's and added to it once, after both trees (docs/PROTOCOL.md, R18); its parameters are a copy of the
 // embedding's, made after each update. It has no optimizer state, no tile sums and is neither hashed nor exported.
 // Its tiles hold nothing else: the tensor starts on a tile boundary.
 //

@@ -6,6 +6,12 @@
 
 namespace planaria {
 
+std::string describe(const CheckpointReport& report) {
+  if (!report.result) return report.result.error().message();
+  const auto& left = report.result->pruning_failure;
+  return report.result->path + (left ? "; older ones could not be pruned: " + left->message() : "");
+}
+
 CheckpointWriter::CheckpointWriter(FileSystem& fs, const Clock& clock, const StateMap& map, ModelSpec model,
                                    WriteOptions options, CheckpointIdentity identity, Callback callback)
     : fs_(fs),

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 
 #include "common/clock.hpp"
@@ -22,6 +23,9 @@ struct CheckpointReport {
   Result<WrittenCheckpoint> result;
   Duration took{};
 };
+
+// Where it is, and why older ones could not be pruned; or why it failed.
+[[nodiscard]] std::string describe(const CheckpointReport& report);
 
 class CheckpointWriter {
  public:

@@ -4,13 +4,10 @@
 
 #include <type_traits>
 
+#include "common/overloaded.hpp"
+
 namespace planaria::sim {
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
 
 template <class Ids>
 std::string list(const Ids& ids) {

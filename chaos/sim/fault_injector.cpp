@@ -154,7 +154,6 @@ void FaultInjector::strike(std::size_t index, ProcessIndex process) {
   const Fault fault = pending.fault;
   pending.done = true;
   --open_;
-  ++struck_;
   ++table_[static_cast<std::size_t>(fault.kind)][static_cast<std::size_t>(victim->phase())];
   last_effect_ = std::max(last_effect_, world_.now());
   world_.trace.add(world_.now(), [&] {
@@ -245,7 +244,6 @@ void FaultInjector::strike_network(const Fault& fault, WorkerProcess& victim) {
       if (fault.kind == FaultKind::partition) simulation_.links().cut(b, a, until, fault.flag);
       trouble(a, fault.lasts);
       trouble(b, fault.lasts);
-      lossy_ = lossy_ || fault.flag;
       break;
     case FaultKind::isolate:
       simulation_.links().cut(a, kCoordinatorNode, until, false);
@@ -258,11 +256,9 @@ void FaultInjector::strike_network(const Fault& fault, WorkerProcess& victim) {
       break;
     case FaultKind::connection_loss:
       if (b != a) simulation_.data().break_connection(a, b);
-      lossy_ = true;
       break;
     case FaultKind::drop:
       simulation_.data().arm_drop();
-      lossy_ = true;
       break;
     case FaultKind::corrupt:
       simulation_.data().arm_corrupt(fault.flag);

@@ -31,10 +31,7 @@ class FaultInjector {
   [[nodiscard]] bool calm() const;
   [[nodiscard]] Instant last_effect() const { return last_effect_; }
   [[nodiscard]] const std::array<std::array<std::uint32_t, kSimPhases>, kFaultKinds>& struck() const { return table_; }
-  [[nodiscard]] std::uint32_t struck_count() const { return struck_; }
   [[nodiscard]] bool troubled(ProcessIndex process) const;
-  // A frame may have been lost for good: only the stall watch heals that.
-  [[nodiscard]] bool lossy() const { return lossy_; }
   // What never found its moment is dropped, so that the run can end.
   void give_up_pending();
 
@@ -61,10 +58,8 @@ class FaultInjector {
   std::vector<Pending> pending_;
   std::array<std::array<std::uint32_t, kSimPhases>, kFaultKinds> table_{};
   std::map<ProcessIndex, Instant> troubled_until_;
-  std::uint32_t struck_ = 0;
   std::uint32_t open_ = 0;  // not struck yet
   Instant last_effect_{};
-  bool lossy_ = false;
 };
 
 }  // namespace planaria::sim

@@ -54,8 +54,6 @@ class Oracle {
   // ---- the end ----
   void job_finished(const CoordinatorCore* core, bool success);
 
-  [[nodiscard]] Step highest_commit() const { return highest_commit_; }
-  [[nodiscard]] bool finished_logged() const { return finished_logged_; }
   // Appended so far, over all lives of the coordinator.
   [[nodiscard]] std::uint32_t next_change() const { return changes_; }
   [[nodiscard]] std::uint32_t next_view() const { return views_; }

@@ -7,6 +7,8 @@
 // Frames larger than a chunk are cut into chunks, which go over all endpoints to the peer in turn, a bounded number of
 // bytes at a time; what has not been given to UCX yet can be cancelled at once. The payload of a large chunk is moved
 // straight into the receiver's buffer (rendezvous).
+//
+// Thread contract: as common/transport/transport.hpp.
 #pragma once
 
 #include <memory>

@@ -13,8 +13,9 @@ Duration ms(std::uint32_t value) {
 
 constexpr int kPatience = 10;  // times what is usual, with a worker that lives and is busy
 
+constexpr std::size_t kMaxFaultsFired = 100'000;  // more than any scenario has
+
 // After `Finished` the coordinator stays this long for members that have not heard it yet.
-constexpr std::size_t kMaxFaultsFired = 100'000;          // more than any scenario has
 constexpr Duration kLastCall = std::chrono::seconds(15);  // longer than a worker takes to connect again
 constexpr Duration kFarewell = std::chrono::seconds(2);
 
@@ -135,7 +136,7 @@ void CoordinatorCore::handle(const coordinator_event::Started& event) {
   }
   generation_ = generation_.next();
   log(log_record::GenerationStarted{generation_});
-  started_at_ = last_progress_at_ = last_view_at_ = next_balance_check_ = now_;
+  started_at_ = last_progress_at_ = next_balance_check_ = now_;
   finished_at_ = now_;
   unfinished_prepare_ = last_number_ > (view_ ? view_->view : ViewNumber(0));
   for (auto& [id, worker] : workers_) {
@@ -383,6 +384,10 @@ void CoordinatorCore::finish_job(bool success, std::string reason, Step step, Ha
   waiting_ = false;
   change_.reset();
   status_reason_ = reason;
+  if (success && result_) {
+    finished_->loss = result_->final_loss;
+    finished_->validation_loss = result_->final_validation_loss;
+  }
   log(*finished_);
   announce(reason);
   for (auto& [id, worker] : workers_) {
@@ -397,12 +402,18 @@ void CoordinatorCore::consider_exit() {
   const bool connected = std::ranges::any_of(workers_, [this](const auto& entry) {
     return serving(entry.second) && (entry.second.session || now_ < lease_end(entry.second));
   });
-  if (connected && now_ < finished_at_ + kFarewell) return;
+  // Workers that are started along with the coordinator of a job that had ended shall be told, too.
+  const bool ended_before = finished_at_ == started_at_;
+  if ((connected || ended_before) && now_ < finished_at_ + kFarewell) return;
   // A member whose connection broke just then comes back to ask; without an answer it would ask for ever.
   const bool untold = std::ranges::any_of(
       workers_, [this](const auto& entry) { return serving(entry.second) && !entry.second.told_end; });
   if (untold && now_ < finished_at_ + kLastCall) return;
   exited_ = true;
+  // The next start need not wait for those who know.
+  for (const auto& [id, worker] : workers_) {
+    if (serving(worker) && worker.told_end) log(log_record::WorkerReleased{id, worker.incarnation}, false);
+  }
   actions_.emplace_back(coordinator_action::Exit{finished_->success, finished_->reason});
 }
 

@@ -117,8 +117,6 @@ struct WorkerRecord {
   std::uint64_t process_id = 0;
   ByteVector address;
   Holdings holdings;
-  ViewNumber known_view;  // of its last registration or heartbeat
-  ViewNumber known_prepare;
   Instant last_heard{};
   Instant last_progress_at{};
   std::optional<Instant> suspect_until;  // evidence shortened its lease
@@ -164,7 +162,6 @@ class CoordinatorCore {
   [[nodiscard]] const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
   [[nodiscard]] const std::vector<RecoveryRecord>& recoveries() const { return recoveries_; }
   [[nodiscard]] const std::optional<StepCommitted>& last_commit() const { return last_commit_; }
-  [[nodiscard]] std::optional<double> last_validation_loss() const { return last_validation_loss_; }
   [[nodiscard]] const std::optional<Done>& result() const { return result_; }
   [[nodiscard]] std::uint64_t steps_committed() const { return steps_committed_; }
   [[nodiscard]] std::uint64_t views_committed() const { return views_committed_; }
@@ -304,7 +301,6 @@ class CoordinatorCore {
   std::set<WorkerId> expelled_;           // for computing wrongly: they may not come back
   std::set<std::uint32_t> faults_fired_;  // their numbers
   std::optional<StepCommitted> last_commit_;
-  std::optional<double> last_validation_loss_;
   std::optional<Done> result_;
   std::string result_unsaved_;  // why, when the last step's checkpoint failed and none succeeded
   bool waiting_ = false;
@@ -315,7 +311,6 @@ class CoordinatorCore {
   bool rebalance_wanted_ = false;
   Instant started_at_{};
   Instant last_progress_at_{};
-  Instant last_view_at_{};
   Instant next_balance_check_{};
   Instant finished_at_{};
   bool exited_ = false;

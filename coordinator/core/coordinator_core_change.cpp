@@ -295,7 +295,7 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   view_->reason = recoveries_[change.recovery].cause + ": " + decision.record.reason;
   ++views_committed_;
   count_steps(view_->resume.step.previous());
-  last_view_at_ = last_progress_at_ = now_;
+  last_progress_at_ = now_;
   next_balance_check_ = now_ + std::chrono::seconds(5);
   unbalanced_checks_ = 0;
   status_reason_ = view_->reason;

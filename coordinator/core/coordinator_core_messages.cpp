@@ -117,7 +117,9 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
   }
   if (finished_) {
     send(session, Finish{finished_->reason, finished_->success});
-    const auto known = message.identity ? workers_.find(message.identity->worker) : workers_.end();
+    // Who is started anew under a number takes the place of its holder.
+    const auto told = message.identity ? std::optional(message.identity->worker) : message.wanted;
+    const auto known = told ? workers_.find(*told) : workers_.end();
     if (known != workers_.end()) known->second.told_end = true;
     return;
   }
@@ -409,7 +411,6 @@ void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
       recovery.step_committed_at = now_;
     }
   }
-  if (message.validation_loss) last_validation_loss_ = message.validation_loss;
   reconnects_ = 0;
   count_steps(message.step);
   log(log_record::StepLogged{message.view, message.step, message.loss}, false);
@@ -463,11 +464,10 @@ void CoordinatorCore::message(WorkerRecord& worker, const Done& message) {
     return;
   }
   result_ = message;
-  // Who only took part in the evaluation after the last step doesn't know that step's loss and says 0.
+  // Who only took part in the evaluation after the last step doesn't know that step's loss.
   for (const auto& [id, done] : done_) {
-    if (done.final_loss != 0) result_->final_loss = done.final_loss;
+    if (done.final_loss) result_->final_loss = done.final_loss;
   }
-  last_validation_loss_ = message.final_validation_loss;
   std::string reason = "finished step " + std::to_string(message.step.value());
   if (!result_unsaved_.empty()) reason += ", but its result isn't saved: " + result_unsaved_;
   finish_job(true, std::move(reason), message.step, message.weights);

@@ -4,6 +4,8 @@
 // Bits of a NaN say nothing about where it came from, so attempts are compared by which slots were nonfinite and who
 // computed them. The first attempt doesn't know its slots: looking costs a pass over each slot's gradient, which is
 // made from the second attempt on.
+//
+// Thread contract: pure functions.
 #pragma once
 
 #include <cstdint>

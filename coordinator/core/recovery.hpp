@@ -1,5 +1,7 @@
 // Decides how the members of a new view go on: which step, whose slots are computed anew and by whom, who sends what
 // state to whom, at which tier. Pure functions of the members' reports.
+//
+// Thread contract: pure functions.
 #pragma once
 
 #include <cstdint>

@@ -158,6 +158,8 @@ struct RecordFields {
     out["weights_hash"] = r.weights.hex();
     out["success"] = r.success;
     out["reason"] = r.reason;
+    out["loss"] = optional_json(r.loss);
+    out["val_loss"] = optional_json(r.validation_loss);
   }
 };
 

@@ -14,6 +14,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "common/unix_time.hpp"
+
 namespace planaria {
 
 namespace {
@@ -292,14 +294,11 @@ void EventLog::start(Listener listener) {
 }
 
 std::uint64_t EventLog::append(LogRecord record, bool sync) {
-  const auto unix_ms =
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count();
   std::uint64_t sequence = 0;
   {
     const std::lock_guard lock(mutex_);
     sequence = ++last_sequence_;
-    queue_.push_back({{sequence, unix_ms, std::move(record)}, sync});
+    queue_.push_back({{sequence, unix_ms_now(), std::move(record)}, sync});
   }
   wake_.notify_all();
   return sequence;

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -17,7 +16,9 @@
 
 #include "common/clock.hpp"
 #include "common/file.hpp"
+#include "common/host.hpp"
 #include "common/log.hpp"
+#include "common/unix_time.hpp"
 #include "coordinator/core/coordinator_core.hpp"
 #include "coordinator/http/http_server.hpp"
 #include "coordinator/log/event_log.hpp"
@@ -26,6 +27,7 @@
 #include "coordinator/shell/status_builder.hpp"
 #include "coordinator/telemetry/telemetry_hub.hpp"
 #include "proto/job_config.hpp"
+#include "proto/listen.hpp"
 
 namespace planaria {
 
@@ -41,11 +43,6 @@ constexpr std::size_t kKeyBytes = 32;
 using Item = std::variant<CoordinatorEvent, Result<std::uint64_t>>;
 // What leaves once its log records are durable.
 using Output = std::variant<coordinator_action::Send, coordinator_action::Announce, coordinator_action::Exit>;
-
-std::int64_t unix_ms_now() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 Status fill_random(void* out, std::size_t size) {
   if (RAND_bytes(static_cast<unsigned char*>(out), static_cast<int>(size)) == 1) return ok_status();
@@ -82,11 +79,6 @@ auto start_on(std::uint16_t configured, std::uint16_t last, Start start) {
   Log("coordinator")
       .warning("the port of the last start is taken; workers of then won't find this start", {{"port", last}});
   return start(std::uint16_t{0});
-}
-
-std::string machine_name() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "";
 }
 
 }  // namespace
@@ -250,7 +242,7 @@ Status CoordinatorService::Impl::open_ports(LoggedJob& logged) {
   HttpServerOptions server;
   server.address = cluster.listen;
   server.policy.insecure = security.insecure;
-  server.policy.host_names = {machine_name()};
+  server.policy.host_names = {host_name()};
   PLANARIA_ASSIGN(http, start_on(cluster.http_port, logged.http_port, [&](std::uint16_t port) {
                     server.port = port;
                     return HttpServer::start(server, controls, first);

@@ -70,11 +70,4 @@ class CoordinatorService {
   std::unique_ptr<Impl> impl_;
 };
 
-// Refuses addresses that aren't one of this machine's form, half a TLS configuration, and other addresses than loopback
-// without a join token and TLS unless security.insecure says so.
-[[nodiscard]] Status check_listen(const JobSpec& job);
-
-// An IP address that only this machine reaches.
-[[nodiscard]] bool is_loopback(const std::string& address);
-
 }  // namespace planaria

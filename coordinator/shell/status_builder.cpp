@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "common/unix_time.hpp"
+
 namespace planaria {
 
 namespace {
@@ -19,10 +21,11 @@ void keep_newest(std::deque<Row>& rows, std::size_t limit) {
 // What a record of an earlier start says to operators, if anything.
 std::optional<std::string> told(const LogRecord& record) {
   if (const auto* r = std::get_if<log_record::GenerationStarted>(&record)) {
-    return fmt::format("coordinator start {}", r->generation.value());
+    return fmt::format("generation {}", r->generation.value());
   }
   if (const auto* r = std::get_if<log_record::WorkerAccepted>(&record)) {
-    return fmt::format("worker {} of host {} joins, start {}", r->worker.value(), r->host, r->incarnation.value());
+    return fmt::format("worker {} of host {} joins, incarnation {}", r->worker.value(), r->host,
+                       r->incarnation.value());
   }
   if (const auto* r = std::get_if<log_record::DrainAccepted>(&record)) {
     return fmt::format("worker {} drains: {}", r->worker.value(), r->reason);
@@ -44,11 +47,6 @@ std::optional<std::string> told(const LogRecord& record) {
 std::optional<double> interval(std::optional<Instant> from, std::optional<Instant> to) {
   if (!from || !to || *to < *from) return std::nullopt;
   return to_ms(*to - *from);
-}
-
-std::int64_t unix_ms_now() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 }  // namespace
@@ -128,6 +126,12 @@ void StatusBuilder::observe(const WorkerEnvelope& envelope, const CoordinatorCor
   if (const auto* commit = std::get_if<StepCommitted>(&envelope.message)) {
     computed_[{envelope.worker, envelope.incarnation}] += commit->micro_batches_computed;
     computed_total_ += commit->micro_batches_computed;
+    // The log keeps losses only: what else a step had is known of those that are committed to this start.
+    if (core.last_commit() && core.last_commit()->step == commit->step) {
+      auto& at = point(commit->step);
+      at.learning_rate = commit->learning_rate;
+      at.gradient_norm = commit->gradient_norm;
+    }
     if (commit->validation_loss) {
       validation_loss_ = commit->validation_loss;
       auto& at = point(commit->step);
@@ -151,8 +155,6 @@ void StatusBuilder::observe_commits(const CoordinatorCore& core, Instant now) {
   const auto& commit = *core.last_commit();
   auto& at = point(commit.step);
   at.loss = commit.loss;
-  at.learning_rate = commit.learning_rate;
-  at.gradient_norm = commit.gradient_norm;
   thin_history();
 }
 
@@ -177,8 +179,11 @@ void StatusBuilder::add_progress(StatusSnapshot& s, const CoordinatorCore& core,
   if (const auto& commit = core.last_commit()) {
     s.step = commit->step;
     s.loss = commit->loss;
-    s.learning_rate = commit->learning_rate;
-    s.gradient_norm = commit->gradient_norm;
+    const auto at = std::ranges::lower_bound(history_, commit->step, {}, &LossPoint::step);
+    if (at != history_.end() && at->step == commit->step) {
+      s.learning_rate = at->learning_rate;
+      s.gradient_norm = at->gradient_norm;
+    }
   }
   s.validation_loss = validation_loss_;
   s.wall_seconds = to_seconds(now - started_at_);
@@ -199,11 +204,9 @@ void StatusBuilder::add_progress(StatusSnapshot& s, const CoordinatorCore& core,
     if (seconds > 0) s.tokens_per_second = steps * static_cast<double>(job_.tokens_per_step()) / seconds;
     s.eta_seconds = 0;
   }
-  if (const auto& result = core.result()) {
-    s.final_loss = result->final_loss;
-    s.final_validation_loss = result->final_validation_loss;
-  }
   if (finished_) {
+    s.final_loss = finished_->loss;
+    s.final_validation_loss = finished_->validation_loss;
     s.final_step = finished_->step;
     if (finished_->success) s.weights = finished_->weights;
   }

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "common/philox.hpp"
+#include "tests/temporary_directory.hpp"
 
 namespace planaria {
 namespace {
@@ -181,25 +182,23 @@ TEST(Config, AFlagWithoutAValueIsRefused) {
 // A directory with a file in it, gone at the end.
 class ConfigFile : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = testing::TempDir() + "planaria_config_XXXXXX";
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    directory_ = name;
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
   std::string write(const std::string& text) {
     const std::string path = directory_ + "/job.toml";
     std::ofstream(path, std::ios::binary) << text;
     return path;
   }
-  std::string directory_;
+  const TemporaryDirectory temporary_;
+  const std::string directory_ = temporary_.path();
 };
 
 TEST_F(ConfigFile, RelativePathsOfAFileCountFromItsDirectory) {
   const std::string path = write("[server]\nfile = \"sub/../data.txt\"\n");
   EXPECT_EQ(read(ConfigReader::from_file(path))->file, directory_ + "/data.txt");
   const std::vector<std::string> flags{"server.file=here.txt"};
-  EXPECT_EQ(read(ConfigReader::from_file(path, flags))->file, "here.txt");
+  EXPECT_EQ(read(ConfigReader::from_file(path, flags))->file, (std::filesystem::current_path() / "here.txt").string());
+  const std::string near = std::filesystem::relative(path).string();  // absolute in spite of that
+  EXPECT_EQ(read(ConfigReader::from_file(near))->file, directory_ + "/data.txt");
+  EXPECT_EQ(read(ConfigReader::from_text("[server]\nfile = \"its.txt\"\n", "text"))->file, "its.txt");
 }
 
 TEST_F(ConfigFile, MissingFilesDirectoriesAndHugeFilesAreRefused) {

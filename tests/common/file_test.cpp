@@ -7,6 +7,7 @@
 
 #include "common/file_faults.hpp"
 #include "common/file_memory.hpp"
+#include "tests/temporary_directory.hpp"
 
 namespace planaria {
 namespace {
@@ -20,17 +21,13 @@ std::string text_of(FileSystem& fs, const std::string& path) {
 class AnyFileSystem : public testing::TestWithParam<bool> {
  protected:
   AnyFileSystem() {
-    if (!GetParam()) return;
-    std::string pattern = (std::filesystem::temp_directory_path() / "planaria-file-XXXXXX").string();
-    root_ = ::mkdtemp(pattern.data());
-  }
-  ~AnyFileSystem() override {
-    if (GetParam()) std::filesystem::remove_all(root_);
+    if (GetParam()) root_ = directory_.path();
   }
   FileSystem& fs() { return GetParam() ? posix_file_system() : memory_; }
   std::string at(const std::string& name) { return join_path(root_, name); }
 
   MemoryFileSystem memory_;
+  const TemporaryDirectory directory_;
   std::string root_ = "/";
 };
 

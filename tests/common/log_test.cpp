@@ -110,5 +110,10 @@ TEST(LogLevels, ComeBackByNameAndUnknownOnesAreRefused) {
   EXPECT_FALSE(parse_log_level("loud"));
 }
 
+TEST_F(LogTest, WhatIsRareOutlivesAProcessThatIsKilled) {
+  Log("a").info("a view");
+  EXPECT_GT(std::filesystem::file_size(file_), 0U);  // nobody has flushed
+}
+
 }  // namespace
 }  // namespace planaria

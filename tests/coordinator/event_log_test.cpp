@@ -12,7 +12,7 @@
 #include <fstream>
 #include <mutex>
 
-#include "tests/coordinator/temporary_directory.hpp"
+#include "tests/temporary_directory.hpp"
 
 namespace planaria {
 namespace {
@@ -153,6 +153,27 @@ TEST(EventLog, ASecondCoordinatorIsRefused) {
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code(), ErrorCode::unavailable);
   EXPECT_THAT(second.error().message(), HasSubstr("another coordinator"));
+}
+
+// docs/FORMATS.md, "Coordinator log".
+TEST(EventLog, TheDocumentsExampleIsWhatIsWritten) {
+  const TemporaryDirectory directory;
+  {
+    Heard heard;
+    auto log = open(directory.path());
+    log->start(heard.listener());
+    heard.await(log->append(log_record::Prepared{ViewNumber(2), {WorkerId(3)}, "lost"}, true));
+  }
+  rocksdb::DB* raw = nullptr;
+  ASSERT_TRUE(rocksdb::DB::Open({}, directory.path(), &raw).ok());
+  const std::unique_ptr<rocksdb::DB> db(raw);
+  std::string value;
+  ASSERT_TRUE(db->Get({}, std::string("e\0\0\0\0\0\0\0\1", 9), &value).ok());
+  const std::string view("\x02\0\0\0\0\0\0\0", 8);
+  const std::string excluded("\x01\0\0\0\x03\0\0\0", 8);
+  const std::string reason("\x04\0\0\0lost", 8);
+  const std::string suspicion("\0\0\0", 3);
+  EXPECT_EQ(value.substr(8), "\x05" + view + excluded + reason + suspicion);
 }
 
 TEST(EventLog, KeepsTheJobAndItsKeys) {

@@ -10,7 +10,7 @@
 
 #include "tests/coordinator/fake_worker.hpp"
 #include "tests/coordinator/raw_socket.hpp"
-#include "tests/coordinator/temporary_directory.hpp"
+#include "tests/temporary_directory.hpp"
 
 namespace planaria {
 namespace {

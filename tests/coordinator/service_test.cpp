@@ -13,7 +13,7 @@
 #include "coordinator/shell/status_builder.hpp"
 #include "tests/coordinator/fake_worker.hpp"
 #include "tests/coordinator/raw_socket.hpp"
-#include "tests/coordinator/temporary_directory.hpp"
+#include "tests/temporary_directory.hpp"
 
 namespace planaria {
 namespace {
@@ -170,6 +170,50 @@ TEST_F(Service, GoesOnWhereItWasAfterARestart) {
   EXPECT_EQ(status["point"]["loss"], 3.0);
 }
 
+TEST_F(Service, WhatIsUnknownAfterARestartIsNull) {
+  start();
+  {
+    Member member(service_->ports().control);
+    member.enroll(job_);
+    member.enter_view();
+    member.commit_step(1);
+    const auto live = status_when([](const auto& status) { return status["step"] == 1; });
+    EXPECT_TRUE(live["learning_rate"].is_number());
+    service_.reset();
+  }
+  start();
+  const auto status = status_when([](const auto& s) { return s["generation"] == 2; });
+  EXPECT_EQ(status["loss"], 3.0);
+  EXPECT_TRUE(status["learning_rate"].is_null() && status["gradient_norm"].is_null());
+  EXPECT_TRUE(status["point"]["learning_rate"].is_null());
+}
+
+TEST_F(Service, AFinishedJobStartedAgainTellsItsResultAndEndsSoon) {
+  start();
+  {
+    Member member(service_->ports().control);
+    member.enroll(job_);
+    member.enter_view();
+    for (const std::uint64_t step : {1, 2, 3}) member.commit_step(step);
+    member.finish(3);
+    ASSERT_TRUE(member.await<Finish>());
+  }
+  const auto first = service_->wait();
+  service_.reset();
+  start();
+  FakeWorker fresh(service_->ports().control);
+  Register message;
+  message.job = job_hash(job_);
+  message.numeric_class = "test";
+  fresh.send(message);
+  EXPECT_TRUE(fresh.await<Finish>());
+  const auto again = service_->wait_for(seconds(5));
+  ASSERT_TRUE(again && again->finished);
+  EXPECT_TRUE(first.status->final_loss);
+  EXPECT_EQ(again->status->final_loss, first.status->final_loss);
+  EXPECT_EQ(again->status->final_validation_loss, first.status->final_validation_loss);
+}
+
 TEST_F(Service, GivesTheJobToWorkersThatAsk) {
   start();
   FakeWorker worker(service_->ports().control);
@@ -291,36 +335,6 @@ TEST_F(Service, AConfiguredPortThatIsBusyIsAnError) {
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code(), ErrorCode::unavailable);
   EXPECT_THAT(second.error().message(), HasSubstr("cluster.http_port"));
-}
-
-TEST(Listen, BeyondLoopbackNeedsATokenAndTlsOrTheOperatorsWord) {
-  auto job = small_job();
-  EXPECT_TRUE(check_listen(job));
-  job.cluster.listen = "0.0.0.0";
-  const auto refused = check_listen(job);
-  ASSERT_FALSE(refused);
-  EXPECT_THAT(refused.error().message(), HasSubstr("security.join_token"));
-  job.security.join_token = "secret";
-  EXPECT_FALSE(check_listen(job));
-  job.security.tls_certificate = job.security.tls_key = job.security.tls_authority = "x.pem";
-  EXPECT_TRUE(check_listen(job));
-  job.security = {};
-  job.security.insecure = true;
-  EXPECT_TRUE(check_listen(job));
-}
-
-TEST(Listen, WrongAddressesAndHalfATlsAreRefused) {
-  auto job = small_job();
-  job.cluster.listen = "my-host";
-  EXPECT_FALSE(check_listen(job));
-  job = small_job();
-  job.security.tls_key = "key.pem";
-  EXPECT_FALSE(check_listen(job));
-  job = small_job();
-  job.cluster.telemetry_port = 65535;
-  EXPECT_FALSE(check_listen(job));
-  EXPECT_TRUE(is_loopback("127.3.2.1") && is_loopback("::1"));
-  EXPECT_FALSE(is_loopback("::") || is_loopback("10.0.0.1"));
 }
 
 TEST(BarrierQueue, NothingOvertakesTheRecordAheadOfIt) {

@@ -75,6 +75,17 @@ TEST(BadInput, AnOpenAddressNeedsATokenAndTls) {
   expect_refusal({"coordinator", tiny_job(), "--listen", "0.0.0.0:0", "--out", scratch.path("o")}, 2, "join_token");
 }
 
+TEST(BadInput, AnAddressAloneListensOnAnyPort) {
+  const ScratchDirectory scratch;
+  expect_refusal({"coordinator", tiny_job(), "--listen", "0.0.0.0", "--out", scratch.path("o")}, 2, "join_token");
+  expect_refusal({"coordinator", tiny_job(), "--listen", "127.0.0.1:http", "--out", scratch.path("o")}, 2, "--listen");
+}
+
+TEST(BadInput, AnUnknownLogLevelIsRefused) {
+  const ScratchDirectory scratch;
+  expect_refusal({"coordinator", tiny_job(), "--log-level", "loud", "--out", scratch.path("o")}, 2, "loud");
+}
+
 TEST(BadInput, AWrongScenarioIsRefusedWithItsPlace) {
   const ScratchDirectory scratch;
   std::ofstream(scratch.path("s.toml")) << "[[fault]]\nkind = \"explode\"\n";

@@ -104,6 +104,27 @@ TEST(Run, ResumingAnotherJobIsRefusedAndChangesNothing) {
   EXPECT_EQ(planaria_program({"generate", "--from", whole, "--tokens", "4"}).exit_code, 0);
 }
 
+TEST(Run, LeavesLogsThatCanBeRead) {
+  const ScratchDirectory scratch;
+  const std::string out = scratch.path("run");
+  run_tiny(out, {"--workers", "2", "--steps", "8"});
+  std::ifstream coordinator(out + "/coordinator.jsonl");
+  const std::string lines((std::istreambuf_iterator<char>(coordinator)), {});
+  EXPECT_NE(lines.find("finished step 8"), std::string::npos) << lines;
+  std::size_t views = 0;
+  for (const auto& file : std::filesystem::directory_iterator(out + "/workers")) {
+    std::ifstream worker(file.path());
+    for (std::string line; file.path().extension() == ".jsonl" && std::getline(worker, line);) {
+      const auto object = nlohmann::json::parse(line);
+      views += object["message"] == "enters a view" && object["incarnation"] == 1 ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(views, 2U);
+  const auto log = planaria_program({"status", out, "--log"});
+  EXPECT_EQ(log.exit_code, 0) << log.output;
+  EXPECT_NE(log.output.find("view committed"), std::string::npos) << log.output;
+}
+
 TEST(Run, ExportedWeightsHashAsTheRunSaid) {
   const ScratchDirectory scratch;
   const auto run = run_tiny(scratch.path("run"), {"--workers", "2", "--steps", "8"});

@@ -13,6 +13,7 @@
 #include "storage/export.hpp"
 #include "storage/safetensors.hpp"
 #include "tests/storage/states.hpp"
+#include "tests/temporary_directory.hpp"
 
 namespace planaria {
 namespace {
@@ -312,15 +313,13 @@ TEST_F(CheckpointTest, LeftoversOfDeadWritersGoWithTheNextCheckpoint) {
 }
 
 TEST_F(CheckpointTest, TheOperatingSystemsFilesWorkTheSame) {
-  std::string pattern = (std::filesystem::temp_directory_path() / "planaria-ck-XXXXXX").string();
-  const std::string directory = ::mkdtemp(pattern.data());
-  options_.root = join_path(directory, "runs/one/checkpoints");
+  const TemporaryDirectory directory;
+  options_.root = directory.path("runs/one/checkpoints");
   for (const std::uint64_t step : {10, 20, 30, 40}) ASSERT_TRUE(write(posix_file_system(), step));
   const auto found = load_newest_valid(posix_file_system(), options_.root, map_, identity_.job_hash, "avx2");
   ASSERT_TRUE(found) << found.error().message();
   EXPECT_TRUE(same(found->loaded->state, random_state(map_, 40)));
   EXPECT_EQ(list_checkpoints(posix_file_system(), options_.root)->size(), 3U);
-  std::filesystem::remove_all(directory);
 }
 
 }  // namespace

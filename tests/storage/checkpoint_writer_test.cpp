@@ -120,5 +120,14 @@ TEST_F(CheckpointWriterTest, BufferOfAFinishedCheckpointIsUsedAgain) {
   EXPECT_EQ(writer->buffer().second_moment.size(), map_.vector_elements());
 }
 
+TEST(CheckpointReports, TellWhyOlderOnesStayed) {
+  WrittenCheckpoint written;
+  written.path = "ck/step-00000003";
+  EXPECT_EQ(describe({Step(3), written}), "ck/step-00000003");
+  written.pruning_failure = Error(ErrorCode::io, "read-only");
+  EXPECT_EQ(describe({Step(3), written}), "ck/step-00000003; older ones could not be pruned: read-only");
+  EXPECT_EQ(describe({Step(3), Error(ErrorCode::exhausted, "full")}), "full");
+}
+
 }  // namespace
 }  // namespace planaria

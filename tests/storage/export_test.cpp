@@ -13,6 +13,7 @@
 #include "storage/checkpoint.hpp"
 #include "storage/safetensors.hpp"
 #include "tests/storage/states.hpp"
+#include "tests/temporary_directory.hpp"
 
 namespace planaria {
 namespace {
@@ -69,18 +70,16 @@ TEST_P(ExportTest, WeightsHashInMemoryEqualsTheOneRecomputedFromTheFile) {
 }
 
 TEST_P(ExportTest, WeightsHashEqualsThatOfAnIndependentProgram) {
-  std::string pattern = (std::filesystem::temp_directory_path() / "planaria-hf-XXXXXX").string();
-  const std::string directory = ::mkdtemp(pattern.data());
-  const auto told = export_model(posix_file_system(), directory, model_, map_, parameters_);
+  const TemporaryDirectory directory;
+  const auto told = export_model(posix_file_system(), directory.path(), model_, map_, parameters_);
   ASSERT_TRUE(told) << told.error().message();
-  const std::string command =
-      fmt::format("python3 {}/tests/oracle/weights_hash.py {}/model.safetensors", PLANARIA_SOURCE_DIR, directory);
+  const std::string command = fmt::format("python3 {}/tests/oracle/weights_hash.py {}/model.safetensors",
+                                          PLANARIA_SOURCE_DIR, directory.path());
   std::FILE* pipe = ::popen(command.c_str(), "r");
   ASSERT_NE(pipe, nullptr);
   char line[64] = {};
   const bool printed = std::fgets(line, sizeof line, pipe) != nullptr;
   const int status = ::pclose(pipe);
-  std::filesystem::remove_all(directory);
   if (WEXITSTATUS(status) == 127) GTEST_SKIP() << "no python3 here";
   ASSERT_TRUE(printed && status == 0);
   EXPECT_EQ(std::string_view(line, 32), told->hex());

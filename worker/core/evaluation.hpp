@@ -1,5 +1,7 @@
 // Which steps evaluate, which validation micro-batches ride on which slot, and how slot losses become one loss: pure
 // in the step and the slot, so that the reported numbers don't depend on the layout.
+//
+// Thread contract: pure functions.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,8 @@
 // them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendState) take their place in the
 // trainer's order: they read what the trainer actions before them have made. FoldNodes, StoreReduced and ReleaseStep
 // have no completion event; that order is all the core relies on. The simulator does the same with symbolic values.
+//
+// Thread contract: plain values.
 #pragma once
 
 #include <cstdint>
@@ -193,7 +195,7 @@ struct HashWeights {
 struct SaveCheckpoint {
   Step step;
   ViewNumber view;
-  double loss = 0;  // of the step
+  std::optional<double> loss;  // of the step, where it is known
 };
 // Frees the accumulators and the reduced gradient of the step (its commit is known), or of a discarded attempt.
 struct ReleaseStep {

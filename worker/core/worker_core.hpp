@@ -207,7 +207,7 @@ class WorkerCore {
 
   // The end.
   StepCommitted last_commit_;
-  double final_loss_ = 0;
+  std::optional<double> final_loss_;
   double final_validation_loss_ = 0;
   bool hashing_weights_ = false;
   std::optional<Hash128> weights_;

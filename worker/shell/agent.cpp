@@ -11,6 +11,7 @@
 #include <mutex>
 #include <utility>
 
+#include "common/host.hpp"
 #include "proto/job_config.hpp"
 #include "storage/checkpoint.hpp"
 #include "worker/model/probe.hpp"
@@ -18,15 +19,6 @@
 #include "worker/shell/control_link.hpp"
 
 namespace planaria {
-
-namespace {
-
-std::string host_name() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof name - 1) == 0 ? std::string(name) : std::string("unknown");
-}
-
-}  // namespace
 
 class WorkerAgent::Impl {
  public:
@@ -205,11 +197,21 @@ class WorkerAgent::Impl {
     return posix_file_system();
   }
 
+  // The coordinator's job names files as its machine has them.
+  [[nodiscard]] Error elsewhere(const Error& error) const {
+    if (options_.job) return error;
+    return {error.code(), error.message() +
+                              "; the job came from the coordinator, with its machine's paths: say where this machine "
+                              "has them, the data by --data, a tokenizer's file by --tokenizer-file"};
+  }
+
   // Opens the data, proves the device, starts the trainer: everything that needs the job but not the coordinator.
   Status prepare(JobSpec job) {
     if (!options_.data_path.empty()) job.data.path = options_.data_path;
-    PLANARIA_ASSIGN(Dataset opened, Dataset::open(job.data, job.model.context, job.model.vocab));
-    const auto dataset = std::make_shared<const Dataset>(std::move(opened));
+    if (!options_.tokenizer_file.empty()) job.data.tokenizer_file = options_.tokenizer_file;
+    auto opened = Dataset::open(job.data, job.model.context, job.model.vocab);
+    if (!opened) return elsewhere(opened.error());
+    const auto dataset = std::make_shared<const Dataset>(std::move(*opened));
     if (job.data.content_hash != Hash128{} && job.data.content_hash != dataset->content_hash()) {
       return Error(ErrorCode::mismatch,
                    fmt::format("the data at '{}' is not the job's: its hash is {}, the job says {}", job.data.path,

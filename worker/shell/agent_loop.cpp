@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "common/overloaded.hpp"
 #include "common/transport/ucx_transport.hpp"
 #include "worker/shell/core_config.hpp"
 #include "worker/trainer/tile_values.hpp"
@@ -13,11 +14,6 @@
 namespace planaria {
 
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
 
 double unix_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -44,8 +40,8 @@ bool is_heartbeat(const WorkerAction& action) {
 
 AgentLoop::AgentLoop(Parts parts)
     : parts_(std::move(parts)),
-      log_("worker"),
-      core_(core_config(parts_.job, parts_.trainer->map(), *parts_.dataset, parts_.registration)) {
+      core_(core_config(parts_.job, parts_.trainer->map(), *parts_.dataset, parts_.registration)),
+      log_("worker") {
   if (parts_.job.metrics.jsonl || parts_.job.metrics.tensorboard) {
     metrics_ = std::make_unique<MetricsRecorder>(*parts_.files,
                                                  metrics_options(parts_.job, parts_.options, parts_.registration));
@@ -312,7 +308,8 @@ void AgentLoop::welcome(const Welcome& message) {
     plane_ = std::move(data_plane);
   }
   self_ = self;
-  log_.info("is named by the coordinator", {{"worker", message.worker}, {"incarnation", message.incarnation}});
+  log_ = log_.with({{"worker", message.worker}, {"incarnation", message.incarnation}});
+  log_.info("is named by the coordinator");
   auto ledger = Ledger::create(ledger_path(parts_.options.out_directory, self.worker, self.incarnation), self.worker,
                                self.incarnation);
   if (ledger) {

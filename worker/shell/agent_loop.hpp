@@ -86,11 +86,11 @@ class AgentLoop {
   [[nodiscard]] Instant next_wake(Instant now) const;
 
   const Parts parts_;
-  const Log log_;
   const SteadyClock clock_;
   WorkerCore core_;
 
   // The loop's.
+  Log log_;                     // knows the worker's name once it has one
   std::optional<PeerId> self_;  // whom the data plane speaks for
   std::optional<Register> last_register_;
   std::vector<WorkerAction> held_;  // at an announced point

@@ -26,7 +26,6 @@ struct LinkConnect {};
 struct LinkShared {
   ControlLinkOptions options;
   ControlLinkHandlers handlers;
-  std::atomic<std::uint64_t> refused{0};
   std::atomic<bool> stopping{false};
 };
 
@@ -102,15 +101,11 @@ void connect(LinkActor* self, const std::shared_ptr<LinkShared>& shared) {
 }
 
 void receive(LinkActor* self, LinkShared& shared, const ByteVector& bytes) {
-  if (!self->state.gateway || self->current_sender() != self->state.gateway) {
-    shared.refused.fetch_add(1);
-    return;
-  }
+  if (!self->state.gateway || self->current_sender() != self->state.gateway) return;
   auto envelope = bytes.size() <= kMaxControlBytes
                       ? decode<CoordinatorEnvelope>(bytes)
                       : Result<CoordinatorEnvelope>(Error(ErrorCode::corrupt, "a message is too long"));
   if (!envelope) {
-    shared.refused.fetch_add(1);
     return lose(self, shared, "the coordinator sends what can't be read: " + envelope.error().message());
   }
   shared.handlers.message(std::move(*envelope));
@@ -194,10 +189,6 @@ ControlLink::~ControlLink() {
 
 void ControlLink::send(const WorkerEnvelope& envelope) {
   caf::anon_send(impl_->actor, LinkOutgoing{encode(envelope)});
-}
-
-std::uint64_t ControlLink::refused_messages() const {
-  return impl_->shared->refused.load();
 }
 
 }  // namespace planaria

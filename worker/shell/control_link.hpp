@@ -51,8 +51,6 @@ class ControlLink {
   // Dropped while there is no connection.
   void send(const WorkerEnvelope& envelope);
 
-  [[nodiscard]] std::uint64_t refused_messages() const;
-
  private:
   struct Impl;
   explicit ControlLink(std::unique_ptr<Impl> impl);

@@ -67,10 +67,6 @@ void DataPlane::send(WorkerId to, ViewNumber view, std::vector<ConstSlice> paylo
   });
 }
 
-void DataPlane::send_small(WorkerId to, ViewNumber view, const DataMeta& meta) {
-  send(to, view, data_slices(meta, {}, {}));
-}
-
 std::map<WorkerId, PeerStats> DataPlane::stats() const {
   std::map<WorkerId, Incarnation> peers;
   {
@@ -86,7 +82,6 @@ void DataPlane::take_frame(InboundFrame frame) {
   const FrameHeader header = frame.header;
   auto read = read_data_frame(map_, std::move(frame.payload));
   if (header.kind != kDataFrame || !read) {
-    malformed_.fetch_add(1, std::memory_order_relaxed);
     sink_(worker_event::CorruptData{header.from.worker, header.view});
     return;
   }

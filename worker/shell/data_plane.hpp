@@ -6,8 +6,6 @@
 // Thread contract: any thread may call; the sink runs on the transport's thread and must not block.
 #pragma once
 
-#include <atomic>
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,11 +34,9 @@ class DataPlane {
   void enter(const worker_action::EnterView& action, WorkerId self);
   void fence(const worker_action::FenceView& action);
   void send(WorkerId to, ViewNumber view, std::vector<ConstSlice> payload);
-  void send_small(WorkerId to, ViewNumber view, const DataMeta& meta);
 
   // Of the members of the view.
   [[nodiscard]] std::map<WorkerId, PeerStats> stats() const;
-  [[nodiscard]] std::uint64_t malformed_frames() const { return malformed_.load(std::memory_order_relaxed); }
 
   // No event comes after it returned. Must not be called from the sink.
   void stop() { transport_->stop(); }
@@ -53,7 +49,6 @@ class DataPlane {
   const std::shared_ptr<Transport> transport_;
   const StateMap& map_;
   const std::function<void(WorkerEvent)> sink_;
-  std::atomic<std::uint64_t> malformed_{0};
 
   mutable std::mutex mutex_;
   std::map<WorkerId, Incarnation> connected_;

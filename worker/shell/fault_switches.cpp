@@ -2,14 +2,11 @@
 
 #include <utility>
 
+#include "common/overloaded.hpp"
+
 namespace planaria {
 
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
 
 Error not_yet() {
   return {ErrorCode::unavailable, "the worker isn't that far yet"};

@@ -1,22 +1,12 @@
 #include "worker/shell/telemetry_sampler.hpp"
 
-#include <chrono>
 #include <utility>
 
+#include "common/unix_time.hpp"
 #include "proto/telemetry.hpp"
 #include "proto/telemetry.pb.h"
 
 namespace planaria {
-
-namespace {
-
-std::uint64_t unix_ms() {
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count());
-}
-
-}  // namespace
 
 void TelemetrySampler::configure(std::string endpoint, double tokens_per_micro_batch) {
   endpoint_ = std::move(endpoint);
@@ -60,7 +50,7 @@ void TelemetrySampler::tick(const WorkerCore& core, const TrainerCounters& count
   sample.set_step(core.step().value());
   sample.set_phase(static_cast<telemetry::Phase>(core.phase()));
   sample.set_monotonic_ns(static_cast<std::uint64_t>(now.ns));
-  sample.set_unix_ms(unix_ms());
+  sample.set_unix_ms(static_cast<std::uint64_t>(unix_ms_now()));
   sample.set_micro_batches_per_second(rate_);
   sample.set_tokens_per_second(rate_ * tokens_per_micro_batch_);
   if (commit_) {

@@ -75,8 +75,7 @@ Status StepExecutor::allocate(std::function<void(WorkerEvent)> checkpoint_writte
       WriteOptions{.root = options_.checkpoint_root, .keep = job.checkpoint.keep, .writer = options_.writer},
       CheckpointIdentity{.job_hash = job_hash(job), .numeric_class = device.numeric_class()},
       [told = std::move(checkpoint_written)](const CheckpointReport& report) {
-        told(worker_event::CheckpointWritten{report.step, report.result.ok(),
-                                             report.result ? report.result->path : report.result.error().message()});
+        told(worker_event::CheckpointWritten{report.step, report.result.ok(), describe(report)});
       });
   return device.synchronize();
 }

@@ -7,18 +7,11 @@
 #include <thread>
 #include <utility>
 
+#include "common/log.hpp"
+#include "common/overloaded.hpp"
 #include "worker/trainer/step_executor.hpp"
 
 namespace planaria {
-
-namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-
-}  // namespace
 
 class Trainer::Impl {
  public:
@@ -66,7 +59,6 @@ class Trainer::Impl {
   [[nodiscard]] TrainerCounters counters() const {
     return {.micro_batches = micro_batches_.load(std::memory_order_relaxed),
             .recomputed = recomputed_.load(std::memory_order_relaxed),
-            .ledger_failures = ledger_failures_.load(std::memory_order_relaxed),
             .torn_leases = executor_->torn_leases(),
             .buffer_bytes = executor_->buffer_bytes()};
   }
@@ -196,7 +188,11 @@ class Trainer::Impl {
                          .view = view,
                          .recompute = action.recompute,
                          .at = clock_.now()});
-    if (!written) ledger_failures_.fetch_add(1, std::memory_order_relaxed);
+    if (!written && !ledger_failing_) {
+      Log("trainer").warning("training goes on, but the ledger lacks what is computed now",
+                             {{"why", written.error().message()}});
+    }
+    ledger_failing_ = !written;
   }
 
   const std::unique_ptr<StepExecutor> executor_;
@@ -207,11 +203,11 @@ class Trainer::Impl {
 
   // The trainer thread's.
   std::unique_ptr<Ledger> ledger_;
+  bool ledger_failing_ = false;
   Step entered_;
 
   std::atomic<std::uint64_t> micro_batches_{0};
   std::atomic<std::uint64_t> recomputed_{0};
-  std::atomic<std::uint64_t> ledger_failures_{0};
 
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -51,7 +51,6 @@ struct TrainerHooks {
 struct TrainerCounters {
   std::uint64_t micro_batches = 0;
   std::uint64_t recomputed = 0;
-  std::uint64_t ledger_failures = 0;
   std::uint64_t torn_leases = 0;  // 0 unless there is a bug
   std::size_t buffer_bytes = 0;
 };

@@ -15,17 +15,12 @@
 #include <string_view>
 #include <vector>
 
+#include "tests/temporary_directory.hpp"
+
 namespace planaria {
 
 class DataTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "planaria-data-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    root_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(root_); }
-
   [[nodiscard]] std::string path(const std::string& name) const { return (root_ / name).string(); }
   std::string write(const std::string& name, std::string_view bytes) const {
     std::filesystem::create_directories((root_ / name).parent_path());
@@ -36,7 +31,8 @@ class DataTest : public ::testing::Test {
     return write(name, {reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(std::uint16_t)});
   }
 
-  std::filesystem::path root_;
+  const TemporaryDirectory directory_;
+  const std::filesystem::path root_ = directory_.path();
 };
 
 // The 256 byte letters with ids 0 … 255 in code point order of the alphabet, then `merges` in order, then

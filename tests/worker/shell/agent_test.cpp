@@ -16,6 +16,7 @@
 #include "mini_coordinator.hpp"
 #include "proto/job_config.hpp"
 #include "storage/export.hpp"
+#include "tests/temporary_directory.hpp"
 #include "worker/model/bare_loop.hpp"
 #include "worker/shell/metrics_recorder.hpp"
 #include "worker/trainer/ledger.hpp"
@@ -90,13 +91,7 @@ class GreetingServer {
 
 class AgentTest : public ::testing::Test {
  protected:
-  AgentTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "planaria-agent-XXXXXX").string();
-    EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-    out_ = pattern;
-    job_ = parsed(kJob);
-  }
-  ~AgentTest() override { std::filesystem::remove_all(out_); }
+  AgentTest() { job_ = parsed(kJob); }
 
   static JobSpec parsed(const std::string& text) {
     auto job = parse_job(text, "test");
@@ -134,7 +129,8 @@ class AgentTest : public ::testing::Test {
     return weights_hash(job_.model, (*trainer)->map(), (*trainer)->parameters_on_host());
   }
 
-  std::string out_;
+  const TemporaryDirectory directory_;
+  const std::string out_ = directory_.path();
   JobSpec job_;
 };
 

@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <future>
 
+#include "tests/temporary_directory.hpp"
+
 namespace planaria {
 namespace {
 
@@ -60,10 +62,6 @@ INSTANTIATE_TEST_SUITE_P(Lines, RefusedFaultCommand,
 class FaultHookTest : public ::testing::Test {
  protected:
   FaultHookTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "planaria-hook-XXXXXX").string();
-    EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-    path_ = folder_ + "/hook";
     listener_ = ::socket(AF_UNIX, SOCK_STREAM, 0);
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -86,7 +84,6 @@ class FaultHookTest : public ::testing::Test {
     hook_.reset();
     if (chaos_ >= 0) ::close(chaos_);
     ::close(listener_);
-    std::filesystem::remove_all(folder_);
   }
   void say(const std::string& line) const {
     const std::string text = line + "\n";
@@ -99,7 +96,8 @@ class FaultHookTest : public ::testing::Test {
     return line;
   }
 
-  std::string folder_, path_;
+  const TemporaryDirectory folder_;
+  const std::string path_ = folder_.path("hook");
   int listener_ = -1;
   int chaos_ = -1;
   std::vector<FaultCommand> commands_;

@@ -9,18 +9,13 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/temporary_directory.hpp"
+
 namespace planaria {
 namespace {
 
 class LedgerTest : public ::testing::Test {
  protected:
-  LedgerTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "planaria-ledger-XXXXXX").string();
-    EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-    root_ = pattern;
-    path_ = ledger_path(root_, WorkerId(3), Incarnation(2));
-  }
-  ~LedgerTest() override { std::filesystem::remove_all(root_); }
   std::unique_ptr<Ledger> create() {
     auto ledger = Ledger::create(path_, WorkerId(3), Incarnation(2));
     EXPECT_TRUE(ledger.ok());
@@ -35,7 +30,8 @@ class LedgerTest : public ::testing::Test {
             .at = Instant{static_cast<std::int64_t>(1000 * step + index)}};
   }
 
-  std::string root_, path_;
+  const TemporaryDirectory root_;
+  const std::string path_ = ledger_path(root_.path(), WorkerId(3), Incarnation(2));
 };
 
 TEST_F(LedgerTest, RecordsComeBackInOrder) {
@@ -88,7 +84,7 @@ TEST_F(LedgerTest, OtherFilesAreRefused) {
   EXPECT_EQ(read_ledger(path_).error().code(), ErrorCode::corrupt);
   std::ofstream(path_, std::ios::trunc) << "short";
   EXPECT_EQ(read_ledger(path_).error().code(), ErrorCode::corrupt);
-  EXPECT_EQ(read_ledger(root_ + "/none").error().code(), ErrorCode::not_found);
+  EXPECT_EQ(read_ledger(root_.path("none")).error().code(), ErrorCode::not_found);
 }
 
 TEST_F(LedgerTest, ARecordThatWasCutOffIsNotThere) {

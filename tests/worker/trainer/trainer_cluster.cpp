@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "worker/trainer/tile_values.hpp"
+
 namespace planaria {
 
 JobSpec cluster_job(bool tied) {
@@ -181,7 +183,7 @@ void TrainerCluster::carry_out(std::size_t worker, const WorkerAction& action) {
   } else if (const auto* fence = std::get_if<FenceView>(&action)) {
     node.plane->fence(*fence);
   } else if (const auto* small = std::get_if<SendSmall>(&action)) {
-    node.plane->send_small(small->to, small->view, small->meta);
+    node.plane->send(small->to, small->view, data_slices(small->meta, {}, {}));
   } else if (const auto* state = std::get_if<SendState>(&action)) {
     auto payload = node.trainer->state_payload(state->meta);
     ASSERT_TRUE(payload.has_value());

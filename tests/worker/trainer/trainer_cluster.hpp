@@ -18,28 +18,13 @@
 
 #include "common/transport/in_process.hpp"
 #include "coordinator/core/coordinator_core.hpp"
+#include "tests/temporary_directory.hpp"
 #include "worker/core/worker_core.hpp"
 #include "worker/shell/core_config.hpp"
 #include "worker/shell/data_plane.hpp"
 #include "worker/trainer/trainer.hpp"
 
 namespace planaria {
-
-class TempFolder {
- public:
-  TempFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "planaria-trainer-XXXXXX").string();
-    EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-    path_ = pattern;
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  [[nodiscard]] std::string path(const std::string& name = "") const {
-    return name.empty() ? path_ : path_ + "/" + name;
-  }
-
- private:
-  std::string path_;
-};
 
 // A tiny job over this machine's copy of the GPL.
 JobSpec cluster_job(bool tied = true);

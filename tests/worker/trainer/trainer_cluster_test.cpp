@@ -61,7 +61,7 @@ class TrainerClusterTest : public ::testing::Test {
   }
   std::uint64_t needed() const { return job_.train.steps * job_.batch.micro_batches; }
 
-  TempFolder folder_;
+  TemporaryDirectory folder_;
   JobSpec job_;
   std::shared_ptr<const Dataset> dataset_;
   std::unique_ptr<TrainerCluster> cluster_;

@@ -1,9 +1,9 @@
+#include "proto/listen.hpp"
+
 #include <arpa/inet.h>
 #include <fmt/format.h>
 
-#include <array>
-
-#include "coordinator/shell/service.hpp"
+#include <algorithm>
 
 namespace planaria {
 
@@ -29,26 +29,27 @@ bool is_loopback(const std::string& address) {
   return kind_of(address) == AddressKind::loopback;
 }
 
-Status check_listen(const JobSpec& job) {
+Status check_listen_form(const JobSpec& job) {
   const auto& security = job.security;
-  const auto kind = kind_of(job.cluster.listen);
-  if (kind == AddressKind::none) {
+  if (kind_of(job.cluster.listen) == AddressKind::none) {
     return Error(ErrorCode::invalid_argument,
                  fmt::format("cluster.listen is \"{}\"; write an IP address of this machine, or 0.0.0.0 for all",
                              job.cluster.listen));
   }
-  const int tls_files = (security.tls_certificate.empty() ? 0 : 1) + (security.tls_key.empty() ? 0 : 1) +
-                        (security.tls_authority.empty() ? 0 : 1);
-  if (tls_files != 0 && tls_files != 3) {
+  const auto files = {&security.tls_certificate, &security.tls_key, &security.tls_authority};
+  const auto given = std::ranges::count_if(files, [](const std::string* file) { return !file->empty(); });
+  if (given != 0 && given != 3) {
     return Error(ErrorCode::invalid_argument,
                  "security.tls_certificate, tls_key and tls_authority belong together; set all three or none");
   }
-  if (job.cluster.telemetry_port == 65535) {
-    return Error(ErrorCode::invalid_argument,
-                 "cluster.telemetry_port is 65535, but subscribers get the port after it; choose a lower one");
-  }
-  if (kind == AddressKind::loopback || security.insecure) return ok_status();
-  if (security.join_token.empty() || tls_files == 0) {
+  return ok_status();
+}
+
+Status check_listen(const JobSpec& job) {
+  PLANARIA_TRY(check_listen_form(job));
+  const auto& security = job.security;
+  if (is_loopback(job.cluster.listen) || security.insecure) return ok_status();
+  if (security.join_token.empty() || security.tls_key.empty()) {
     return Error(ErrorCode::invalid_argument,
                  fmt::format("cluster.listen = \"{}\" can be reached from other machines: set security.join_token and "
                              "security.tls_certificate, tls_key and tls_authority, or security.insecure = true on a "
