@@ -205,6 +205,19 @@ Error publish_error(const GatewayOptions& options, const std::string& why) {
                       options.address, options.port, why)};
 }
 
+// Answers of the network thread since the question was put. After a late one some prompt ones show that it has caught
+// up with what arrived meanwhile.
+constexpr Duration kPromptly = std::chrono::milliseconds(10);
+constexpr std::uint32_t kPromptAfterDelay = 2;
+constexpr std::uint32_t kMaxAnswers = 20;  // where every answer is late, it is the machine
+
+struct NetworkCheck {
+  std::optional<Instant> asked_at;
+  std::shared_ptr<std::atomic<bool>> answered;
+  std::uint32_t answers = 0;
+  std::uint32_t prompt_wanted = 0;
+};
+
 }  // namespace
 
 struct ControlGateway::Impl {
@@ -215,6 +228,7 @@ struct ControlGateway::Impl {
   std::shared_ptr<Shared> shared = std::make_shared<Shared>();
   caf::actor actor;
   std::uint16_t port = 0;
+  NetworkCheck check;
 };
 
 ControlGateway::ControlGateway(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -267,6 +281,31 @@ bool ControlGateway::await_no_sessions(std::chrono::milliseconds timeout) {
   auto& shared = *impl_->shared;
   std::unique_lock lock(shared.mutex);
   return shared.changed.wait_for(lock, timeout, [&] { return shared.sessions == 0; });
+}
+
+bool ControlGateway::caught_up(Instant now) {
+  NetworkCheck& check = impl_->check;
+  const bool answered = check.asked_at && check.answered->load();
+  if (answered) {
+    const bool prompt = now - *check.asked_at < kPromptly;
+    check.asked_at.reset();
+    ++check.answers;
+    if (!prompt) {
+      check.prompt_wanted = kPromptAfterDelay;
+    } else if (check.prompt_wanted > 0) {
+      --check.prompt_wanted;
+    }
+    if (check.prompt_wanted == 0 || check.answers >= kMaxAnswers) {
+      check = NetworkCheck{};
+      return true;
+    }
+  }
+  if (!check.asked_at) {
+    check.asked_at = now;
+    check.answered = std::make_shared<std::atomic<bool>>(false);
+    impl_->system.middleman().backend().post([answer = check.answered] { answer->store(true); });
+  }
+  return false;
 }
 
 std::uint64_t ControlGateway::refused_messages() const {

@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 
+#include "common/clock.hpp"
 #include "common/codec.hpp"
 #include "common/result.hpp"
 #include "coordinator/core/coordinator_core.hpp"
@@ -54,6 +55,12 @@ class ControlGateway {
 
   // Messages to one session arrive in order; those to a session that is gone are dropped.
   void send(SessionId session, const CoordinatorEnvelope& envelope);
+
+  // Whether everything that had reached this machine has been handed to the listener: CAF's network thread can be held
+  // up (a stranger's connection that announces gigabytes makes it clear as many), and the silence of workers proves
+  // nothing meanwhile. False: ask again in a millisecond. True at the latest after a bounded number of calls with a
+  // thread that answers at all. One thread asks.
+  [[nodiscard]] bool caught_up(Instant now);
 
   // The generation under which the gateway itself refuses other protocol versions.
   void set_generation(Generation generation);

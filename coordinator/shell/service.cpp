@@ -33,7 +33,8 @@ namespace planaria {
 
 namespace {
 
-constexpr std::size_t kMaxInbox = 65536;  // workers' messages that wait for the loop
+constexpr Duration kAskAgain = std::chrono::microseconds(500);  // whether the network thread has caught up
+constexpr std::size_t kMaxInbox = 65536;                        // workers' messages that wait for the loop
 constexpr Duration kPublishChanged = std::chrono::milliseconds(100);
 constexpr Duration kPublishIdle = std::chrono::milliseconds(500);
 constexpr auto kFarewell = std::chrono::milliseconds(500);  // for the last messages, when the job has ended
@@ -288,7 +289,10 @@ void CoordinatorService::Impl::run() {
     for (auto& item : batch) {
       std::visit([this](auto& taken) { handle(std::move(taken)); }, item);
     }
-    if (clock.now() >= tick_due) {
+    const Instant now = clock.now();
+    if (now >= tick_due && !gateway->caught_up(now)) {
+      tick_due = now + kAskAgain;
+    } else if (now >= tick_due) {
       tick_due = kFarFuture;
       handle(coordinator_event::Tick{.outputs_held = outputs.size() > 0});
     }

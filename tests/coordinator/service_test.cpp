@@ -296,13 +296,46 @@ TEST_F(Service, TellsToolsWhereItListens) {
   EXPECT_EQ(ports["control_port"], service_->ports().control);
 }
 
+// CAF clears as many bytes as a header announces, on the thread that hears all workers.
+TEST_F(Service, AStrangerThatHoldsUpTheNetworkThreadCostsNoWorkerItsLease) {
+  job_.cluster.heartbeat_ms = 20;
+  job_.cluster.lease_ms = 100;
+  job_.cluster.suspect_grace_ms = 40;
+  start();
+  const auto port = service_->ports().control;
+  Member member(port);
+  member.enroll(job_);
+  member.enter_view();
+  std::string header(32, '\0');
+  header[0] = 1;  // a client's handshake of 2^30 bytes
+  header[4] = 0x40;
+  std::vector<std::unique_ptr<RawSocket>> strangers;
+  for (int beat = 0; beat < 50; ++beat) {
+    if (beat % 10 == 5) {
+      strangers.push_back(std::make_unique<RawSocket>(port));
+      strangers.back()->send(header);
+    }
+    Heartbeat heartbeat;
+    heartbeat.view = member.view;
+    heartbeat.step = Step(1);
+    heartbeat.progress = static_cast<std::uint64_t>(beat);
+    member.send(heartbeat);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    if (beat % 10 == 9) strangers.clear();
+  }
+  const auto status = status_when([](const auto& s) { return s["workers"].size() == 1; });
+  EXPECT_EQ(status["workers"][0]["status"], "member");
+  EXPECT_EQ(status["views"], 1);
+}
+
 TEST_F(Service, RandomBytesOnEveryPortDoNoHarm) {
   start();
   const auto ports = service_->ports();
+  std::uint32_t seed = 0;
   for (const auto port : {ports.control, ports.http, ports.telemetry, ports.telemetry_publish}) {
     const RawSocket socket(port);
-    socket.send_random(port, 50'000);
-    EXPECT_TRUE(socket.closed_by_peer());
+    socket.send_random(++seed, 50'000);
+    EXPECT_TRUE(socket.closed_by_peer()) << port;
   }
   Member member(ports.control);
   member.enroll(job_);

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <set>
 #include <sstream>
 #include <string>
@@ -18,7 +17,8 @@ inline std::set<std::string> socket_inodes(const std::string& mark) {
   std::error_code error;
   for (const auto& process : fs::directory_iterator("/proc", error)) {
     std::ifstream file(process.path() / "cmdline", std::ios::binary);
-    const std::string command{std::istreambuf_iterator<char>(file), {}};
+    std::string command;
+    std::getline(file, command);  // not by a buffer's iterator, which throws when the process ends meanwhile
     if (command.find(mark) == std::string::npos) continue;
     for (fs::directory_iterator fd(process.path() / "fd", error), end; !error && fd != end; fd.increment(error)) {
       const std::string target = fs::read_symlink(fd->path(), error).string();
