@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "cli/arguments.hpp"
+#include "cli/bus_error.hpp"
 #include "cli/commands.hpp"
 #include "cli/http_client.hpp"
 #include "cli/process_log.hpp"
@@ -58,6 +59,7 @@ Result<WorkerOptions> prepare(const WorkerArguments& arguments) {
 
 int run(const WorkerArguments& arguments) {
   watch_stop_signals();
+  tell_bus_errors();
   auto options = prepare(arguments);
   if (!options) return fail(options.error());
   if (const Status started = start_process_log(arguments.log, worker_log_file(options->out_directory)); !started)

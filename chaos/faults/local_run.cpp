@@ -20,6 +20,7 @@ namespace {
 constexpr int kFarewellMs = 5'000;
 // Without any worker: longer than a finished job's coordinator waits for members that don't come to ask (15 s).
 constexpr Duration kDesertedFor = std::chrono::seconds(25);
+constexpr Duration kDesertedByFailures = std::chrono::seconds(2);
 constexpr std::size_t kQuotedLines = 5;
 
 // A short private directory for the hook's socket: output paths may be longer than a socket's may.
@@ -79,6 +80,7 @@ class LocalRun::Loop {
     ChildProcess process;
     bool stopped = false;
     std::string ended;
+    bool failed = false;  // it ended by itself, with an error
   };
 
   Status serve() {
@@ -113,7 +115,8 @@ class LocalRun::Loop {
       return false;
     }
     if (!deserted_at_) deserted_at_ = clock_.now();
-    return clock_.now() > *deserted_at_ + kDesertedFor;
+    const bool failed = std::ranges::any_of(workers_, &Worker::failed);
+    return clock_.now() > *deserted_at_ + (failed ? kDesertedByFailures : kDesertedFor);
   }
 
   Status coordinator_ended() {
@@ -240,6 +243,7 @@ class LocalRun::Loop {
       Worker& worker = workers_[i];
       if (!worker.ended.empty()) continue;
       if (const auto exit = worker.process.poll()) {
+        worker.failed = exit->signal == 0 && exit->code != 0;
         worker.ended = exit->signal != 0 ? fmt::format("signal {}", exit->signal) : fmt::format("exit {}", exit->code);
       }
     }

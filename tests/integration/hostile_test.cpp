@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <iterator>
@@ -17,8 +18,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
-std::vector<std::string> tiny_run(const std::string& output) {
-  return {"run", tiny_job(), "--out", output, "--quiet", "--json", "--steps", "60", "--workers", "3"};
+std::vector<std::string> tiny_run(const std::string& output, const std::string& steps = "60") {
+  return {"run", tiny_job(), "--out", output, "--quiet", "--json", "--steps", steps, "--workers", "3"};
 }
 
 std::string undisturbed_hash(const ScratchDirectory& scratch) {
@@ -79,6 +80,27 @@ TEST(Hostile, RandomBytesOnEveryPortLeaveTheBitsAlone) {
 }
 
 // A mount namespace of its own needs no root where user namespaces are allowed.
+TEST(Hostile, ADataFileThatShrinksEndsTheWorkersWithTheReason) {
+  const ScratchDirectory scratch;
+  const std::string data = scratch.path("text");
+  {
+    std::ofstream file(data);
+    const std::string text = file_text("/usr/share/common-licenses/GPL-3");
+    for (int i = 0; i < 100; ++i) file << text;  // large enough to be mapped
+  }
+  const std::string output = scratch.path("shrunk");
+  auto arguments = tiny_run(output, "100000");
+  arguments.insert(arguments.end(), {"--set", "data.path=" + data});
+  auto run = std::async(std::launch::async, [&] { return planaria_program(arguments); });
+  for (int i = 0; i < 1000 && file_text(output + "/metrics.jsonl").empty(); ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  std::filesystem::resize_file(data, 0);
+  const ProgramResult result = run.get();
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_NE(result.output.find("a data file can't be read any more"), std::string::npos) << result.output;
+}
+
 TEST(Hostile, AFullDiskCostsCheckpointsButNotTheTraining) {
   if (std::system("unshare --user --map-root-user --mount mount -t tmpfs tmpfs /mnt 2>/dev/null") != 0) {
     GTEST_SKIP() << "this system lets nobody but root mount a file system, so no small disk can be had";
