@@ -1,0 +1,539 @@
+#include "coordinator/planner/evaluator.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+
+namespace planaria::planner {
+namespace {
+
+constexpr double kRounding = 1e-9;
+// What may be given for owners of a block on different hosts, of a step's time.
+constexpr double kOneHostPenalty = 1e-3;
+
+std::uint64_t pair_key(std::uint32_t a, std::uint32_t b) {
+  return (std::uint64_t{std::min(a, b)} << 32) | std::max(a, b);
+}
+
+template <class Map>
+std::uint32_t index_in(Map& map, const std::string& name) {
+  return map.emplace(name, static_cast<std::uint32_t>(map.size())).first->second;
+}
+
+}  // namespace
+
+std::uint32_t count_nodes(SlotRange range) {
+  std::uint32_t count = 0;
+  for (std::uint32_t begin = range.begin; begin < range.end; ++count) {
+    const std::uint32_t room = std::bit_floor(range.end - begin);
+    begin += begin == 0 ? room : std::min(begin & (~begin + 1), room);
+  }
+  return count;
+}
+
+std::uint32_t open_sums(SlotRange range) {
+  constexpr std::uint32_t kCounted = 128;
+  // On both sides of the highest boundary inside the range there is at most one node a level.
+  if (range.size() > kCounted) return 2 * static_cast<std::uint32_t>(std::bit_width(range.size()));
+  std::uint32_t most = count_nodes(range);
+  for (std::uint32_t slot = range.begin; slot < range.end; ++slot) {
+    most = std::max(most, count_nodes({range.begin, slot}) + 1);
+  }
+  return most;
+}
+
+bool Score::better_than(const Score& other) const {
+  if (fits() != other.fits()) return fits();
+  if (!fits()) return excess < other.excess * (1 - kRounding);
+  return cost_s < other.cost_s * (1 - kRounding);
+}
+
+Evaluator::Evaluator(const ModelProfile& model, const ClusterProfile& cluster, const PlanOptions& options)
+    : model_(&model), cluster_(&cluster), options_(&options) {
+  seconds_.push_back(0);
+  elements_.push_back(0);
+  saved_.push_back(0);
+  for (const BlockProfile& block : model.blocks) {
+    seconds_.push_back(seconds_.back() + block.seconds());
+    elements_.push_back(elements_.back() + block.elements);
+    saved_.push_back(saved_.back() + block.saved_bytes);
+  }
+  compile_places();
+  const std::size_t count = cluster.workers.size();
+  for (Traffic* traffic : {&reduce_, &gather_}) {
+    traffic->send_s.resize(count);
+    traffic->receive_s.resize(count);
+    traffic->sent.resize(count);
+  }
+  for (auto* of_worker : {&shard_elements_, &memory_gradient_, &memory_state_, &memory_parameter_, &memory_activation_,
+                          &memory_boundary_}) {
+    of_worker->resize(count);
+  }
+  line_of_.assign(count, kNone);
+  held_.resize(count);
+  if (options.previous) compile_previous();
+}
+
+void Evaluator::compile_places() {
+  std::map<std::string, std::uint32_t> hosts, zones, nics;
+  for (const NicProfile& nic : cluster_->nics) index_in(nics, nic.name);
+  // Sums are indexed by the order in the list.
+  for (std::uint32_t i = 0; i < cluster_->nics.size(); ++i) nics[cluster_->nics[i].name] = i;
+  nics_ = static_cast<std::uint32_t>(cluster_->nics.size());
+  for (const WorkerProfile& worker : cluster_->workers) {
+    speed_.push_back(worker.speed);
+    memory_.push_back(static_cast<double>(std::max<std::uint64_t>(worker.memory_bytes, 1)));
+    const auto nic = nics.find(worker.nic);
+    place_.push_back(
+        {index_in(hosts, worker.host), index_in(zones, worker.zone), nic == nics.end() ? kNone : nic->second});
+  }
+  for (Sums* sums : {&to_sums_, &from_sums_}) {
+    sums->host.resize(hosts.size());
+    sums->zone.resize(zones.size());
+    sums->host_nic.resize(hosts.size() * nics_);
+    sums->zone_nic.resize(zones.size() * nics_);
+  }
+  host_cost_ = 1 / cluster_->same_host.bytes_per_s;
+  zone_cost_ = 1 / cluster_->same_zone.bytes_per_s;
+  far_cost_ = 1 / cluster_->between_zones.bytes_per_s;
+  for (const NicProfile& nic : cluster_->nics) nic_cost_.push_back(1 / nic.link.bytes_per_s);
+  const auto index = [&](WorkerId worker) {
+    return static_cast<std::uint32_t>(std::ranges::lower_bound(cluster_->workers, worker, {}, &WorkerProfile::worker) -
+                                      cluster_->workers.begin());
+  };
+  for (const LinkOverride& pair : cluster_->overrides) {
+    const std::uint32_t a = index(pair.from);
+    const std::uint32_t b = index(pair.to);
+    pair_links_[pair_key(a, b)] = pair.link;
+  }
+  for (const auto& [key, link] : pair_links_) {
+    pairs_.push_back({static_cast<std::uint32_t>(key >> 32), static_cast<std::uint32_t>(key), link});
+  }
+  std::ranges::sort(pairs_, {}, [](const Pair& pair) { return pair_key(pair.a, pair.b); });
+}
+
+void Evaluator::compile_previous() {
+  held_pipelines_ = static_cast<std::uint32_t>(options_->previous->pipelines.size());
+  const auto& workers = cluster_->workers;
+  for (std::uint32_t p = 0; p < held_pipelines_; ++p) {
+    for (const PlanStage& stage : options_->previous->pipelines[p].stages) {
+      const auto found = std::ranges::lower_bound(workers, stage.worker, {}, &WorkerProfile::worker);
+      if (found == workers.end() || found->worker != stage.worker) continue;
+      const auto index = static_cast<std::uint32_t>(found - workers.begin());
+      held_[index] = {stage.blocks, p};
+      for (std::uint32_t block = stage.blocks.begin; block < stage.blocks.end; ++block) {
+        host_holds_.insert((std::uint64_t{place_[index].host} << 32) | block);
+        zone_holds_.insert((std::uint64_t{place_[index].zone} << 32) | block);
+      }
+    }
+  }
+}
+
+LinkProfile Evaluator::link(std::uint32_t a, std::uint32_t b) const {
+  if (!pair_links_.empty()) {
+    if (const auto pair = pair_links_.find(pair_key(a, b)); pair != pair_links_.end()) return pair->second;
+  }
+  const Place& at = place_[a];
+  const Place& other = place_[b];
+  if (at.host == other.host) return cluster_->same_host;
+  if (at.zone != other.zone) return cluster_->between_zones;
+  if (at.nic != kNone && at.nic == other.nic) return cluster_->nics[at.nic].link;
+  return cluster_->same_zone;
+}
+
+double Evaluator::class_rate(std::uint32_t a, std::uint32_t b) const {
+  const Place& at = place_[a];
+  const Place& other = place_[b];
+  if (at.host == other.host) return cluster_->same_host.bytes_per_s;
+  if (at.zone != other.zone) return cluster_->between_zones.bytes_per_s;
+  if (at.nic != kNone && at.nic == other.nic) return cluster_->nics[at.nic].link.bytes_per_s;
+  return cluster_->same_zone.bytes_per_s;
+}
+
+void Evaluator::time_line(Line& line) const {
+  line.fill = 0;
+  line.period = 0;
+  const auto boundary = static_cast<double>(model_->boundary_bytes);
+  std::uint32_t begin = 0;
+  for (std::size_t s = 0; s < line.workers.size(); ++s) {
+    const double stage = block_seconds(begin, line.ends[s]) / speed_[line.workers[s]];
+    line.fill += stage;
+    line.period = std::max(line.period, stage);
+    begin = line.ends[s];
+    if (s + 1 == line.workers.size()) break;
+    const LinkProfile next = link(line.workers[s], line.workers[s + 1]);
+    line.fill += 2 * (next.latency_s + boundary / next.bytes_per_s);
+    line.period = std::max(line.period, boundary / next.bytes_per_s);
+  }
+}
+
+double Evaluator::compute_seconds(const Candidate& candidate) const {
+  double slowest = 0;
+  for (const Line& line : candidate) slowest = std::max(slowest, line_seconds(line));
+  return slowest;
+}
+
+double Evaluator::guess_memory(BlockRange blocks, const MemoryGuide& guide) const {
+  const auto elements = static_cast<double>(elements_[blocks.end] - elements_[blocks.begin]);
+  const auto state = static_cast<double>(model_->state_width * options_->state_generations);
+  const auto gradient = static_cast<double>(model_->gradient_width);
+  const auto working = static_cast<double>(2 * model_->parameter_width);
+  const double share = 1.0 / guide.pipelines;
+  double bytes = elements * gradient * (guide.open_sums + share + share * (guide.pipelines - 1));
+  bytes += options_->shard_optimizer ? elements * (state * share + working)
+                                     : elements * (state + (model_->master_is_working ? 0 : working));
+  if (blocks.end == this->blocks())
+    bytes += static_cast<double>(model_->tied_elements) * (gradient * guide.open_sums + working);
+  bytes += static_cast<double>(guide.flights) * static_cast<double>(saved_[blocks.end] - saved_[blocks.begin]);
+  const int neighbours = (blocks.begin > 0 ? 1 : 0) + (blocks.end < this->blocks() ? 1 : 0);
+  return bytes + neighbours * (guide.flights + 1.0) * static_cast<double>(model_->boundary_bytes);
+}
+
+std::uint64_t Evaluator::shard_elements(std::uint32_t block, std::uint32_t pipeline, std::uint32_t pipelines) const {
+  const std::uint64_t elements = model_->blocks[block].elements;
+  const std::uint64_t tiles = (elements + model_->tile_elements - 1) / model_->tile_elements;
+  const TileRange shard = block_shard(tiles, block, pipeline, pipelines);
+  return std::min(shard.end * model_->tile_elements, elements) -
+         std::min(shard.begin * model_->tile_elements, elements);
+}
+
+std::uint64_t Evaluator::tied_shard_elements(std::uint32_t pipeline, std::uint32_t pipelines) const {
+  const std::uint64_t elements = model_->blocks[0].elements;
+  const std::uint64_t tiles = (elements + model_->tile_elements - 1) / model_->tile_elements;
+  const TileRange shard = block_shard(tiles, 0, pipeline, pipelines);
+  return std::min(shard.end * model_->tile_elements, model_->tied_elements) -
+         std::min(shard.begin * model_->tile_elements, model_->tied_elements);
+}
+
+void Evaluator::add(Sums& sums, std::span<const Side> sides, double sign) const {
+  for (const Side& side : sides) {
+    const Place& at = place_[side.worker];
+    const double weight = sign * static_cast<double>(side.weight);
+    sums.all += weight;
+    sums.host[at.host] += weight;
+    sums.zone[at.zone] += weight;
+    if (at.nic == kNone) continue;
+    sums.host_nic[std::size_t{at.host} * nics_ + at.nic] += weight;
+    sums.zone_nic[std::size_t{at.zone} * nics_ + at.nic] += weight;
+  }
+}
+
+// Seconds for one unit to or from each of `sums` but the worker's own weight.
+double Evaluator::weighted(const Sums& sums, std::uint32_t worker, double own) const {
+  const Place& at = place_[worker];
+  const double host = sums.host[at.host] - own;
+  const double zone = sums.zone[at.zone] - own;
+  double seconds = host * host_cost_;
+  double alike = 0;
+  if (at.nic != kNone) {
+    alike = sums.zone_nic[std::size_t{at.zone} * nics_ + at.nic] - sums.host_nic[std::size_t{at.host} * nics_ + at.nic];
+    seconds += alike * nic_cost_[at.nic];
+  }
+  seconds += (zone - host - alike) * zone_cost_;
+  return seconds + (sums.all - own - zone) * far_cost_;
+}
+
+void Evaluator::exchange(std::span<const Side> from, std::span<const Side> to, Traffic& traffic) {
+  add(to_sums_, to, 1);
+  add(from_sums_, from, 1);
+  for (std::size_t p = 0; p < from.size(); ++p) {
+    const bool same = from[p].worker == to[p].worker;  // a worker is in one pipeline only
+    const double received = same ? static_cast<double>(to[p].weight) : 0;
+    const double sent = same ? static_cast<double>(from[p].weight) : 0;
+    const auto out = static_cast<double>(from[p].weight);
+    traffic.send_s[from[p].worker] += out * weighted(to_sums_, from[p].worker, received);
+    traffic.receive_s[to[p].worker] += static_cast<double>(to[p].weight) * weighted(from_sums_, to[p].worker, sent);
+    traffic.sent[from[p].worker] += from[p].weight * static_cast<std::uint64_t>(to_sums_.all - received);
+  }
+  add(to_sums_, to, -1);
+  add(from_sums_, from, -1);
+  if (!pairs_.empty()) correct_pairs(from, to, traffic);
+}
+
+void Evaluator::correct_pairs(std::span<const Side> from, std::span<const Side> to, Traffic& traffic) {
+  const auto correct = [&](std::uint32_t a, std::uint32_t b, const LinkProfile& link) {
+    const std::uint32_t p = line_of_[a];
+    const std::uint32_t q = line_of_[b];
+    if (p == kNone || q == kNone || from[p].worker != a || to[q].worker != b) return;
+    const double bytes = static_cast<double>(from[p].weight) * static_cast<double>(to[q].weight);
+    const double more = bytes / link.bytes_per_s - bytes / class_rate(a, b);
+    traffic.send_s[a] += more;
+    traffic.receive_s[b] += more;
+  };
+  for (const Pair& pair : pairs_) {
+    correct(pair.a, pair.b, pair.link);
+    correct(pair.b, pair.a, pair.link);
+  }
+}
+
+void Evaluator::clear(const Candidate& candidate) {
+  // Also of what the candidate before had used: its lines are still in line_of_.
+  for (std::uint32_t worker = 0; worker < workers(); ++worker) {
+    if (line_of_[worker] == kNone) continue;
+    line_of_[worker] = kNone;
+    for (Traffic* traffic : {&reduce_, &gather_}) {
+      traffic->send_s[worker] = 0;
+      traffic->receive_s[worker] = 0;
+      traffic->sent[worker] = 0;
+    }
+    shard_elements_[worker] = 0;
+    memory_gradient_[worker] = 0;
+  }
+  stage_.assign(candidate.size(), 0);
+  lines_nodes_.assign(candidate.size(), 0);
+  nodes_.resize(candidate.size());
+  shards_.resize(candidate.size());
+  ones_.resize(candidate.size());
+  all_nodes_ = 0;
+  blocks_on_one_host_ = 0;
+  move_s_ = 0;
+  move_bytes_ = 0;
+  excess_ = 0;
+}
+
+void Evaluator::measure_block(const Candidate& candidate, std::uint32_t block) {
+  const auto count = static_cast<std::uint32_t>(candidate.size());
+  const std::uint64_t gathered = options_->shard_optimizer ? model_->parameter_width : model_->gradient_width;
+  bool one_host = count > 1;
+  for (std::uint32_t p = 0; p < count; ++p) {
+    if (block >= candidate[p].ends[stage_[p]]) ++stage_[p];
+    const std::uint32_t worker = candidate[p].workers[stage_[p]];
+    const std::uint64_t elements = shard_elements(block, p, count);
+    nodes_[p] = {worker, lines_nodes_[p]};
+    shards_[p] = {worker, elements * model_->gradient_width};
+    ones_[p] = {worker, 1};
+    shard_elements_[worker] += elements;
+    memory_gradient_[worker] += elements * model_->gradient_width * (all_nodes_ - lines_nodes_[p]);
+    one_host = one_host && place_[worker].host == place_[nodes_[0].worker].host;
+  }
+  if (one_host) ++blocks_on_one_host_;
+  if (count == 1) return;
+  exchange(nodes_, shards_, reduce_);
+  for (std::uint32_t p = 0; p < count; ++p) shards_[p].weight = shards_[p].weight / model_->gradient_width * gathered;
+  exchange(shards_, ones_, gather_);
+}
+
+// The head's sums go to who finishes the embedding's tiles; the embedding's new values come to the heads.
+void Evaluator::measure_tied(const Candidate& candidate) {
+  const auto count = static_cast<std::uint32_t>(candidate.size());
+  const std::uint64_t gathered = options_->shard_optimizer ? model_->parameter_width : model_->gradient_width;
+  for (std::uint32_t p = 0; p < count; ++p) {
+    const std::uint32_t embed = candidate[p].workers.front();
+    const std::uint32_t head = candidate[p].workers.back();
+    const std::uint64_t elements = tied_shard_elements(p, count);
+    nodes_[p] = {head, lines_nodes_[p]};
+    shards_[p] = {embed, elements * model_->gradient_width};
+    ones_[p] = {head, embed == head ? 0U : 1U};  // who holds both has the values by the embedding's gathering
+    const std::uint64_t pieces = embed == head ? all_nodes_ - lines_nodes_[p] : all_nodes_;
+    memory_gradient_[embed] += elements * model_->gradient_width * pieces;
+  }
+  exchange(nodes_, shards_, reduce_);
+  for (std::uint32_t p = 0; p < count; ++p) shards_[p].weight = shards_[p].weight / model_->gradient_width * gathered;
+  exchange(shards_, ones_, gather_);
+}
+
+void Evaluator::measure_memory(const Line& line, std::uint32_t slot) {
+  const std::uint64_t micro_batches = std::uint64_t{line.slots} * per_slot();
+  const std::uint64_t sums = open_sums({slot, slot + line.slots});
+  std::uint32_t begin = 0;
+  for (std::size_t s = 0; s < line.workers.size(); ++s) {
+    const std::uint32_t worker = line.workers[s];
+    const std::uint32_t end = line.ends[s];
+    const bool head = end == blocks();
+    const std::uint64_t elements = elements_[end] - elements_[begin];
+    const std::uint64_t tied = head ? model_->tied_elements : 0;
+    const std::uint64_t flights = std::min<std::uint64_t>(line.workers.size() - s, micro_batches);
+    const std::uint64_t stateful = options_->shard_optimizer ? shard_elements_[worker] : elements;
+    memory_state_[worker] = stateful * model_->state_width * options_->state_generations;
+    const bool copies = options_->shard_optimizer || !model_->master_is_working;
+    memory_parameter_[worker] = 2 * model_->parameter_width * ((copies ? elements : 0) + tied);
+    memory_gradient_[worker] += model_->gradient_width * (sums * (elements + tied) + shard_elements_[worker]);
+    memory_activation_[worker] = flights * (saved_[end] - saved_[begin]);
+    const std::uint64_t neighbours = (begin > 0 ? 1 : 0) + (head ? 0 : 1);
+    memory_boundary_[worker] = neighbours * (flights + 1) * model_->boundary_bytes;
+    const auto bytes =
+        static_cast<double>(memory_state_[worker] + memory_parameter_[worker] + memory_gradient_[worker] +
+                            memory_activation_[worker] + memory_boundary_[worker]);
+    excess_ += std::max(0.0, bytes / memory_[worker] - 1);
+    begin = end;
+  }
+}
+
+std::uint64_t Evaluator::missing_bytes(std::uint32_t worker, std::uint32_t block, std::uint32_t pipeline,
+                                       std::uint32_t pipelines) const {
+  const Held& held = held_[worker];
+  const std::uint64_t elements = model_->blocks[block].elements;
+  const bool has = held.blocks.has(block);
+  if (!options_->shard_optimizer) {
+    const std::uint64_t working = model_->master_is_working ? 0 : model_->parameter_width;
+    return has ? 0 : elements * (model_->state_width + working);
+  }
+  std::uint64_t bytes = has ? 0 : elements * model_->parameter_width;
+  const std::uint64_t tiles = (elements + model_->tile_elements - 1) / model_->tile_elements;
+  const TileRange shard = block_shard(tiles, block, pipeline, pipelines);
+  const TileRange old = has ? block_shard(tiles, block, held.pipeline, held_pipelines_) : TileRange{};
+  const auto up_to = [&](std::uint64_t tile) { return std::min(tile * model_->tile_elements, elements); };
+  std::uint64_t missing = up_to(shard.end) - up_to(shard.begin);
+  const std::uint32_t begin = std::max(shard.begin, old.begin);
+  const std::uint32_t end = std::min(shard.end, old.end);
+  if (begin < end) missing -= up_to(end) - up_to(begin);
+  return bytes + missing * model_->state_width;
+}
+
+void Evaluator::measure_move(const Candidate& candidate) {
+  const auto count = static_cast<std::uint32_t>(candidate.size());
+  for (std::uint32_t p = 0; p < count; ++p) {
+    std::uint32_t block = 0;
+    for (std::size_t s = 0; s < candidate[p].workers.size(); ++s) {
+      const std::uint32_t worker = candidate[p].workers[s];
+      const Place& at = place_[worker];
+      double seconds = 0;
+      for (; block < candidate[p].ends[s]; ++block) {
+        const std::uint64_t bytes = missing_bytes(worker, block, p, count);
+        if (bytes == 0) continue;
+        move_bytes_ += bytes;
+        const bool near = host_holds_.contains((std::uint64_t{at.host} << 32) | block);
+        const bool zone = zone_holds_.contains((std::uint64_t{at.zone} << 32) | block);
+        const LinkProfile& link = near ? cluster_->same_host : (zone ? cluster_->same_zone : cluster_->between_zones);
+        seconds += static_cast<double>(bytes) / link.bytes_per_s;
+      }
+      move_s_ = std::max(move_s_, seconds);
+    }
+  }
+}
+
+double Evaluator::worst_latency(const Candidate& candidate) const {
+  double worst = 0;
+  bool two_hosts = false;
+  bool two_zones = false;
+  const Place& first = place_[candidate.front().workers.front()];
+  for (const Line& line : candidate) {
+    for (const std::uint32_t worker : line.workers) {
+      two_hosts = two_hosts || place_[worker].host != first.host;
+      two_zones = two_zones || place_[worker].zone != first.zone;
+    }
+  }
+  worst = two_zones   ? cluster_->between_zones.latency_s
+          : two_hosts ? cluster_->same_zone.latency_s
+                      : cluster_->same_host.latency_s;
+  for (const Pair& pair : pairs_) {
+    if (line_of_[pair.a] != kNone && line_of_[pair.b] != kNone) worst = std::max(worst, pair.link.latency_s);
+  }
+  return worst;
+}
+
+double Evaluator::exchange_seconds(const Candidate& candidate, const Traffic& traffic) const {
+  double longest = 0;
+  for (const Line& line : candidate) {
+    for (const std::uint32_t worker : line.workers) {
+      longest = std::max({longest, traffic.send_s[worker], traffic.receive_s[worker]});
+    }
+  }
+  return longest > 0 ? longest + worst_latency(candidate) : 0;
+}
+
+void Evaluator::measure(const Candidate& candidate) {
+  clear(candidate);
+  std::uint32_t slot = 0;
+  for (std::uint32_t p = 0; p < candidate.size(); ++p) {
+    for (const std::uint32_t worker : candidate[p].workers) line_of_[worker] = p;
+    lines_nodes_[p] = count_nodes({slot, slot + candidate[p].slots});
+    all_nodes_ += lines_nodes_[p];
+    slot += candidate[p].slots;
+  }
+  for (std::uint32_t block = 0; block < blocks(); ++block) measure_block(candidate, block);
+  if (model_->tied_elements > 0) measure_tied(candidate);
+  slot = 0;
+  for (const Line& line : candidate) {
+    measure_memory(line, slot);
+    slot += line.slots;
+  }
+  if (options_->previous) measure_move(candidate);
+  compute_s_ = compute_seconds(candidate);
+  reduce_s_ = exchange_seconds(candidate, reduce_);
+  gather_s_ = exchange_seconds(candidate, gather_);
+}
+
+Score Evaluator::score(const Candidate& candidate) {
+  measure(candidate);
+  const double seconds = compute_s_ + reduce_s_ + gather_s_ + move_s_ / options_->amortisation_steps;
+  return {excess_, seconds * (1 + kOneHostPenalty * blocks_on_one_host_ / blocks())};
+}
+
+Prediction Evaluator::predict(const Candidate& candidate) {
+  Prediction prediction;
+  prediction.cost_s = score(candidate).cost_s;
+  prediction.compute_s = compute_s_;
+  prediction.reduce_s = reduce_s_;
+  prediction.gather_s = gather_s_;
+  prediction.step_s = compute_s_ + reduce_s_ + gather_s_;
+  prediction.move_s = move_s_;
+  prediction.move_bytes = move_bytes_;
+  prediction.on_one_host = static_cast<double>(blocks_on_one_host_) / blocks();
+  double free_slots = 0;
+  double rate = 0;
+  for (const Line& line : candidate) {
+    free_slots += line.fill / line.period - 1;
+    rate += 1 / line.period;
+    const std::uint64_t micro_batches = std::uint64_t{line.slots} * per_slot();
+    prediction.boundary_bytes += 2 * (line.workers.size() - 1) * micro_batches * model_->boundary_bytes;
+    std::uint32_t begin = 0;
+    for (std::size_t s = 0; s < line.workers.size(); ++s) {
+      const std::uint32_t w = line.workers[s];
+      WorkerPrediction worker{.worker = cluster_->workers[w].worker};
+      worker.busy_s = block_seconds(begin, line.ends[s]) / speed_[w] * static_cast<double>(micro_batches);
+      worker.state_bytes = memory_state_[w];
+      worker.parameter_bytes = memory_parameter_[w];
+      worker.activation_bytes = memory_activation_[w];
+      worker.gradient_bytes = memory_gradient_[w];
+      worker.boundary_bytes = memory_boundary_[w];
+      worker.memory_bytes =
+          memory_state_[w] + memory_parameter_[w] + memory_activation_[w] + memory_gradient_[w] + memory_boundary_[w];
+      worker.reduce_sent_bytes = reduce_.sent[w];
+      worker.gather_sent_bytes = gather_.sent[w];
+      prediction.reduce_bytes += reduce_.sent[w];
+      prediction.gather_bytes += gather_.sent[w];
+      prediction.workers.push_back(worker);
+      begin = line.ends[s];
+    }
+  }
+  const double ideal = (options_->micro_batches + free_slots) / rate;
+  prediction.granularity_loss = std::max(0.0, compute_s_ / ideal - 1);
+  std::ranges::sort(prediction.workers, {}, &WorkerPrediction::worker);
+  return prediction;
+}
+
+Candidate Evaluator::compile(const LayoutPlan& layout) const {
+  Candidate candidate;
+  for (const PlanPipeline& pipeline : layout.pipelines) {
+    Line line;
+    line.slots = pipeline.slots.size();
+    for (const PlanStage& stage : pipeline.stages) {
+      const auto found = std::ranges::lower_bound(cluster_->workers, stage.worker, {}, &WorkerProfile::worker);
+      line.workers.push_back(static_cast<std::uint32_t>(found - cluster_->workers.begin()));
+      line.ends.push_back(stage.blocks.end);
+    }
+    time_line(line);
+    candidate.push_back(std::move(line));
+  }
+  return candidate;
+}
+
+LayoutPlan Evaluator::layout(const Candidate& candidate) const {
+  LayoutPlan layout;
+  std::uint32_t slot = 0;
+  for (const Line& line : candidate) {
+    PlanPipeline pipeline;
+    pipeline.slots = {slot, slot + line.slots};
+    std::uint32_t begin = 0;
+    for (std::size_t s = 0; s < line.workers.size(); ++s) {
+      pipeline.stages.push_back({cluster_->workers[line.workers[s]].worker, {begin, line.ends[s]}});
+      begin = line.ends[s];
+    }
+    layout.pipelines.push_back(std::move(pipeline));
+    slot += line.slots;
+  }
+  return layout;
+}
+
+}  // namespace planaria::planner

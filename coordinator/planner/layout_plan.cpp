@@ -1,0 +1,86 @@
+#include "coordinator/planner/layout_plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+namespace planaria {
+namespace {
+
+constexpr std::size_t kMaxDepthsText = 1U << 16;
+
+Status check_pipeline(const PlanPipeline& pipeline, std::size_t number, std::uint32_t blocks, std::uint32_t slot) {
+  const auto refuse = [number](const std::string& why) {
+    return Error(ErrorCode::invalid_argument, fmt::format("pipeline {}: {}", number, why));
+  };
+  if (pipeline.slots.empty() || pipeline.slots.begin != slot) return refuse("its slots don't follow the ones before");
+  std::uint32_t end = 0;
+  for (const PlanStage& stage : pipeline.stages) {
+    if (stage.blocks.begin != end || stage.blocks.end <= end || stage.blocks.end > blocks) {
+      return refuse(fmt::format("block {} isn't held exactly once", end));
+    }
+    end = stage.blocks.end;
+  }
+  if (end != blocks) return refuse(fmt::format("block {} has no owner", end));
+  return ok_status();
+}
+
+}  // namespace
+
+TileRange block_shard(std::uint64_t tiles, std::uint32_t block, std::uint32_t pipeline, std::uint32_t pipelines) {
+  const std::uint64_t place = (std::uint64_t{pipeline} + block) % pipelines;
+  return {static_cast<std::uint32_t>(tiles * place / pipelines),
+          static_cast<std::uint32_t>(tiles * (place + 1) / pipelines)};
+}
+
+std::optional<std::vector<std::uint32_t>> parse_depths(std::string_view text) {
+  if (text.size() > kMaxDepthsText) return std::nullopt;
+  std::vector<std::uint32_t> depths;
+  const char* at = text.data();
+  const char* const last = at + text.size();
+  while (true) {
+    std::uint32_t depth = 0;
+    const auto [end, error] = std::from_chars(at, last, depth);
+    if (error != std::errc() || depth == 0) return std::nullopt;
+    depths.push_back(depth);
+    if (end == last) return depths;
+    if (*end != '+') return std::nullopt;
+    at = end + 1;
+  }
+}
+
+std::string depths_text(const LayoutPlan& layout) {
+  std::string text;
+  for (const PlanPipeline& pipeline : layout.pipelines) {
+    if (!text.empty()) text += '+';
+    text += std::to_string(pipeline.stages.size());
+  }
+  return text;
+}
+
+Status check_layout(const LayoutPlan& layout, const ModelProfile& model, const ClusterProfile& cluster,
+                    std::uint32_t slots) {
+  std::uint32_t slot = 0;
+  std::set<WorkerId> used;
+  for (std::size_t i = 0; i < layout.pipelines.size(); ++i) {
+    const PlanPipeline& pipeline = layout.pipelines[i];
+    PLANARIA_TRY(check_pipeline(pipeline, i, static_cast<std::uint32_t>(model.blocks.size()), slot));
+    slot = pipeline.slots.end;
+    for (const PlanStage& stage : pipeline.stages) {
+      if (!std::ranges::binary_search(cluster.workers, stage.worker, {}, &WorkerProfile::worker)) {
+        return Error(ErrorCode::invalid_argument,
+                     fmt::format("pipeline {}: worker {} isn't in the cluster", i, stage.worker.value()));
+      }
+      if (!used.insert(stage.worker).second) {
+        return Error(ErrorCode::invalid_argument,
+                     fmt::format("pipeline {}: worker {} has a stage already", i, stage.worker.value()));
+      }
+    }
+  }
+  if (slot != slots) return Error(ErrorCode::invalid_argument, fmt::format("slot {} has no pipeline", slot));
+  return ok_status();
+}
+
+}  // namespace planaria

@@ -1,0 +1,301 @@
+#include "coordinator/planner/planner.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "coordinator/planner/evaluator.hpp"
+#include "planner_cases.hpp"
+
+namespace planaria {
+namespace {
+
+using ::testing::HasSubstr;
+
+JobSpec small_job() {
+  JobSpec job;
+  job.model.layers = 6;
+  job.batch = {64, 1, 64};
+  return job;
+}
+
+ModelProfile small_model() {
+  const JobSpec job = small_job();
+  return model_profile(job, StateMap(job.model, job.train.tile_elements), 50e9);
+}
+
+ClusterProfile alike(std::uint32_t workers, std::uint64_t memory = 16'000'000'000) {
+  ClusterProfile cluster;
+  for (std::uint32_t i = 0; i < workers; ++i) {
+    cluster.workers.push_back({WorkerId(i), 1, memory, fmt::format("h{}", i), "z", ""});
+  }
+  return cluster;
+}
+
+PlanOptions options_of(std::vector<std::uint32_t> depths = {}) {
+  PlanOptions options;
+  options.micro_batches = 64;
+  options.slots = 64;
+  options.forced_depths = std::move(depths);
+  return options;
+}
+
+// Who sends whom how much, pair by pair, straight from the rules.
+struct Pairs {
+  std::map<std::pair<WorkerId, WorkerId>, std::uint64_t> reduce, gather;
+
+  Pairs(const LayoutPlan& layout, const ModelProfile& model, const PlanOptions& options) {
+    const auto count = static_cast<std::uint32_t>(layout.pipelines.size());
+    const std::uint64_t gathered = options.shard_optimizer ? model.parameter_width : model.gradient_width;
+    for (std::uint32_t block = 0; block < model.blocks.size(); ++block) {
+      const std::uint64_t elements = model.blocks[block].elements;
+      const std::uint64_t tiles = (elements + model.tile_elements - 1) / model.tile_elements;
+      for (std::uint32_t q = 0; q < count; ++q) {
+        const TileRange shard = block_shard(tiles, block, q, count);
+        const auto part = [&](std::uint64_t limit) {
+          return std::min(shard.end * model.tile_elements, limit) - std::min(shard.begin * model.tile_elements, limit);
+        };
+        const WorkerId owner = owner_of(layout.pipelines[q], block);
+        for (const PlanPipeline& pipeline : layout.pipelines) {
+          const std::uint64_t nodes = maximal_nodes(pipeline.slots).size();
+          add(reduce, owner_of(pipeline, block), owner, nodes * part(elements) * model.gradient_width);
+          add(gather, owner, owner_of(pipeline, block), part(elements) * gathered);
+          if (block != 0 || model.tied_elements == 0) continue;
+          const WorkerId head = pipeline.stages.back().worker;
+          add(reduce, head, owner, nodes * part(model.tied_elements) * model.gradient_width);
+          if (head != pipeline.stages.front().worker) add(gather, owner, head, part(model.tied_elements) * gathered);
+        }
+      }
+    }
+  }
+
+  static WorkerId owner_of(const PlanPipeline& pipeline, std::uint32_t block) {
+    return std::ranges::find_if(pipeline.stages, [&](const PlanStage& stage) { return stage.blocks.has(block); })
+        ->worker;
+  }
+  static void add(std::map<std::pair<WorkerId, WorkerId>, std::uint64_t>& all, WorkerId from, WorkerId to,
+                  std::uint64_t bytes) {
+    if (from != to) all[{from, to}] += bytes;
+  }
+};
+
+double longest(const std::map<std::pair<WorkerId, WorkerId>, std::uint64_t>& sent, const ClusterProfile& cluster,
+               const ModelProfile& model, const PlanOptions& options) {
+  const planner::Evaluator evaluator(model, cluster, options);
+  const auto index = [&](WorkerId worker) {
+    return static_cast<std::uint32_t>(std::ranges::find(cluster.workers, worker, &WorkerProfile::worker) -
+                                      cluster.workers.begin());
+  };
+  std::map<WorkerId, double> out, in;
+  for (const auto& [pair, bytes] : sent) {
+    const double rate = evaluator.link(index(pair.first), index(pair.second)).bytes_per_s;
+    out[pair.first] += static_cast<double>(bytes) / rate;
+    in[pair.second] += static_cast<double>(bytes) / rate;
+  }
+  double most = 0;
+  for (const auto& [worker, seconds] : out) most = std::max(most, seconds);
+  for (const auto& [worker, seconds] : in) most = std::max(most, seconds);
+  return most;
+}
+
+TEST(Prediction, BytesAndSecondsOfExchangesAreThoseOfAllPairs) {
+  constexpr std::uint64_t kFirst = 300;
+  fmt::print("seeds {} to {}\n", kFirst, kFirst + 99);
+  for (std::uint64_t seed = kFirst; seed < kFirst + 100; ++seed) {
+    PlannerCase drawn = draw_case(seed);
+    for (WorkerProfile& worker : drawn.cluster.workers) worker.memory_bytes = 1'000'000'000'000;
+    drawn.options.forced_depths = {2, 1};
+    drawn.options.search = SearchMode::local;
+    const auto planned = plan_layout(drawn.model, drawn.cluster, drawn.options);
+    ASSERT_TRUE(planned) << planned.error().message();
+    const Pairs pairs(planned->layout, drawn.model, drawn.options);
+    SCOPED_TRACE(fmt::format("seed {}\n{}", seed, describe(drawn)));
+    std::uint64_t reduce = 0, gather = 0;
+    for (const auto& [pair, bytes] : pairs.reduce) reduce += bytes;
+    for (const auto& [pair, bytes] : pairs.gather) gather += bytes;
+    EXPECT_EQ(planned->prediction.reduce_bytes, reduce);
+    EXPECT_EQ(planned->prediction.gather_bytes, gather);
+    const double reduce_s = longest(pairs.reduce, drawn.cluster, drawn.model, drawn.options);
+    EXPECT_GE(planned->prediction.reduce_s, reduce_s * (1 - 1e-9));
+    EXPECT_LE(planned->prediction.reduce_s, reduce_s * (1 + 1e-9) + 2.1e-3);  // and one latency
+  }
+}
+
+TEST(Prediction, UnevenStagesTakeTheirSumAndTheSlowestForEachFurtherMicroBatch) {
+  const ModelProfile model = small_model();
+  ClusterProfile cluster = alike(2);
+  cluster.workers[1].speed = 2;
+  const LayoutPlan layout{{{{{WorkerId(0), {0, 3}}, {WorkerId(1), {3, 8}}}, {0, 64}}}};
+  const auto prediction = predict(layout, model, cluster, options_of());
+  ASSERT_TRUE(prediction) << prediction.error().message();
+  double first = 0, second = 0;
+  for (std::uint32_t i = 0; i < 3; ++i) first += model.blocks[i].seconds();
+  for (std::uint32_t i = 3; i < 8; ++i) second += model.blocks[i].seconds() / 2;
+  const double boundary = static_cast<double>(model.boundary_bytes) / cluster.same_zone.bytes_per_s;
+  const double expected =
+      first + second + 2 * (boundary + cluster.same_zone.latency_s) + 63 * std::max({first, second, boundary});
+  EXPECT_NEAR(prediction->compute_s, expected, expected * 1e-12);
+}
+
+TEST(Planner, ForcedFormsAreKept) {
+  for (const char* form : {"1", "2", "3", "2+1", "2+2", "3+2"}) {
+    const auto planned = plan_layout(small_model(), alike(5), options_of(*parse_depths(form)));
+    ASSERT_TRUE(planned) << form << ": " << planned.error().message();
+    std::string swapped(form);
+    std::ranges::reverse(swapped);
+    EXPECT_THAT(depths_text(planned->layout), ::testing::AnyOf(form, swapped));
+    EXPECT_TRUE(check_layout(planned->layout, small_model(), alike(5), 64));
+  }
+}
+
+TEST(Planner, ForcedFormForMoreWorkersThanThereAreIsRefused) {
+  const auto planned = plan_layout(small_model(), alike(2), options_of({2, 1}));
+  ASSERT_FALSE(planned);
+  EXPECT_EQ(planned.error().code(), ErrorCode::exhausted);
+  EXPECT_THAT(planned.error().message(), HasSubstr("needs 3 workers and there are 2"));
+}
+
+TEST(Planner, DepthsOfOtherFormsAreNone) {
+  for (const char* form : {"", "0", "2+", "+2", "2++1", "a", "2+1 ", "99999999999"}) EXPECT_FALSE(parse_depths(form));
+}
+
+TEST(Planner, MemoryCapsHoldAndDeepenPipelines) {
+  std::uint64_t whole = 0;
+  {
+    const auto one = plan_layout(small_model(), alike(1), options_of());
+    ASSERT_TRUE(one);
+    whole = one->prediction.workers[0].memory_bytes;
+  }
+  const ClusterProfile cluster = alike(4, whole * 6 / 10);
+  const auto planned = plan_layout(small_model(), cluster, options_of());
+  ASSERT_TRUE(planned) << planned.error().message();
+  for (const WorkerPrediction& worker : planned->prediction.workers) EXPECT_LE(worker.memory_bytes, whole * 6 / 10);
+  for (const PlanPipeline& pipeline : planned->layout.pipelines) EXPECT_GE(pipeline.stages.size(), 2U);
+}
+
+TEST(Planner, WhatFitsNowhereSaysWhatIsNeeded) {
+  const auto planned = plan_layout(small_model(), alike(2, 20'000'000), options_of());
+  ASSERT_FALSE(planned);
+  EXPECT_EQ(planned.error().code(), ErrorCode::exhausted);
+  EXPECT_THAT(planned.error().message(), HasSubstr("would need"));
+  EXPECT_THAT(planned.error().message(), HasSubstr("add workers or memory"));
+}
+
+TEST(Planner, WorkersTooSmallForAnythingAreSpares) {
+  ClusterProfile cluster = alike(3);
+  cluster.workers[1].memory_bytes = 1000;
+  const auto planned = plan_layout(small_model(), cluster, options_of());
+  ASSERT_TRUE(planned) << planned.error().message();
+  EXPECT_THAT(planned->spares, ::testing::ElementsAre(WorkerId(1)));
+  EXPECT_THAT(planned->warnings, ::testing::Contains(HasSubstr("spare: worker 1")));
+}
+
+TEST(Planner, NoWorkersIsAnErrorThatSaysSo) {
+  const auto planned = plan_layout(small_model(), {}, options_of());
+  ASSERT_FALSE(planned);
+  EXPECT_EQ(planned.error().code(), ErrorCode::exhausted);
+}
+
+TEST(Planner, CoarseSlotsAreWarnedOf) {
+  PlanOptions options = options_of({1, 1, 1});
+  options.slots = 16;
+  options.micro_batches = 16;
+  const auto planned = plan_layout(small_model(), alike(3), options);
+  ASSERT_TRUE(planned);
+  EXPECT_NEAR(planned->prediction.granularity_loss, 6 / (16 / 3.0) - 1, 1e-6);
+  EXPECT_THAT(planned->warnings, ::testing::Contains(HasSubstr("whole slots cost")));
+}
+
+TEST(Planner, PipelinesStayOnOneSideOfASlowLink) {
+  ClusterProfile cluster = alike(4);
+  cluster.between_zones = {2e6, 5e-3};
+  for (std::size_t i : {1U, 3U}) cluster.workers[i].zone = "other";
+  ModelProfile model = small_model();
+  model.boundary_bytes *= 20;  // else the sums of the blocks are more, and stay inside
+  const auto planned = plan_layout(model, cluster, options_of({2, 2}));
+  ASSERT_TRUE(planned) << planned.error().message();
+  for (const PlanPipeline& pipeline : planned->layout.pipelines) {
+    EXPECT_EQ(pipeline.stages[0].worker.value() % 2, pipeline.stages[1].worker.value() % 2);
+  }
+}
+
+TEST(Planner, SmallDriftsOfSpeedDontMoveAnything) {
+  ClusterProfile cluster = alike(5);
+  PlanOptions options = options_of();
+  auto planned = plan_layout(small_model(), cluster, options);
+  ASSERT_TRUE(planned);
+  const LayoutPlan first = planned->layout;
+  for (int round = 0; round < 6; ++round) {
+    for (std::size_t i = 0; i < 5; ++i)
+      cluster.workers[i].speed = 1 + 0.02 * ((round * 7 + static_cast<int>(i) * 3) % 5 - 2) / 2;
+    options.previous = planned->layout;
+    planned = plan_layout(small_model(), cluster, options);
+    ASSERT_TRUE(planned);
+    EXPECT_EQ(planned->layout, first) << "round " << round;
+  }
+  EXPECT_TRUE(planned->kept);
+  EXPECT_THAT(planned->reason, HasSubstr("kept"));
+}
+
+TEST(Planner, AWorkerAtAQuarterOfItsSpeedIsPlannedAnew) {
+  ClusterProfile cluster = alike(4);
+  PlanOptions options = options_of();
+  const auto before = plan_layout(small_model(), cluster, options);
+  ASSERT_TRUE(before);
+  options.previous = before->layout;
+  cluster.workers[2].speed = 0.25;
+  const auto after = plan_layout(small_model(), cluster, options);
+  ASSERT_TRUE(after);
+  EXPECT_FALSE(after->kept);
+  EXPECT_LT(after->prediction.step_s, predict(before->layout, small_model(), cluster, options)->step_s * 0.95);
+}
+
+TEST(Planner, ALayoutOfLostWorkersIsPlannedAnewNearToIt) {
+  PlanOptions options = options_of();
+  const auto before = plan_layout(small_model(), alike(4), options);
+  ASSERT_TRUE(before);
+  options.previous = before->layout;
+  const auto after = plan_layout(small_model(), alike(3), options);
+  ASSERT_TRUE(after) << after.error().message();
+  EXPECT_FALSE(after->kept);
+  const auto same = plan_layout(small_model(), alike(4), options);
+  ASSERT_TRUE(same);
+  EXPECT_EQ(same->prediction.move_bytes, 0U);
+}
+
+TEST(Planner, TheSameInputGivesTheSameLayout) {
+  const PlannerCase drawn = draw_case(7);
+  const auto once = plan_layout(drawn.model, drawn.cluster, drawn.options);
+  const auto again = plan_layout(drawn.model, drawn.cluster, drawn.options);
+  ASSERT_TRUE(once && again);
+  EXPECT_EQ(once->layout, again->layout);
+  EXPECT_EQ(once->reason, again->reason);
+}
+
+// How long it takes is measured by tests/bench/planner_bench; here only that it ends, with a sound layout.
+TEST(Planner, AThousandWorkersGetALayout) {
+  ClusterProfile cluster;
+  for (std::uint32_t i = 0; i < 1000; ++i) {
+    cluster.workers.push_back({WorkerId(i), 0.5 + (i * 37 % 100) / 100.0, 64'000'000'000, fmt::format("h{}", i / 8),
+                               fmt::format("z{}", i / 8 / 32), ""});
+  }
+  JobSpec job;
+  job.model.layers = 98;
+  PlanOptions options;
+  options.slots = 1024;
+  options.micro_batches = 4096;
+  const ModelProfile model = model_profile(job, StateMap(job.model, 65536), 50e9);
+  const auto begin = std::chrono::steady_clock::now();
+  const auto planned = plan_layout(model, cluster, options);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  ASSERT_TRUE(planned) << planned.error().message();
+  fmt::print("{:.2f} s, {} layouts: {}\n", took.count(), planned->considered, planned->reason);
+  EXPECT_TRUE(check_layout(planned->layout, model, cluster, options.slots));
+}
+
+}  // namespace
+}  // namespace planaria
