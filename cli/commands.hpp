@@ -31,5 +31,6 @@ void add_tokenize(CLI::App& app, int& code);
 void add_chaos(CLI::App& app, int& code);
 void add_simulate(CLI::App& app, int& code);
 void add_bench(CLI::App& app, int& code);
+void add_plan(CLI::App& app, int& code);
 
 }  // namespace planaria

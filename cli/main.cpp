@@ -54,6 +54,7 @@ int main(int argc, char** argv) {
   planaria::add_chaos(app, code);
   planaria::add_simulate(app, code);
   planaria::add_bench(app, code);
+  planaria::add_plan(app, code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::RequiredError& error) {
