@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "coordinator/planner/planner.hpp"
 #include "planner_cases.hpp"
@@ -16,9 +17,9 @@ using planner::Score;
 constexpr std::uint64_t kFirstSeed = 20'001;
 constexpr std::uint64_t kCases = 500;
 constexpr double kAllowedGap = 0.02;
-// Of the feasible cases the local search alone may miss this part by more: few workers are what it is not for, as
+// So many of a part's cases the local search alone may miss: few workers are what it is not for, as
 // moving one of them changes everything at once. The planner proves or searches on where there are few.
-constexpr double kMayMiss = 0.05;
+constexpr int kMayMiss = 3;
 
 Score score_of(const Result<PlannedLayout>& planned, Evaluator& evaluator) {
   return planned ? evaluator.score(evaluator.compile(planned->layout)) : Score{};
@@ -39,7 +40,7 @@ struct Gaps {
 // Seeds apart, so that machines with more cores share them.
 class Optimality : public ::testing::TestWithParam<std::uint64_t> {};
 
-constexpr std::uint64_t kParts = 4;
+constexpr std::uint64_t kParts = 20;
 
 TEST_P(Optimality, PlannerComesWithinTwoPercentOfAllLayoutsAndLocalSearchMostly) {
   fmt::print("seeds {} to {}, every {}th from the {}th\n", kFirstSeed, kFirstSeed + kCases - 1, kParts, GetParam());
@@ -74,10 +75,13 @@ TEST_P(Optimality, PlannerComesWithinTwoPercentOfAllLayoutsAndLocalSearchMostly)
   fmt::print("planner: {}; {} proven\nlocal search: {}\n{} cases fit nowhere\n", planned_gaps.text(), proven,
              local_gaps.text(), infeasible);
   fmt::print("local search missed {} of {}\n", missed, feasible);
-  EXPECT_LE(missed, feasible * kMayMiss);
+  EXPECT_LE(missed, kMayMiss);
 }
 
-INSTANTIATE_TEST_SUITE_P(Planner, Optimality, ::testing::Range(std::uint64_t{0}, kParts));
+// Looking at all layouts takes a minute a part: with PLANARIA_ALL_CASES in the environment all parts, else three.
+INSTANTIATE_TEST_SUITE_P(Planner, Optimality,
+                         ::testing::Range(std::uint64_t{0},
+                                          std::getenv("PLANARIA_ALL_CASES") != nullptr ? kParts : std::uint64_t{3}));
 
 }  // namespace
 }  // namespace planaria
