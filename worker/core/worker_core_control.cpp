@@ -406,7 +406,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan, bool disowned) {
   for (const StateFetch& fetch : plan.fetches) {
     if (fetch.worker == self()) fetches.push_back(fetch);
   }
-  const bool forced = replaces_state(plan) && !mutated(Mutation::forget_fenced_state);
+  const bool forced = (disowned || replaces_state(plan)) && !mutated(Mutation::forget_fenced_state);
   if ((holds && !forced) || fetches.empty()) {
     fetch_stamp_.reset();
     return;
@@ -421,13 +421,13 @@ void WorkerCore::start_fetches(const ResumePlan& plan, bool disowned) {
     emit(RevertState{stamp});
     return;
   }
-  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced || disowned) {
+  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced) {
     fetched_.assign(config_.tiles, false);
     fetch_handed_.assign(config_.tiles, false);
   }
   fetch_stamp_ = stamp;
   // What is here stays on offer until the newer state is: its only holder may die meanwhile.
-  if (forced || disowned || (state_ && *state_ >= stamp)) drop_states();
+  if (forced || (state_ && *state_ >= stamp)) drop_states();
   for (const StateFetch& fetch : fetches) {
     if (fetch.source == StateSource::peer) {
       emit(SendSmall{fetch.from, view_->view, StateRequest{fetch.stamp, fetch.tiles}});
