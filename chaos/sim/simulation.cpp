@@ -200,6 +200,14 @@ void Simulation::judge_end(RunResult& result) {
   const CoordinatorCore* core = coordinator_.core();
   const bool waits = core != nullptr && !core->status_reason().empty() &&
                      (core->status() == JobStatus::waiting || core->status() == JobStatus::starting);
+  // Started again after the end, it stays a while for members that may come to ask; all have heard it and left.
+  const bool last_call = core != nullptr && core->status() == JobStatus::finished && living().empty();
+  if (last_call) {
+    oracle_.job_finished(core, true);
+    result.ending = Ending::finished;
+    result.ending_reason = core->status_reason();
+    return;
+  }
   std::size_t able = 0;
   for (const WorkerProcess* process : living()) able += process->state() == ProcessState::running ? 1 : 0;
   if (waits && able < options_.job.cluster.min_workers) {
