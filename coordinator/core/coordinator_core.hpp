@@ -231,7 +231,7 @@ class CoordinatorCore {
   [[nodiscard]] Status check_holdings(const Holdings& holdings) const;
   [[nodiscard]] Status check_report(const Report& report) const;
   [[nodiscard]] static bool same_process(const WorkerRecord& worker, const Register& message);
-  WorkerRecord& accept_worker(const Register& message);
+  WorkerRecord& accept_worker(const WorkerRecord* earlier, const Register& message);
   void attach(WorkerRecord& worker, SessionId session, const Register& message);
   void catch_up(WorkerRecord& worker);
   void suspect(WorkerRecord& worker, const std::string& why);

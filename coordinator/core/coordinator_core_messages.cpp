@@ -133,32 +133,37 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
     probe_ = message.probe;
     log(log_record::JobRecorded{config_.job_hash, numeric_class_, probe_});
   }
+  // Who it says that it is: null when nobody is known under that number.
+  WorkerRecord* claimed = nullptr;
   if (message.identity) {
     const auto known = workers_.find(message.identity->worker);
-    if (known != workers_.end() && known->second.incarnation == message.identity->incarnation &&
-        serving(known->second)) {
-      attach(known->second, session, message);
-      catch_up(known->second);
+    if (known != workers_.end()) claimed = &known->second;
+  }
+  if (claimed != nullptr && claimed->incarnation == message.identity->incarnation) {
+    if (serving(*claimed)) {
+      attach(*claimed, session, message);
+      catch_up(*claimed);
       return;
     }
     // It was drained and didn't hear that it may go.
-    if (known != workers_.end() && known->second.incarnation == message.identity->incarnation &&
-        known->second.status == WorkerStatus::left) {
+    if (claimed->status == WorkerStatus::left) {
       send(session, Released{});
       return;
     }
+  }
+  if (claimed != nullptr && serving(*claimed)) {
     // It was accepted anew on this very session and has not heard it yet.
-    if (known != workers_.end() && serving(known->second) && known->second.session == session) {
-      attach(known->second, session, message);
+    if (claimed->session == session) {
+      attach(*claimed, session, message);
       return;
     }
+    if (!same_process(*claimed, message)) {
+      claimed = nullptr;  // somebody else is at work under that number
+    } else if (in_view(claimed->worker)) {
+      lose(*claimed, "it registers anew");  // what the member was is gone
+    }
   }
-  const auto known = message.identity ? workers_.find(message.identity->worker) : workers_.end();
-  if (known != workers_.end() && serving(known->second) && in_view(known->first) &&
-      same_process(known->second, message)) {
-    lose(known->second, "it registers anew");  // what the member was is gone
-  }
-  WorkerRecord& worker = accept_worker(message);
+  WorkerRecord& worker = accept_worker(claimed, message);
   attach(worker, session, message);
   // Its earlier incarnation, which was asked, can't answer any more.
   if (change_ && change_->members.contains(worker.worker)) {
@@ -171,13 +176,11 @@ bool CoordinatorCore::same_process(const WorkerRecord& worker, const Register& m
   return worker.host == message.host && worker.process_id == message.process_id;
 }
 
-WorkerRecord& CoordinatorCore::accept_worker(const Register& message) {
+// `earlier` is what is known of this worker from before, or null.
+WorkerRecord& CoordinatorCore::accept_worker(const WorkerRecord* earlier, const Register& message) {
   WorkerId id = workers_.empty() ? WorkerId(0) : workers_.rbegin()->first.next();
-  const auto known = message.identity ? workers_.find(message.identity->worker) : workers_.end();
-  // A process that claims to be one that is at work is somebody else.
-  const bool itself = known != workers_.end() && (!serving(known->second) || same_process(known->second, message));
-  if (itself) {
-    id = known->first;
+  if (earlier != nullptr) {
+    id = earlier->worker;
   } else if (message.wanted && !workers_.contains(*message.wanted)) {
     id = *message.wanted;
   }

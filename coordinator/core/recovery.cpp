@@ -109,11 +109,10 @@ class RecoveryPlanner {
     std::map<Step, std::vector<log_record::MemberHash>> states;
     std::vector<log_record::MemberHash> gradients;
     Step step;
-    std::uint32_t attempt = 0;
     for (std::size_t i = 0; i < count(); ++i) {
       if (belongs_to_previous(i) && report(i).digest) step = std::max(step, report(i).work_step);
     }
-    attempt = newest_attempt(step);
+    const std::uint32_t attempt = newest_attempt(step);
     for (std::size_t i = 0; i < count(); ++i) {
       const WorkerId worker = in_.members[i].member.worker;
       const Holdings& held = report(i).holdings;
