@@ -66,25 +66,37 @@ class FaultTeller {
   std::size_t told_ = 0;
 };
 
-// Counts what the ledgers under the run's directory hold, which should be the steps after `base` up to `last`.
+// Counts what the ledgers under the run's directory hold, which should be the steps after `base` up to `last`, in whole
+// micro-batches, rounded up.
 Result<json> count_ledgers(const JobSpec& job, const std::string& output, Step base, Step last) {
-  std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint32_t> seen;
-  std::uint64_t computed = 0;
+  const std::size_t blocks = StateMap(job.model, job.train.tile_elements).blocks().size();
+  std::map<std::pair<std::uint64_t, std::uint32_t>, std::vector<bool>> seen;  // blocks of a step's micro-batch
+  std::uint64_t computed = 0;                                                 // blocks of micro-batches
+  std::uint64_t repeated = 0;
   const fs::path root = fs::path(output) / "workers";
   std::error_code error;
   for (const auto& entry : fs::recursive_directory_iterator(root, error)) {
     if (!entry.is_regular_file() || !entry.path().filename().string().starts_with("ledger.")) continue;
     PLANARIA_ASSIGN(const LedgerContent ledger, read_ledger(entry.path().string()));
     for (const LedgerRecord& record : ledger.records) {
-      ++computed;
-      ++seen[{record.step.value(), record.micro_batch.value()}];
+      std::vector<bool>& of_blocks = seen[{record.step.value(), record.micro_batch.value()}];
+      of_blocks.resize(blocks);
+      for (std::size_t block = record.blocks.begin; block < std::min<std::size_t>(record.blocks.end, blocks); ++block) {
+        ++computed;
+        if (of_blocks[block]) ++repeated;
+        of_blocks[block] = true;
+      }
     }
   }
   std::uint64_t missing = 0;
   for (std::uint64_t step = base.next().value(); step <= last.value(); ++step) {
-    for (std::uint32_t i = 0; i < job.batch.micro_batches; ++i) missing += seen.contains({step, i}) ? 0 : 1;
+    for (std::uint32_t i = 0; i < job.batch.micro_batches; ++i) {
+      const auto found = seen.find({step, i});
+      missing += found == seen.end() || std::ranges::find(found->second, false) != found->second.end() ? 1 : 0;
+    }
   }
-  return json{{"computed", computed}, {"repeated", computed - seen.size()}, {"missing", missing}};
+  const auto whole = [&](std::uint64_t parts) { return (parts + blocks - 1) / blocks; };
+  return json{{"computed", whole(computed)}, {"repeated", whole(repeated)}, {"missing", missing}};
 }
 
 // When chaos gave the order that killed or stopped a recovery's victims: the last one before they were declared lost.

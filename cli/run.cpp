@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 #include "cli/arguments.hpp"
@@ -18,6 +19,7 @@ namespace {
 struct RunArguments {
   JobArguments job;
   std::optional<std::uint32_t> workers;
+  std::optional<std::string> layout;
   std::optional<std::uint64_t> steps, seed;
   std::string scenario, output, resume;
   bool as_json = false;
@@ -51,6 +53,14 @@ ExitCode exit_code_of_summary(const nlohmann::json& summary) {
 
 int run(const RunArguments& arguments) {
   std::vector<std::string> assignments = arguments.job.assignments;
+  if (arguments.layout) {
+    const auto depths = pipeline_depths(*arguments.layout);
+    if (!depths) return fail(depths.error().within("--layout"));
+    assignments.push_back(fmt::format("cluster.layout={}", *arguments.layout));
+    if (!arguments.workers) {
+      assignments.push_back(fmt::format("cluster.workers={}", std::accumulate(depths->begin(), depths->end(), 0U)));
+    }
+  }
   if (arguments.workers) assignments.push_back(fmt::format("cluster.workers={}", *arguments.workers));
   if (arguments.steps) assignments.push_back(fmt::format("train.steps={}", *arguments.steps));
   if (arguments.seed) assignments.push_back(fmt::format("train.seed={}", *arguments.seed));
@@ -99,6 +109,8 @@ void add_run(CLI::App& app, int& code) {
       "  planaria run JOB.toml --scenario chaos/scenarios/quickstart.toml --out runs/disturbed");
   auto arguments = std::make_shared<RunArguments>();
   add_job_arguments(*command, arguments->job);
+  command->add_option("--layout", arguments->layout,
+                      "stages of each pipeline, like 2+1 (cluster.layout); as many workers unless --workers says more");
   command->add_option("--workers", arguments->workers, "worker processes (cluster.workers)")
       ->transform(whole_number(1, 1 << 16));
   command->add_option("--steps", arguments->steps, "steps (train.steps)")->transform(whole_number(1, INT64_MAX));

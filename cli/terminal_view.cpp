@@ -87,29 +87,31 @@ const char* colour_of(const Palette& c, const std::string& status) {
   return c.warn;
 }
 
+// [first, end), or twice 0.
+std::pair<double, double> range(const json& object, const char* key) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_array() || found->size() != 2) return {0, 0};
+  return {(*found)[0].get<double>(), (*found)[1].get<double>()};
+}
+
 void draw_workers(const json& status, const Palette& c, std::vector<std::string>& lines) {
   const auto workers = status.find("workers");
   if (workers == status.end() || !workers->is_array()) return;
-  lines.push_back(fmt::format("{}  worker   state      phase      step   slots     micro-batches/s{}", c.dim, c.reset));
+  lines.push_back(
+      fmt::format("{}  worker   state      phase      step   blocks  slots     micro-batches/s{}", c.dim, c.reset));
   const double slots_total = number(status, "slots", 0);
   for (const json& worker : *workers) {
     const std::string state = text(worker, "status");
-    const auto slots = worker.find("slots");
-    double begin = 0;
-    double end = 0;
-    if (slots != worker.end() && slots->is_array() && slots->size() == 2) {
-      begin = (*slots)[0].get<double>();
-      end = (*slots)[1].get<double>();
-    } else if (slots != worker.end() && slots->is_object()) {
-      begin = number(*slots, "begin");
-      end = number(*slots, "end");
-    }
+    const auto [first_block, end_block] = range(worker, "blocks");
+    const auto [begin, end] = range(worker, "slots");
     const std::string share =
         end > begin && slots_total > 0 ? fmt::format("{:>3.0f}/{:.0f}", end - begin, slots_total) : "–";
+    const std::string blocks = end_block > first_block ? fmt::format("{:.0f}-{:.0f}", first_block, end_block - 1) : "–";
     const bool member = state == "member" || state == "draining";
-    lines.push_back(fmt::format("  {:>4.0f}     {}{:<10}{} {:<10} {:>4}   {:<9} {:>8}", number(worker, "worker"),
+    lines.push_back(fmt::format("  {:>4.0f}     {}{:<10}{} {:<10} {:>4}   {:<7} {:<9} {:>8}", number(worker, "worker"),
                                 colour_of(c, state), state, c.reset, member ? text(worker, "phase") : "",
-                                member ? fmt::format("{:.0f}", number(worker, "step")) : "", member ? share : "",
+                                member ? fmt::format("{:.0f}", number(worker, "step")) : "", member ? blocks : "",
+                                member ? share : "",
                                 member ? value_or_dash(worker, "micro_batches_per_s", "{:.1f}") : ""));
   }
 }

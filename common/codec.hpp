@@ -72,7 +72,8 @@ class Encoder {
   [[nodiscard]] ByteVector take() { return std::move(bytes_); }
 
  private:
-  void raw(const void* data, std::size_t size) {
+  // Not inlined: GCC 12 takes the growth of a vector that it sees through for an overflow.
+  [[gnu::noinline]] void raw(const void* data, std::size_t size) {
     const auto* first = static_cast<const std::uint8_t*>(data);
     bytes_.insert(bytes_.end(), first, first + size);
   }

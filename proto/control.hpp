@@ -118,6 +118,15 @@ struct Heartbeat {
 };
 
 // The answer to Prepare.
+struct StageProgress {
+  StageWork work;
+  std::uint32_t done = 0;  // slots, from the first
+  template <class V>
+  void fields(V& v) {
+    v(work, done);
+  }
+};
+
 struct Report {
   ViewNumber prepare;
   ViewNumber view;  // the view it was in; 0 = none
@@ -125,15 +134,14 @@ struct Report {
   Step work_step;  // the step whose partial work it holds
   std::uint32_t attempt = 0;
   bool released = true;               // no work of work_step was begun, or all of it is committed and freed
-  std::vector<SlotRange> assigned;    // its ranges of work_step
-  std::uint32_t slots_done = 0;       // of these, in the order in which it computes them
+  std::vector<StageProgress> stages;  // its own of work_step
   std::vector<TileRange> reduced;     // tiles of work_step's reduced gradient that it holds, verified
   std::optional<Hash128> digest;      // of work_step's whole gradient, once measured
   std::optional<NumericAlarm> alarm;  // that gradient is nonfinite
 
   template <class V>
   void fields(V& v) {
-    v(prepare, view, holdings, work_step, attempt, released, assigned, slots_done, reduced, digest, alarm);
+    v(prepare, view, holdings, work_step, attempt, released, stages, reduced, digest, alarm);
   }
 };
 

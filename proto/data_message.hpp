@@ -3,7 +3,7 @@
 // Byte layout of a payload: u32 length of the encoded meta, the meta, zero padding to a multiple of 64, values. The
 // transport's frame around it carries job, view, sender and the hash of all of it. Values of Piece and Reduced: the
 // fp32 gradient of `tiles`, in order. Values of StateTiles: master, first moment and second moment of `tiles`, each in
-// order.
+// order. Values of Boundary: what one block hands to the next, [sequences · context, width].
 //
 // Thread contract: plain values, pure functions.
 #pragma once
@@ -26,23 +26,72 @@ struct SlotLoss {
   SlotIndex slot;
   double train = 0;
   double validation = 0;  // of the validation micro-batches that ride on the slot in evaluation steps
-  bool finite = true;     // its gradient; looked at from the second attempt at a step on
   template <class V>
   void fields(V& v) {
-    v(slot, train, validation, finite);
+    v(slot, train, validation);
   }
 };
 
-// A sender's sum of one tree node, for the shards of the receiver.
+// One micro-batch on its way through a slot: positions below the slot's training micro-batches are those, the ones
+// behind them the validation micro-batches that ride on the slot.
+struct SlotItem {
+  std::uint32_t slot = 0;
+  std::uint32_t position = 0;
+  auto operator<=>(const SlotItem&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(slot, position);
+  }
+};
+
+// What crosses the border below a block: the output of the block before it, or the gradient of that output.
+enum class BoundaryKind : std::uint8_t { activation, gradient, count_ };
+
+struct BoundaryId {
+  BoundaryKind kind = BoundaryKind::activation;
+  std::uint32_t block = 0;  // above the border
+  SlotItem item;
+  auto operator<=>(const BoundaryId&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(kind, block, item);
+  }
+};
+
+// "I compute on your side of this border: send me what you make for `slots`, from the item on."
+struct BoundaryRequest {
+  Step step;
+  std::uint32_t attempt = 0;
+  BoundaryId from;
+  SlotRange slots;
+  template <class V>
+  void fields(V& v) {
+    v(step, attempt, from, slots);
+  }
+};
+
+struct Boundary {
+  Step step;
+  std::uint32_t attempt = 0;
+  BoundaryId id;
+  template <class V>
+  void fields(V& v) {
+    v(step, attempt, id);
+  }
+};
+
+// A stage's sum of one tree node, for the shards of the receiver.
 struct Piece {
   Step step;
   std::uint32_t attempt = 0;
+  BlockRange blocks;  // the stage's
   TreeNode node;
   std::vector<TileRange> tiles;
-  std::vector<SlotLoss> losses;  // of the node's slots
+  std::vector<SlotLoss> losses;      // of the node's slots, when the blocks hold the head
+  std::vector<SlotRange> nonfinite;  // of the node's slots; looked at from the second attempt at a step on
   template <class V>
   void fields(V& v) {
-    v(step, attempt, node, tiles, losses);
+    v(step, attempt, blocks, node, tiles, losses, nonfinite);
   }
 };
 
@@ -51,10 +100,11 @@ struct Reduced {
   Step step;
   std::uint32_t attempt = 0;
   std::vector<TileRange> tiles;
-  std::vector<SlotLoss> losses;  // of all V slots
+  std::vector<SlotLoss> losses;      // of all V slots, or none when the sender doesn't know them all
+  std::vector<SlotRange> nonfinite;  // as far as the sender knows
   template <class V>
   void fields(V& v) {
-    v(step, attempt, tiles, losses);
+    v(step, attempt, tiles, losses, nonfinite);
   }
 };
 
@@ -99,7 +149,7 @@ struct StateTiles {
   }
 };
 
-using DataMeta = std::variant<Piece, Reduced, Gate, Ack, StateRequest, StateTiles>;
+using DataMeta = std::variant<Piece, Reduced, Gate, Ack, StateRequest, StateTiles, BoundaryRequest, Boundary>;
 
 // The head of a payload: length, meta, padding.
 [[nodiscard]] std::vector<std::byte> encode_data_head(const DataMeta& meta);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <concepts>
 
 #include "common/codec.hpp"
@@ -186,6 +187,12 @@ void check_cluster(const JobSpec& job, Problems& problems) {
     problems.add(fmt::format("cluster.min_workers = {} exceeds cluster.workers = {}, so the job would never start",
                              cluster.min_workers, cluster.workers));
   }
+  if (const auto depths = pipeline_depths(cluster.layout); !depths) {
+    problems.add("cluster.layout: " + depths.error().message());
+  } else if (std::ranges::any_of(*depths, [&](std::uint32_t depth) { return depth > job.model.layers + 2; })) {
+    problems.add(fmt::format("cluster.layout = \"{}\" has more stages in a pipeline than the model has blocks, {}",
+                             cluster.layout, job.model.layers + 2));
+  }
   if (std::uint64_t{cluster.heartbeat_ms} * kHeartbeatsPerLease > cluster.lease_ms) {
     problems.add(
         fmt::format("cluster.lease_ms = {} leaves no room for {} heartbeats of cluster.heartbeat_ms = {}; "
@@ -250,6 +257,24 @@ std::string_view to_string(ScheduleKind kind) {
 }
 std::string_view to_string(NonfinitePolicy policy) {
   return kNonfinitePolicyNames.at(static_cast<std::size_t>(policy));
+}
+
+Result<std::vector<std::uint32_t>> pipeline_depths(std::string_view layout) {
+  std::vector<std::uint32_t> depths;
+  const char* at = layout.data();
+  const char* const end = at + layout.size();
+  while (at != end) {
+    std::uint32_t depth = 0;
+    const auto [rest, error] = std::from_chars(at, end, depth);
+    const bool goes_on = rest != end;
+    if (error != std::errc{} || depth == 0 || (goes_on && (*rest != '+' || rest + 1 == end))) {
+      return Error(ErrorCode::invalid_argument,
+                   fmt::format("\"{}\" is no layout: name the stages of each pipeline, like \"2+1\"", layout));
+    }
+    depths.push_back(depth);
+    at = goes_on ? rest + 1 : rest;
+  }
+  return depths;
 }
 
 Hash128 job_hash(const JobSpec& job) {

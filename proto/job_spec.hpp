@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/hash.hpp"
 #include "common/result.hpp"
@@ -134,6 +135,7 @@ struct ClusterSpec {
   std::uint32_t join_timeout_ms = 120000;      // awaiting the first members
   std::uint32_t reconnect_timeout_ms = 60000;  // a worker that finds no coordinator for this long at start gives up
   double rebalance_gain = 0.10;                // predicted gain that justifies moving slots
+  std::string layout;                          // stages of each pipeline, "2+1"; empty: one each
   std::string listen = "127.0.0.1";
   std::uint16_t control_port = 0;  // 0 = any free one
   std::uint16_t http_port = 0;
@@ -142,7 +144,7 @@ struct ClusterSpec {
   template <class V>
   void fields(V& v) {
     v(workers, min_workers, threads, heartbeat_ms, lease_ms, suspect_grace_ms, prepare_timeout_ms, stall_timeout_ms,
-      join_timeout_ms, reconnect_timeout_ms, rebalance_gain, listen, control_port, http_port, telemetry_port);
+      join_timeout_ms, reconnect_timeout_ms, rebalance_gain, layout, listen, control_port, http_port, telemetry_port);
   }
 };
 
@@ -207,12 +209,19 @@ struct JobSpec {
   }
   [[nodiscard]] std::uint64_t tokens_per_step() const { return sequences_per_step() * model.context; }
   [[nodiscard]] std::uint32_t micro_batches_per_slot() const { return batch.micro_batches / batch.slots; }
+  // Values that cross from one block to the next with a micro-batch.
+  [[nodiscard]] std::uint64_t boundary_elements() const {
+    return std::uint64_t{batch.sequences} * model.context * model.width;
+  }
 
   template <class V>
   void fields(V& v) {
     v(name, model, data, batch, optimizer, train, cluster, checkpoint, metrics, security, integrity);
   }
 };
+
+// The stages of each pipeline that cluster.layout names: "2+1" has one of two stages and one of one. Empty for "".
+[[nodiscard]] Result<std::vector<std::uint32_t>> pipeline_depths(std::string_view layout);
 
 // The hash over everything that determines the bits of the result: model, data (format, tokenizer kind, split and
 // content_hash; not path, extensions or tokenizer_file), batch, optimizer and train.

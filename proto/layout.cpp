@@ -5,13 +5,14 @@
 #include <cassert>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <set>
 
 namespace planaria {
 namespace {
 
 // Above this the exact search over splits costs more than the few nodes that it saves.
-constexpr std::size_t kExactSplitWorkers = 64;
+constexpr std::size_t kExactSplitPipelines = 64;
 constexpr std::uint32_t kExactSplitSlots = 2048;
 
 std::string number(std::uint64_t value) {
@@ -85,23 +86,53 @@ std::vector<std::uint32_t> fewest_nodes(std::uint32_t slots, std::span<const dou
   return shares;
 }
 
-Status check_cover(std::vector<SlotRange> ranges, std::uint32_t slots, bool exact, const char* what) {
-  std::ranges::sort(ranges);
-  std::uint32_t end = 0;
-  for (const SlotRange range : ranges) {
-    if (range.empty()) continue;
-    if (range.begin < end || range.end > slots) {
-      return Error(ErrorCode::corrupt, std::string(what) + ": slots overlap or lie outside at " + number(range.begin));
-    }
-    if (exact && range.begin != end) {
-      return Error(ErrorCode::corrupt, std::string(what) + ": slot " + number(end) + " has no owner");
-    }
-    end = range.end;
+// Calls `visit(slots, column)` for the columns of equal stages, left to right; `column` holds them by first block.
+// False, at once, when `visit` says so or two stages begin at one cell.
+template <class Visit>
+bool for_columns(std::span<const StageAssignment> stages, std::uint32_t slots, const Visit& visit) {
+  std::map<std::uint32_t, std::vector<const StageAssignment*>> begins, ends;  // by slot
+  std::set<std::uint32_t> cuts{0, slots};
+  for (const StageAssignment& stage : stages) {
+    if (stage.work.empty()) continue;
+    begins[stage.work.slots.begin].push_back(&stage);
+    ends[stage.work.slots.end].push_back(&stage);
+    cuts.insert({stage.work.slots.begin, stage.work.slots.end});
   }
-  if (exact && end != slots) {
-    return Error(ErrorCode::corrupt, std::string(what) + ": slot " + number(end) + " has no owner");
+  std::map<std::uint32_t, const StageAssignment*> column;
+  for (auto cut = cuts.begin(); std::next(cut) != cuts.end(); ++cut) {
+    for (const StageAssignment* stage : ends[*cut]) column.erase(stage->work.blocks.begin);
+    for (const StageAssignment* stage : begins[*cut]) {
+      if (!column.emplace(stage->work.blocks.begin, stage).second) return false;
+    }
+    if (!visit(SlotRange{*cut, *std::next(cut)}, column)) return false;
   }
-  return ok_status();
+  return true;
+}
+
+// In each column the stages must stand on each other from the first block to the last; `whole`: no column is empty.
+Status check_stages(const ViewRecord& view, std::span<const StageAssignment> stages, const LayoutBounds& bounds,
+                    bool whole, const char* what) {
+  for (const StageAssignment& stage : stages) {
+    const auto& [blocks, slots] = stage.work;
+    if (!view.has(stage.worker))
+      return Error(ErrorCode::corrupt, std::string(what) + ": a stage's worker is no member");
+    if (blocks.empty() || blocks.end > bounds.blocks || slots.begin > slots.end || slots.end > bounds.slots) {
+      return Error(ErrorCode::corrupt, std::string(what) + ": a stage lies outside the blocks and slots");
+    }
+  }
+  std::uint32_t bad_slot = 0;
+  const bool tiled = for_columns(stages, bounds.slots, [&](SlotRange slots, const auto& column) {
+    bad_slot = slots.begin;
+    std::uint32_t block = 0;
+    for (const auto& [first, stage] : column) {
+      if (first != block) return false;
+      block = stage->work.blocks.end;
+    }
+    return block == bounds.blocks || (column.empty() && !whole);
+  });
+  if (tiled) return ok_status();
+  return Error(ErrorCode::corrupt,
+               std::string(what) + ": the stages of slot " + number(bad_slot) + " don't hold every block once");
 }
 
 Status check_shards(const ViewRecord& view, std::span<const ShardAssignment> shards, std::uint32_t tiles,
@@ -149,6 +180,23 @@ const Member* ViewRecord::member(WorkerId worker) const {
   return found != members.end() && found->worker == worker ? &*found : nullptr;
 }
 
+std::vector<SlotRange> ResumePlan::lost_slots() const {
+  std::vector<SlotRange> ranges;
+  for (const StageAssignment& stage : stages) {
+    if (stage.recompute && !stage.work.empty()) ranges.push_back(stage.work.slots);
+  }
+  std::ranges::sort(ranges);
+  std::vector<SlotRange> merged;
+  for (const SlotRange range : ranges) {
+    if (!merged.empty() && range.begin <= merged.back().end) {
+      merged.back().end = std::max(merged.back().end, range.end);
+    } else {
+      merged.push_back(range);
+    }
+  }
+  return merged;
+}
+
 std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const WorkerId> owners) {
   assert(!owners.empty());
   const std::uint64_t total = map.bytes({0, map.tile_count()});
@@ -172,25 +220,75 @@ std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const W
   return shards;
 }
 
-std::vector<SlotAssignment> split_slots(std::uint32_t slots, std::span<const WorkerId> workers,
-                                        std::span<const double> speeds, double slack) {
-  assert(!workers.empty() && workers.size() == speeds.size());
+std::vector<SlotRange> split_slots(std::uint32_t slots, std::span<const double> speeds, double slack) {
+  assert(!speeds.empty());
   std::vector<std::uint32_t> shares = fastest_shares(slots, speeds);
-  if (workers.size() <= kExactSplitWorkers && slots <= kExactSplitSlots) {
+  if (speeds.size() <= kExactSplitPipelines && slots <= kExactSplitSlots) {
     double slowest = 0;
     for (std::size_t i = 0; i < shares.size(); ++i) slowest = std::max(slowest, shares[i] / speeds[i]);
     shares = fewest_nodes(slots, speeds, slowest * (1 + slack), std::move(shares));
   }
-  std::vector<SlotAssignment> assignments;
+  std::vector<SlotRange> ranges;
   std::uint32_t begin = 0;
-  for (std::size_t i = 0; i < workers.size(); ++i) {
-    assignments.push_back({workers[i], {begin, begin + shares[i]}});
-    begin += shares[i];
+  for (const std::uint32_t share : shares) {
+    ranges.push_back({begin, begin + share});
+    begin += share;
   }
-  return assignments;
+  return ranges;
 }
 
-Status check_view(const ViewRecord& view, std::uint32_t slots, std::uint32_t tiles) {
+std::vector<StageAssignment> single_stages(std::uint32_t blocks, std::span<const WorkerId> workers,
+                                           std::span<const SlotRange> slots) {
+  assert(workers.size() == slots.size());
+  std::vector<StageAssignment> stages;
+  for (std::size_t i = 0; i < workers.size(); ++i) stages.push_back({workers[i], {{0, blocks}, slots[i]}, false});
+  return stages;
+}
+
+std::uint32_t stages_above(std::span<const StageAssignment> stages, const StageWork& work) {
+  std::uint32_t count = 0;
+  std::set<StageWork> level{work};
+  while (true) {
+    std::set<StageWork> above;
+    for (const StageAssignment& stage : stages) {
+      const bool on_top = std::ranges::any_of(level, [&](const StageWork& below) {
+        return stage.work.blocks.begin == below.blocks.end && !stage.work.slots.common(below.slots).empty();
+      });
+      if (on_top && !stage.work.empty()) above.insert(stage.work);
+    }
+    if (above.empty()) return count;
+    ++count;
+    level = std::move(above);
+  }
+}
+
+std::vector<StageWork> uncovered_work(std::span<const StageAssignment> stages, std::uint32_t blocks,
+                                      std::uint32_t slots) {
+  std::vector<StageWork> gaps;
+  for_columns(stages, slots, [&](SlotRange range, const auto& column) {
+    std::uint32_t block = 0;
+    const auto gap_to = [&](std::uint32_t end) {
+      if (block == end) return;
+      const BlockRange missing{block, end};
+      const auto left = std::ranges::find_if(
+          gaps, [&](const StageWork& gap) { return gap.blocks == missing && gap.slots.end == range.begin; });
+      if (left != gaps.end()) {
+        left->slots.end = range.end;
+      } else {
+        gaps.push_back({missing, range});
+      }
+    };
+    for (const auto& [first, stage] : column) {
+      gap_to(first);
+      block = stage->work.blocks.end;
+    }
+    gap_to(blocks);
+    return true;
+  });
+  return gaps;
+}
+
+Status check_view(const ViewRecord& view, const LayoutBounds& bounds) {
   if (view.view == ViewNumber(0)) return Error(ErrorCode::corrupt, "a view has a number above 0");
   if (view.members.empty()) return Error(ErrorCode::corrupt, "a view has members");
   for (std::size_t i = 1; i < view.members.size(); ++i) {
@@ -199,23 +297,13 @@ Status check_view(const ViewRecord& view, std::uint32_t slots, std::uint32_t til
     }
   }
   if (!view.has(view.checkpoint_writer)) return Error(ErrorCode::corrupt, "the checkpoint writer is no member");
-  const auto ranges_of = [](const std::vector<SlotAssignment>& assignments) {
-    std::vector<SlotRange> ranges;
-    for (const SlotAssignment& assignment : assignments) ranges.push_back(assignment.slots);
-    return ranges;
-  };
-  for (const auto* assignments : {&view.slots, &view.resume.slots}) {
-    for (const SlotAssignment& assignment : *assignments) {
-      if (!view.has(assignment.worker)) return Error(ErrorCode::corrupt, "a slot's owner is no member");
-    }
-  }
-  PLANARIA_TRY(check_cover(ranges_of(view.slots), slots, true, "layout"));
-  PLANARIA_TRY(check_cover(ranges_of(view.resume.slots), slots, view.resume.compute, "resume plan"));
-  PLANARIA_TRY(check_shards(view, view.shards, tiles, "layout"));
-  PLANARIA_TRY(check_shards(view, view.resume.shards, tiles, "resume plan"));
+  PLANARIA_TRY(check_stages(view, view.stages, bounds, true, "layout"));
+  PLANARIA_TRY(check_stages(view, view.resume.stages, bounds, view.resume.compute, "resume plan"));
+  PLANARIA_TRY(check_shards(view, view.shards, bounds.tiles, "layout"));
+  PLANARIA_TRY(check_shards(view, view.resume.shards, bounds.tiles, "resume plan"));
   for (const StateFetch& fetch : view.resume.fetches) {
     const bool from_member = fetch.source != StateSource::peer || (view.has(fetch.from) && fetch.from != fetch.worker);
-    if (!view.has(fetch.worker) || !from_member || fetch.tiles.empty() || fetch.tiles.end > tiles) {
+    if (!view.has(fetch.worker) || !from_member || fetch.tiles.empty() || fetch.tiles.end > bounds.tiles) {
       return Error(ErrorCode::corrupt, "a state fetch names no members or no tiles");
     }
   }

@@ -26,7 +26,26 @@ struct SlotRange {
 
   [[nodiscard]] bool empty() const { return begin >= end; }
   [[nodiscard]] std::uint32_t size() const { return empty() ? 0 : end - begin; }
+  [[nodiscard]] bool contains(std::uint32_t slot) const { return begin <= slot && slot < end; }
+  [[nodiscard]] SlotRange common(SlotRange other) const {
+    return {begin > other.begin ? begin : other.begin, end < other.end ? end : other.end};
+  }
   auto operator<=>(const SlotRange&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(begin, end);
+  }
+};
+
+// Consecutive blocks [begin, end) by BlockIndex.
+struct BlockRange {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
+
+  [[nodiscard]] bool empty() const { return begin >= end; }
+  [[nodiscard]] std::uint32_t size() const { return empty() ? 0 : end - begin; }
+  [[nodiscard]] bool contains(BlockIndex block) const { return begin <= block.value() && block.value() < end; }
+  auto operator<=>(const BlockRange&) const = default;
   template <class V>
   void fields(V& v) {
     v(begin, end);
@@ -70,14 +89,31 @@ struct Member {
   }
 };
 
-struct SlotAssignment {
-  WorkerId worker;
+// What a stage computes: `blocks` for the micro-batches of `slots`.
+struct StageWork {
+  BlockRange blocks;
   SlotRange slots;
 
-  auto operator<=>(const SlotAssignment&) const = default;
+  [[nodiscard]] bool empty() const { return blocks.empty() || slots.empty(); }
+  [[nodiscard]] std::uint64_t cells() const { return std::uint64_t{blocks.size()} * slots.size(); }
+  auto operator<=>(const StageWork&) const = default;
   template <class V>
   void fields(V& v) {
-    v(worker, slots);
+    v(blocks, slots);
+  }
+};
+
+// A stage and its worker. The stages of a step tile the grid of all blocks and all slots; those that share a slot, from
+// the first block to the last, are its pipeline. Without slots it holds the blocks and computes nothing.
+struct StageAssignment {
+  WorkerId worker;
+  StageWork work;
+  bool recompute = false;  // in a resume plan: its owner is gone, all of it is computed anew
+
+  auto operator<=>(const StageAssignment&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(worker, work, recompute);
   }
 };
 
@@ -116,8 +152,8 @@ struct StateFetch {
   }
 };
 
-// How the members of a new view go on with the first step they work on. From the step after it, Layout::slots and
-// Layout::shards hold.
+// How the members of a new view go on with the first step they work on. From the step after it, ViewRecord::stages
+// and ViewRecord::shards hold.
 struct ResumePlan {
   Step step;                  // r: every member has or fetches state r-1, or has r already
   std::uint32_t attempt = 0;  // raised when the step's gradient is computed anew after a numeric alarm
@@ -127,14 +163,16 @@ struct ResumePlan {
   std::uint32_t tier = 0;     // 0 nothing rolled back, 1 older state in memory, 2 checkpoint, 3 initial state
   // Raised when members' newest states proved wrong: what descends from those isn't believed any more.
   std::uint32_t lineage = 0;
-  std::vector<SlotAssignment> slots;  // a worker may have several ranges; each is folded on its own
-  std::vector<SlotRange> lost;        // slots whose owner is gone, as assigned anew in `slots`
+  std::vector<StageAssignment> stages;  // a worker may have several; each is folded on its own
   std::vector<ShardAssignment> shards;
   std::vector<StateFetch> fetches;
 
+  // Slots of which something is computed anew, in order.
+  [[nodiscard]] std::vector<SlotRange> lost_slots() const;
+
   template <class V>
   void fields(V& v) {
-    v(step, attempt, discard, skip_update, compute, tier, lineage, slots, lost, shards, fetches);
+    v(step, attempt, discard, skip_update, compute, tier, lineage, stages, shards, fetches);
   }
 };
 
@@ -142,7 +180,7 @@ struct ResumePlan {
 struct ViewRecord {
   ViewNumber view;
   std::vector<Member> members;          // by WorkerId
-  std::vector<SlotAssignment> slots;    // one contiguous range a member, may be empty; covers [0, V)
+  std::vector<StageAssignment> stages;  // tile blocks × slots
   std::vector<ShardAssignment> shards;  // covers all tiles
   WorkerId checkpoint_writer;           // the member that writes durable checkpoints
   ResumePlan resume;
@@ -153,20 +191,39 @@ struct ViewRecord {
 
   template <class V>
   void fields(V& v) {
-    v(view, members, slots, shards, checkpoint_writer, resume, reason);
+    v(view, members, stages, shards, checkpoint_writer, resume, reason);
   }
 };
 
 // Splits all tiles over the members in order, by bytes, cut at block boundaries.
 [[nodiscard]] std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const WorkerId> owners);
 
-// Splits V slots over the members in proportion to their speeds (micro-batches a second), each at least one while
-// slots suffice; of splits within `slack` of the best predicted time the one with the fewest tree nodes wins.
-// Precondition: as many speeds as workers, all > 0.
-[[nodiscard]] std::vector<SlotAssignment> split_slots(std::uint32_t slots, std::span<const WorkerId> workers,
-                                                      std::span<const double> speeds, double slack = 0.005);
+// Splits V slots over pipelines, in order, in proportion to their speeds (micro-batches a second), each at least one
+// while slots suffice; of splits within `slack` of the best predicted time the one with the fewest tree nodes wins.
+// Precondition: speeds, all > 0.
+[[nodiscard]] std::vector<SlotRange> split_slots(std::uint32_t slots, std::span<const double> speeds,
+                                                 double slack = 0.005);
+
+// Pipelines of one stage, a worker each: data parallelism. Precondition: as many ranges as workers.
+[[nodiscard]] std::vector<StageAssignment> single_stages(std::uint32_t blocks, std::span<const WorkerId> workers,
+                                                         std::span<const SlotRange> slots);
+
+// Stages between this one and the head, on the longest way up. Precondition: stages that don't overlap.
+[[nodiscard]] std::uint32_t stages_above(std::span<const StageAssignment> stages, const StageWork& work);
+
+// The cells of the grid that no stage has, as few ranges as columns of equal gaps give. Precondition: stages that
+// don't overlap, inside the grid.
+[[nodiscard]] std::vector<StageWork> uncovered_work(std::span<const StageAssignment> stages, std::uint32_t blocks,
+                                                    std::uint32_t slots);
+
+// The sizes that a view's ranges must fit.
+struct LayoutBounds {
+  std::uint32_t blocks = 1;
+  std::uint32_t slots = 1;
+  std::uint32_t tiles = 1;
+};
 
 // Structural rules that any view must hold; a worker refuses a view that breaks them.
-[[nodiscard]] Status check_view(const ViewRecord& view, std::uint32_t slots, std::uint32_t tiles);
+[[nodiscard]] Status check_view(const ViewRecord& view, const LayoutBounds& bounds);
 
 }  // namespace planaria

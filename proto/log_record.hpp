@@ -98,8 +98,8 @@ struct NumericDecision {  // about a nonfinite gradient
   Step step;
   std::uint32_t attempt = 0;
   Hash128 digest;
-  std::vector<SlotRange> nonfinite;      // slots; known from attempt 1 on
-  std::vector<SlotAssignment> computed;  // who computed which slots in this attempt
+  std::vector<SlotRange> nonfinite;       // slots; known from attempt 1 on
+  std::vector<StageAssignment> computed;  // who computed what in this attempt
   std::string decision;
   std::vector<WorkerId> expelled;  // those that computed wrongly
   template <class V>

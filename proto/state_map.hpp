@@ -28,6 +28,19 @@ namespace planaria {
 
 inline constexpr std::uint64_t kBlockAlignment = 64;  // elements; tensors start at multiples of 16 inside a block
 
+// Consecutive tiles [begin, end) by TileIndex.
+struct TileRange {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
+
+  [[nodiscard]] bool empty() const { return begin >= end; }
+  auto operator<=>(const TileRange&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(begin, end);
+  }
+};
+
 struct TensorInfo {
   std::string name;                      // inside the block: "attention.qkv.weight"
   std::array<std::uint64_t, 2> shape{};  // rows, columns; vectors have columns = 1
@@ -47,21 +60,9 @@ struct BlockInfo {
   std::uint32_t tiles = 0;
   std::vector<TensorInfo> tensors;
 
+  [[nodiscard]] TileRange tile_range() const { return {first_tile, first_tile + tiles}; }
   // Precondition: the block has a tensor of that name.
   [[nodiscard]] const TensorInfo& tensor(std::string_view tensor_name) const;
-};
-
-// Consecutive tiles [begin, end) by TileIndex.
-struct TileRange {
-  std::uint32_t begin = 0;
-  std::uint32_t end = 0;
-
-  [[nodiscard]] bool empty() const { return begin >= end; }
-  auto operator<=>(const TileRange&) const = default;
-  template <class V>
-  void fields(V& v) {
-    v(begin, end);
-  }
 };
 
 struct ElementRange {

@@ -16,6 +16,9 @@ std::string list(const Ids& ids) {
   return text;
 }
 
+std::string range(BlockRange blocks) {
+  return fmt::format("[{},{})", blocks.begin, blocks.end);
+}
 std::string range(SlotRange slots) {
   return fmt::format("{}-{}", slots.begin, slots.end);
 }
@@ -25,6 +28,12 @@ std::string range(TileRange tiles) {
 
 std::string held(const Holdings& holdings) {
   return fmt::format("state {} previous {}", to_string(holdings.state), to_string(holdings.previous_state));
+}
+
+std::string describe(const BoundaryId& id) {
+  return fmt::format("{} below block {} of slot {} position {}",
+                     id.kind == BoundaryKind::activation ? "activation" : "gradient", id.block, id.item.slot,
+                     id.item.position);
 }
 
 }  // namespace
@@ -40,7 +49,15 @@ std::string describe(const DataMeta& meta) {
   return std::visit(
       Overloaded{
           [](const Piece& m) {
-            return fmt::format("Piece step {} attempt {} slots {}", m.step.value(), m.attempt, range(m.node.slots()));
+            return fmt::format("Piece step {} attempt {} blocks {} slots {}", m.step.value(), m.attempt,
+                               range(m.blocks), range(m.node.slots()));
+          },
+          [](const BoundaryRequest& m) {
+            return fmt::format("BoundaryRequest step {} attempt {} slots {} from {}", m.step.value(), m.attempt,
+                               range(m.slots), describe(m.from));
+          },
+          [](const Boundary& m) {
+            return fmt::format("Boundary step {} attempt {} {}", m.step.value(), m.attempt, describe(m.id));
           },
           [](const Reduced& m) { return fmt::format("Reduced step {} attempt {}", m.step.value(), m.attempt); },
           [](const Gate& m) { return fmt::format("Gate step {} attempt {}", m.step.value(), m.attempt); },
@@ -69,11 +86,13 @@ std::string describe(const WorkerMessage& message) {
           },
           [](const Heartbeat& m) { return fmt::format("Heartbeat view {} step {}", m.view.value(), m.step.value()); },
           [](const Report& m) {
-            std::string slots;
-            for (const SlotRange assigned : m.assigned) slots += fmt::format(" {}", range(assigned));
-            return fmt::format("Report for {} in view {}: {}, step {} attempt {}, slots{} done {}, reduced {}{}",
+            std::string stages;
+            for (const StageProgress& stage : m.stages) {
+              stages += fmt::format(" {}x{} done {}", range(stage.work.blocks), range(stage.work.slots), stage.done);
+            }
+            return fmt::format("Report for {} in view {}: {}, step {} attempt {}, stages{}, reduced {}{}",
                                m.prepare.value(), m.view.value(), held(m.holdings), m.work_step.value(), m.attempt,
-                               slots, m.slots_done, m.reduced.size(), m.alarm ? ", alarm" : "");
+                               stages, m.reduced.size(), m.alarm ? ", alarm" : "");
           },
           [](const BoundaryPassed& m) {
             return fmt::format("BoundaryPassed {} step {}", m.prepare.value(), m.step.value());
@@ -100,9 +119,10 @@ std::string describe(const ViewRecord& record) {
   for (const Member& member : record.members) {
     members += fmt::format(" {}.{}", member.worker.value(), member.incarnation.value());
   }
-  std::string slots;
-  for (const SlotAssignment& slot : record.resume.slots) {
-    slots += fmt::format(" {}:{}", slot.worker.value(), range(slot.slots));
+  std::string stages;
+  for (const StageAssignment& stage : record.resume.stages) {
+    stages += fmt::format(" {}:{}x{}{}", stage.worker.value(), range(stage.work.blocks), range(stage.work.slots),
+                          stage.recompute ? " anew" : "");
   }
   std::string fetches;
   for (const StateFetch& fetch : record.resume.fetches) {
@@ -114,10 +134,10 @@ std::string describe(const ViewRecord& record) {
                                                                 : "seed",
                     fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "", fetch.stamp.value());
   }
-  return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; slots{}; fetches{}; {}",
+  return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; stages{}; fetches{}; {}",
                      record.view.value(), members, record.resume.step.value(), record.resume.attempt,
                      record.resume.tier, record.resume.discard ? " discard" : "",
-                     record.resume.skip_update ? " skip" : "", record.resume.compute ? "" : " no compute", slots,
+                     record.resume.skip_update ? " skip" : "", record.resume.compute ? "" : " no compute", stages,
                      fetches, record.reason);
 }
 
@@ -167,13 +187,16 @@ std::string describe(const WorkerAction& action) {
   return std::visit(
       Overloaded{
           [](const ComputeMicroBatch& a) {
-            return fmt::format("ComputeMicroBatch step {} attempt {} slot {} position {}", a.step.value(), a.attempt,
-                               a.slot.value(), a.position);
+            return fmt::format("ComputeMicroBatch step {} attempt {} blocks {} slot {} position {} {}", a.step.value(),
+                               a.attempt, range(a.work.blocks), a.item.slot, a.item.position,
+                               a.pass == Pass::both      ? "both ways"
+                               : a.pass == Pass::forward ? "forward"
+                                                         : "backward");
           },
           [](const FoldNodes& a) { return fmt::format("FoldNodes step {} ({})", a.step.value(), a.additions.size()); },
           [](const ReduceShards& a) {
             std::string inputs;
-            for (const auto& input : a.inputs) inputs += fmt::format(" {}", range(input.node.slots()));
+            for (const auto& input : a.inputs) inputs += fmt::format(" {}", range(input.node.node.slots()));
             return fmt::format("ReduceShards step {} from{}", a.step.value(), inputs);
           },
           [](const StoreReduced& a) { return fmt::format("StoreReduced step {}", a.step.value()); },
@@ -193,6 +216,7 @@ std::string describe(const WorkerAction& action) {
           [](const EnterView& a) { return fmt::format("EnterView {}", a.view.value()); },
           [](const FenceView& a) { return fmt::format("FenceView {} closing [{}]", a.view.value(), list(a.excluded)); },
           [](const SendPiece& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
+          [](const SendBoundary& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
           [](const SendReduced& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
           [](const SendSmall& a) { return fmt::format("send {} to {}", describe(a.meta), a.to.value()); },
           [](const SendState& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },

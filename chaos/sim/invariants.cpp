@@ -89,10 +89,10 @@ void Oracle::check_holdings(const WorkerProcess& process, const Holdings& holdin
 void Oracle::check_report(const WorkerProcess& process, const Report& report) {
   check_holdings(process, report.holdings, "report");
   const StepWork& work = process.core().work();
-  std::uint32_t done = 0;
-  for (const StepWork::Range& range : work.ranges) done += range.done;
-  if (report.work_step != work.step || report.attempt != work.attempt || report.slots_done != done ||
-      report.assigned.size() != work.ranges.size()) {
+  const bool same_progress = std::ranges::equal(report.stages, work.stages, [](const auto& told, const auto& own) {
+    return told.work == own.work && told.done == own.done;
+  });
+  if (report.work_step != work.step || report.attempt != work.attempt || !same_progress) {
     fail("8: a report isn't fresh", process, describe(WorkerMessage(report)));
   }
 }
@@ -130,7 +130,9 @@ void Oracle::check_release(const WorkerProcess& process, Step step) {
 
 void Oracle::micro_batch_starts(const WorkerProcess& process, const ComputeMicroBatch& action) {
   const auto& view = process.core().view_record();
-  if (action.position != 0 || !view || action.step > world_.options.shape.total_steps) return;
+  if (action.item.position != 0 || action.pass == Pass::backward || !view ||
+      action.step > world_.options.shape.total_steps)
+    return;
   if (process.core().work().step != action.step) return;  // queued before the work was dropped
   if (action.step.value() > 1)
     members_hold(process, action.step.previous(), "9: a step begins before the one before it is everywhere");
@@ -139,7 +141,8 @@ void Oracle::micro_batch_starts(const WorkerProcess& process, const ComputeMicro
     const WorkerProcess* other = simulation_.process_at(member.address);
     if (other == nullptr || other == &process || other->state() != ProcessState::running) continue;
     if (other->core().view() != view->view) continue;
-    if (other->trainer().holds_slot(action.step, action.attempt, action.slot, member.incarnation)) {
+    const StageWork one{action.work.blocks, {action.item.slot, action.item.slot + 1}};
+    if (other->trainer().holds_slot(action.step, action.attempt, one, member.incarnation)) {
       return fail("13: a slot is computed again that a survivor holds", process,
                   describe(WorkerAction(action)) + " is at " + other->name());
     }

@@ -67,16 +67,17 @@ std::string Fault::describe() const {
 
 std::string SimOptions::describe() const {
   std::string text = fmt::format(
-      "seed {}: {} workers, {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on {} disks; "
+      "seed {}: {} workers, layout \"{}\", {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on {} "
+      "disks; "
       "integrity "
       "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
       "{} "
       "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}",
-      seed, starts.size(), rescues.size(), job.train.steps, job.batch.slots, job.micro_batches_per_slot(), shape.tiles,
-      job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own", job.integrity.check_every,
-      job.train.evaluate_every, job.cluster.heartbeat_ms, job.cluster.lease_ms, job.cluster.suspect_grace_ms,
-      job.cluster.prepare_timeout_ms, job.cluster.stall_timeout_ms, job.cluster.min_workers, to_ms(micro_batch),
-      to_ms(latency), to_ms(sync_latency), duplicate_chance,
+      seed, starts.size(), job.cluster.layout, rescues.size(), job.train.steps, job.batch.slots,
+      job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own",
+      job.integrity.check_every, job.train.evaluate_every, job.cluster.heartbeat_ms, job.cluster.lease_ms,
+      job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms, job.cluster.stall_timeout_ms,
+      job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency), duplicate_chance,
       shape.natural_nan ? fmt::format("; step {} is nonfinite by nature ({})", shape.natural_nan->value(),
                                       shape.nonfinite == NonfinitePolicy::skip ? "skip" : "halt")
                         : "");
@@ -113,6 +114,7 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
   job.train.tile_elements = draw.chance(0.5) ? 1024 : 512;
   job.train.steps = limits.min_steps + draw.below(5);
   job.train.seed = options.seed;
+  job.train.evaluation_batches = 6;
   job.train.evaluate_every = draw.chance(0.5) ? static_cast<std::uint32_t>(draw.between(1, 7)) : 0;
   const std::uint32_t workers = static_cast<std::uint32_t>(options.starts.size());
   job.batch.slots = workers > 8 ? (draw.chance(0.8) ? 32 : 16) : (8U << draw.below(3));
@@ -131,7 +133,10 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
   job.cluster.join_timeout_ms = static_cast<std::uint32_t>(draw.between(300, 3000));
 
   JobShape& shape = options.shape;
-  shape.tiles = StateMap(job.model, job.train.tile_elements).tile_count();
+  const StateMap map(job.model, job.train.tile_elements);
+  shape.tiles = map.tile_count();
+  for (const BlockInfo& block : map.blocks()) shape.blocks.push_back(block.tile_range());
+  shape.evaluated = job.train.evaluation_batches;
   shape.slots = job.batch.slots;
   shape.micro_batches_per_slot = job.micro_batches_per_slot();
   shape.total_steps = Step(job.train.steps);
@@ -142,6 +147,10 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
     shape.nonfinite = draw.chance(0.8) ? NonfinitePolicy::skip : NonfinitePolicy::halt;
   }
   job.optimizer.nonfinite = shape.nonfinite;
+  if (draw.chance(0.6)) {
+    constexpr const char* kLayouts[] = {"2", "3", "2+1", "1+2", "3+1", "3+2"};
+    job.cluster.layout = kLayouts[draw.below(std::size(kLayouts))];
+  }
 }
 
 FaultKind draw_kind(Draw& draw, const SimOptions& options) {

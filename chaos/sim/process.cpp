@@ -50,7 +50,7 @@ SimPhase WorkerProcess::phase() const {
       return SimPhase::fetch;
     case Phase::forward:
     case Phase::backward:
-      return trainer_.micro_batch_progress().value_or(0) < 1.0 / 3 ? SimPhase::forward : SimPhase::backward;
+      return trainer_.pass() == Pass::backward ? SimPhase::backward : SimPhase::forward;
     case Phase::reduce:
       return SimPhase::reduce;
     case Phase::gate:

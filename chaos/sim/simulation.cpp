@@ -71,10 +71,10 @@ WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string
   config.slots = job.batch.slots;
   config.micro_batches_per_slot = job.micro_batches_per_slot();
   config.tiles = options_.shape.tiles;
-  const StateMap map(job.model, job.train.tile_elements);
-  for (const BlockInfo& block : map.blocks()) {
-    config.blocks.push_back({block.first_tile, block.first_tile + block.tiles});
-  }
+  config.blocks = options_.shape.blocks;
+  // Simulated blocks all take the same time.
+  config.block_shares.assign(config.blocks.size(), 1.0 / static_cast<double>(config.blocks.size()));
+  config.evaluation_batches = options_.shape.evaluated;
   config.total_steps = Step(job.train.steps);
   config.checkpoint_every = job.checkpoint.every_steps;
   config.integrity_every = job.integrity.check_every;
@@ -105,7 +105,7 @@ CoordinatorCoreConfig Simulation::coordinator_config() const {
 void Simulation::start_send(WorkerProcess& process, WorkerAction& action) {
   using namespace worker_action;  // NOLINT
   if (auto* piece = std::get_if<SendPiece>(&action)) {
-    BufferRef source = process.trainer().node_buffer(piece->meta.step, piece->meta.node);
+    BufferRef source = process.trainer().node_buffer(piece->meta.step, {piece->meta.blocks, piece->meta.node});
     if (source == nullptr) {
       return world_.fail("8: a sum is sent that isn't there", process.name() + ": " + describe(action));
     }
@@ -116,6 +116,12 @@ void Simulation::start_send(WorkerProcess& process, WorkerAction& action) {
       return world_.fail("8: a gradient is sent that isn't there", process.name() + ": " + describe(action));
     }
     data_.send(process.index(), reduced->to, reduced->view, std::move(reduced->meta), std::move(source));
+  } else if (auto* boundary = std::get_if<SendBoundary>(&action)) {
+    BufferRef source = process.trainer().boundary_buffer(boundary->meta.step, boundary->meta.id);
+    if (source == nullptr) {
+      return world_.fail("8: a boundary is sent that isn't there", process.name() + ": " + describe(action));
+    }
+    data_.send(process.index(), boundary->to, boundary->view, std::move(boundary->meta), std::move(source));
   } else if (auto* state = std::get_if<SendState>(&action)) {
     BufferRef source = process.trainer().state_buffer(state->meta.stamp);
     if (source == nullptr) {

@@ -58,8 +58,28 @@ Term add(const Term& left, const Term& right) {
   return {mix(Operation::add, left.id, right.id)};
 }
 
-Term micro_batch_gradient(const Hash128& state, Step step, std::uint32_t micro_batch) {
-  return {mix(Operation::gradient, state, {step.value(), micro_batch})};
+Term training_tokens(Step step, std::uint32_t micro_batch) {
+  return {mix(Operation::tokens, {step.value(), micro_batch}, {})};
+}
+
+Term validation_tokens(std::uint32_t micro_batch) {
+  return {mix(Operation::tokens, {0, micro_batch}, {})};
+}
+
+Term forward_through(const Hash128& parameters, const Term& input) {
+  return {mix(Operation::forward, parameters, input.id)};
+}
+
+Term loss_term(const Hash128& parameters, const Term& input) {
+  return {mix(Operation::loss, parameters, input.id)};
+}
+
+Term backward_through(const Hash128& parameters, const Term& input, const Term& d_output) {
+  return {mix(Operation::backward, mix(Operation::backward, parameters, input.id), d_output.id)};
+}
+
+Term block_gradient(const Hash128& parameters, const Term& input, const Term& d_output) {
+  return {mix(Operation::gradient, mix(Operation::gradient, parameters, input.id), d_output.id)};
 }
 
 Term accumulate(const Term& sum, const Term& gradient) {
@@ -84,14 +104,20 @@ Hash128 weights_of(const TermVector& state) {
   return mix(Operation::weights, digest_of(state), {});
 }
 
-SlotLoss loss_of(const JobShape& shape, const Hash128& state, Step step, std::uint32_t slot) {
-  SlotLoss loss{.slot = SlotIndex(slot)};
-  const Hash128 id = mix(Operation::loss, state, {step.value(), slot});
-  if (step <= shape.total_steps) loss.train = number_of(id);
-  if (evaluates(step, shape.evaluate_every, shape.total_steps)) {
-    loss.validation = number_of(mix(Operation::loss, id, {}));
+Hash128 block_digest(const JobShape& shape, const TermVector& state, std::uint32_t block) {
+  Hash128 digest;
+  for (std::uint32_t tile = shape.blocks[block].begin; tile < shape.blocks[block].end; ++tile) {
+    digest = mix(Operation::norm, digest, state[tile].id, state[tile].finite ? 1 : 2);
   }
-  return loss;
+  return digest;
+}
+
+std::vector<Hash128> block_digests(const JobShape& shape, const TermVector& state) {
+  std::vector<Hash128> digests;
+  for (std::uint32_t block = 0; block < shape.blocks.size(); ++block) {
+    digests.push_back(block_digest(shape, state, block));
+  }
+  return digests;
 }
 
 ReferenceRun::ReferenceRun(const JobShape& shape) : shape_(shape) {
@@ -100,6 +126,7 @@ ReferenceRun::ReferenceRun(const JobShape& shape) : shape_(shape) {
     initial[tile].id = mix(Operation::initial, {shape.seed, tile}, {});
   }
   digests_.push_back(digest_of(initial));
+  block_digests_.push_back(block_digests(shape_, initial));
   states_.push_back(std::move(initial));
 }
 
@@ -114,9 +141,22 @@ const Hash128& ReferenceRun::state_digest(Step step) {
 }
 
 std::vector<SlotLoss> ReferenceRun::losses(Step step) {
+  extend(step.previous());
+  const std::vector<Hash128>& parameters = block_digests_[step.previous().value()];
+  const auto loss = [&](Term term) {
+    for (std::size_t block = 0; block + 1 < parameters.size(); ++block) term = forward_through(parameters[block], term);
+    return number_of(loss_term(parameters.back(), term).id);
+  };
+  const bool evaluation = evaluates(step, shape_.evaluate_every, shape_.total_steps);
   std::vector<SlotLoss> losses;
   for (std::uint32_t slot = 0; slot < shape_.slots; ++slot) {
-    losses.push_back(loss_of(shape_, state_digest(step.previous()), step, slot));
+    losses.push_back({.slot = SlotIndex(slot)});
+    const std::uint32_t first = slot * shape_.micro_batches_per_slot;
+    for (std::uint32_t k = 0; k < shape_.micro_batches_per_slot && step <= shape_.total_steps; ++k) {
+      losses.back().train += loss(training_tokens(step, first + k));
+    }
+    const SlotRange riding = evaluation_batches_of(SlotIndex(slot), shape_.slots, evaluation ? shape_.evaluated : 0);
+    for (std::uint32_t k = riding.begin; k < riding.end; ++k) losses.back().validation += loss(validation_tokens(k));
   }
   return losses;
 }
@@ -130,6 +170,22 @@ double ReferenceRun::loss(Step step) {
   return train;
 }
 
+void ReferenceRun::add_micro_batch(Step step, std::uint32_t micro_batch, TermVector& sums) const {
+  const std::vector<Hash128>& parameters = block_digests_.back();
+  std::vector<Term> inputs{training_tokens(step, micro_batch)};
+  for (std::size_t block = 0; block + 1 < parameters.size(); ++block) {
+    inputs.push_back(forward_through(parameters[block], inputs.back()));
+  }
+  Term d_output = loss_term(parameters.back(), inputs.back());
+  for (std::size_t block = parameters.size(); block-- > 0;) {
+    const Term gradient = block_gradient(parameters[block], inputs[block], d_output);
+    for (std::uint32_t tile = shape_.blocks[block].begin; tile < shape_.blocks[block].end; ++tile) {
+      sums[tile] = accumulate(sums[tile], gradient);
+    }
+    d_output = backward_through(parameters[block], inputs[block], d_output);
+  }
+}
+
 void ReferenceRun::extend(Step step) {
   while (states_.size() <= step.value()) {
     const Step next(states_.size());
@@ -137,15 +193,14 @@ void ReferenceRun::extend(Step step) {
     if (shape_.natural_nan == next) {
       states_.push_back(state);
       digests_.push_back(digests_.back());
+      block_digests_.push_back(block_digests_.back());
       continue;
     }
-    const Hash128 digest = digests_.back();
     std::vector<TermVector> level(shape_.slots, TermVector(shape_.tiles));
     for (std::uint32_t slot = 0; slot < shape_.slots; ++slot) {
       for (std::uint32_t tile = 0; tile < shape_.tiles; ++tile) level[slot][tile] = zero_sum(tile);
       for (std::uint32_t position = 0; position < shape_.micro_batches_per_slot; ++position) {
-        const Term gradient = micro_batch_gradient(digest, next, slot * shape_.micro_batches_per_slot + position);
-        for (Term& tile : level[slot]) tile = accumulate(tile, gradient);
+        add_micro_batch(next, slot * shape_.micro_batches_per_slot + position, level[slot]);
       }
     }
     for (std::size_t size = level.size(); size > 1; size /= 2) {
@@ -161,6 +216,7 @@ void ReferenceRun::extend(Step step) {
       result[tile] = updated(state[tile], level[0][tile], norm, next);
     }
     digests_.push_back(digest_of(result));
+    block_digests_.push_back(block_digests(shape_, result));
     states_.push_back(std::move(result));
   }
 }

@@ -17,6 +17,7 @@
 #include "common/ids.hpp"
 #include "proto/data_message.hpp"
 #include "proto/job_spec.hpp"
+#include "proto/state_map.hpp"
 
 namespace planaria::sim {
 
@@ -28,7 +29,21 @@ struct Term {
 using TermVector = std::vector<Term>;  // one a tile
 
 // What is computed from what; the first word of every expression.
-enum class Operation : std::uint64_t { zero, initial, gradient, accumulate, add, norm, update, loss, weights, damage };
+enum class Operation : std::uint64_t {
+  zero,
+  initial,
+  tokens,
+  forward,
+  backward,
+  gradient,
+  accumulate,
+  add,
+  norm,
+  update,
+  loss,
+  weights,
+  damage
+};
 
 [[nodiscard]] Hash128 mix(Operation operation, const Hash128& a, const Hash128& b, std::uint64_t x = 0);
 
@@ -36,8 +51,17 @@ enum class Operation : std::uint64_t { zero, initial, gradient, accumulate, add,
 [[nodiscard]] Hash128 digest_of(const TermVector& reduced, const std::vector<SlotLoss>& losses);
 [[nodiscard]] Term zero_sum(std::uint32_t tile);
 [[nodiscard]] Term add(const Term& left, const Term& right);
-// The gradient that one micro-batch adds to every tile's sum; it depends on all parameters.
-[[nodiscard]] Term micro_batch_gradient(const Hash128& state, Step step, std::uint32_t micro_batch);
+
+// A micro-batch on its way through the blocks, whose parameters are told by their digests. What enters the first block:
+[[nodiscard]] Term training_tokens(Step step, std::uint32_t micro_batch);
+[[nodiscard]] Term validation_tokens(std::uint32_t micro_batch);
+[[nodiscard]] Term forward_through(const Hash128& parameters, const Term& input);
+// Of the head: what its backward pass begins from, and the loss that it stands for.
+[[nodiscard]] Term loss_term(const Hash128& parameters, const Term& input);
+[[nodiscard]] Term backward_through(const Hash128& parameters, const Term& input, const Term& d_output);
+// What the micro-batch adds to the sum of every tile of the block.
+[[nodiscard]] Term block_gradient(const Hash128& parameters, const Term& input, const Term& d_output);
+
 [[nodiscard]] Term accumulate(const Term& sum, const Term& gradient);
 [[nodiscard]] Term updated(const Term& state, const Term& reduced, const Hash128& norm, Step step);
 [[nodiscard]] Hash128 norm_of(const TermVector& reduced);
@@ -46,6 +70,8 @@ enum class Operation : std::uint64_t { zero, initial, gradient, accumulate, add,
 
 struct JobShape {
   std::uint32_t tiles = 1;
+  std::vector<TileRange> blocks;  // the last one is the head
+  std::uint32_t evaluated = 0;    // validation micro-batches of an evaluation
   std::uint32_t slots = 1;
   std::uint32_t micro_batches_per_slot = 1;
   Step total_steps;
@@ -60,7 +86,9 @@ struct JobShape {
   }
 };
 
-[[nodiscard]] SlotLoss loss_of(const JobShape& shape, const Hash128& state, Step step, std::uint32_t slot);
+// The digest of each block's parameters.
+[[nodiscard]] std::vector<Hash128> block_digests(const JobShape& shape, const TermVector& state);
+[[nodiscard]] Hash128 block_digest(const JobShape& shape, const TermVector& state, std::uint32_t block);
 
 // What every correct run must hold, step by step; computed as far as asked for.
 class ReferenceRun {
@@ -75,11 +103,13 @@ class ReferenceRun {
 
  private:
   void extend(Step step);
+  void add_micro_batch(Step step, std::uint32_t micro_batch, TermVector& sums) const;
 
   JobShape shape_;
   // Deques: references that were given out stay good.
   std::deque<TermVector> states_;
   std::deque<Hash128> digests_;
+  std::deque<std::vector<Hash128>> block_digests_;
 };
 
 }  // namespace planaria::sim

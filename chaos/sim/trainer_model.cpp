@@ -7,6 +7,7 @@
 #include "chaos/sim/invariants.hpp"
 #include "chaos/sim/process.hpp"
 #include "chaos/sim/simulation.hpp"
+#include "worker/core/evaluation.hpp"
 
 namespace planaria::sim {
 
@@ -40,7 +41,7 @@ void TrainerModel::start_next() {
     WorkerAction action = std::move(queue_.front());
     queue_.pop_front();
     const bool sends = std::holds_alternative<SendPiece>(action) || std::holds_alternative<SendReduced>(action) ||
-                       std::holds_alternative<SendState>(action);
+                       std::holds_alternative<SendBoundary>(action) || std::holds_alternative<SendState>(action);
     if (sends) {
       process_.simulation().start_send(process_, action);
       continue;
@@ -84,16 +85,20 @@ void TrainerModel::kill() {
   running_.reset();
 }
 
-std::optional<double> TrainerModel::micro_batch_progress() const {
-  if (!running_ || !std::holds_alternative<ComputeMicroBatch>(running_->action)) return std::nullopt;
-  const double whole = to_ms(running_->ends - running_->started);
-  return whole <= 0 ? 0.0 : to_ms(world_.now() - running_->started) / whole;
+std::optional<Pass> TrainerModel::pass() const {
+  const auto* compute = running_ ? std::get_if<ComputeMicroBatch>(&running_->action) : nullptr;
+  if (compute == nullptr) return std::nullopt;
+  if (compute->pass != Pass::both) return compute->pass;
+  const bool turned = world_.now() - running_->started >= (running_->ends - running_->started) / 3;
+  return turned ? Pass::backward : Pass::forward;
 }
 
 Duration TrainerModel::duration_of(const WorkerAction& action) {
   Duration base = kCopy;
-  if (std::holds_alternative<ComputeMicroBatch>(action)) {
-    base = world_.options.micro_batch;
+  if (const auto* compute = std::get_if<ComputeMicroBatch>(&action)) {
+    const std::int64_t blocks = compute->work.blocks.size();
+    const std::int64_t thirds = compute->pass == Pass::both ? 3 : compute->pass == Pass::backward ? 2 : 1;
+    base = world_.options.micro_batch * thirds * blocks / (3 * world_.options.shape.blocks.size());
   } else if (std::holds_alternative<ReduceShards>(action) || std::holds_alternative<MeasureGradient>(action) ||
              std::holds_alternative<HashState>(action) || std::holds_alternative<ListCheckpoints>(action) ||
              std::holds_alternative<HashWeights>(action) || std::holds_alternative<SaveCheckpoint>(action)) {
@@ -165,65 +170,134 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
 
 void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
   const JobShape& shape = world_.options.shape;
-  worker_event::MicroBatchDone done;
-  done.step = action.step;
-  done.attempt = action.attempt;
-  done.slot = action.slot;
-  done.took = took;
-  done.slot_finished = action.position + 1 == shape.micro_batches_per_slot;
   const BufferRef state = state_buffer(action.step.previous());
   if (state == nullptr) {
     return fail("2: a gradient is computed without the parameters it needs", describe(WorkerAction(action)));
   }
-  const Hash128 digest = digest_of(state->tiles);
-  if (action.step <= shape.total_steps) {
-    NodeSum& sum = nodes_[TreeNode{0, action.slot.value()}];
-    if (action.position == 0) {
-      if (sum.buffer != nullptr) {
-        return fail("4: a slot's sum is begun while it exists", describe(WorkerAction(action)));
-      }
-      sum.buffer = std::make_shared<Buffer>();
-      sum.step = action.step;
-      sum.attempt = action.attempt;
-      for (std::uint32_t tile = 0; tile < shape.tiles; ++tile) sum.buffer->tiles.push_back(zero_sum(tile));
-    }
-    if (sum.buffer == nullptr || sum.step != action.step || sum.attempt != action.attempt ||
-        sum.next_position != action.position) {
-      return fail("4: a sum takes a micro-batch other than its next", describe(WorkerAction(action)));
-    }
-    const std::uint32_t micro_batch = action.slot.value() * shape.micro_batches_per_slot + action.position;
-    Term gradient = micro_batch_gradient(digest, action.step, micro_batch);
-    if (shape.nonfinite_by_nature(action.step, micro_batch)) gradient.finite = false;
-    if (nan_armed_ != NanFault::none) {
-      if (nan_armed_ == NanFault::once) nan_armed_ = NanFault::none;
-      gradient.finite = false;
-    }
-    for (Term& tile : sum.buffer->tiles) tile = accumulate(tile, gradient);
-    ++sum.next_position;
-    ++micro_batches_computed_;
-    process_.simulation().oracle().micro_batch_ends(process_, action);
-    if (done.slot_finished) {
-      sum.finished = true;
-      sum.incarnation = process_.incarnation();
-      if (!finished_slots_.insert({action.step, action.attempt, action.slot.value()}).second) {
-        return fail("13: a survivor computes a finished slot again", describe(WorkerAction(action)));
-      }
-    }
-  }
-  if (done.slot_finished) {
-    done.loss = loss_of(shape, digest, action.step, action.slot.value());
-    const auto sum = nodes_.find(TreeNode{0, action.slot.value()});
-    if (action.attempt > 0 && sum != nodes_.end()) {
-      done.loss.finite = std::ranges::all_of(sum->second.buffer->tiles, &Term::finite);
-    }
-  }
+  if (boundaries_step_ != action.step) boundaries_.clear();
+  boundaries_step_ = action.step;
+  worker_event::MicroBatchDone done{action.step, action.attempt, action.work.blocks, action.item, action.pass, {}, true,
+                                    took};
+  if (action.pass != Pass::backward && !forward(action, state->tiles)) return;
+  if (action.pass != Pass::forward && !backward(action, state->tiles, done.finite)) return;
+  if (action.item.position >= shape.micro_batches_per_slot) done.took = {};
+  done.loss = losses_[action.item.slot];
   process_.post(done);
+}
+
+std::optional<Term> TrainerModel::input_of(const ComputeMicroBatch& action, BoundaryKind kind, std::uint32_t block) {
+  if (action.input != nullptr) return static_cast<const TermPayload&>(*action.input).tiles.at(0);
+  const auto own = boundaries_.find({kind, block, action.item});
+  if (own != boundaries_.end()) return own->second->tiles.at(0);
+  fail("8: a pass begins from a boundary that isn't there", describe(WorkerAction(action)));
+  return std::nullopt;
+}
+
+bool TrainerModel::forward(const ComputeMicroBatch& action, const TermVector& state) {
+  const JobShape& shape = world_.options.shape;
+  const BlockRange blocks = action.work.blocks;
+  const auto [slot, position] = action.item;
+  const bool training = position < shape.micro_batches_per_slot;
+  const SlotRange riding = evaluation_batches_of(SlotIndex(slot), shape.slots, shape.evaluated);
+  Term term = training ? training_tokens(action.step, slot * shape.micro_batches_per_slot + position)
+                       : validation_tokens(riding.begin + position - shape.micro_batches_per_slot);
+  if (blocks.begin > 0) {
+    const auto input = input_of(action, BoundaryKind::activation, blocks.begin);
+    if (!input) return false;
+    term = *input;
+  }
+  std::vector<Term> inputs;
+  for (std::uint32_t block = blocks.begin; block < blocks.end; ++block) {
+    inputs.push_back(term);
+    const Hash128 parameters = block_digest(shape, state, block);
+    term = block + 1 == shape.blocks.size() ? loss_term(parameters, term) : forward_through(parameters, term);
+  }
+  if (training) in_flight_[{blocks, action.item}] = std::move(inputs);
+  if (blocks.end < shape.blocks.size()) {
+    auto made = std::make_shared<Buffer>();
+    made->tiles = {term};
+    boundaries_[{BoundaryKind::activation, blocks.end, action.item}] = std::move(made);
+    return true;
+  }
+  SlotLoss& loss = losses_[slot];
+  const bool epilogue = action.step > shape.total_steps;
+  if (position == (epilogue ? shape.micro_batches_per_slot : 0)) loss = SlotLoss{.slot = SlotIndex(slot)};
+  (training ? loss.train : loss.validation) += number_of(term.id);
+  return true;
+}
+
+bool TrainerModel::backward(const ComputeMicroBatch& action, const TermVector& state, bool& finite) {
+  const JobShape& shape = world_.options.shape;
+  const BlockRange blocks = action.work.blocks;
+  const auto [slot, position] = action.item;
+  const auto flying = in_flight_.find({blocks, action.item});
+  if (flying == in_flight_.end()) {
+    fail("4: a backward pass without its forward pass", describe(WorkerAction(action)));
+    return false;
+  }
+  NodeSum& sum = nodes_[{blocks, {0, slot}}];
+  if (position == 0) {
+    if (sum.buffer != nullptr) {
+      fail("4: a slot's sum is begun while it exists", describe(WorkerAction(action)));
+      return false;
+    }
+    sum.buffer = std::make_shared<Buffer>();
+    sum.step = action.step;
+    sum.attempt = action.attempt;
+    for (std::uint32_t tile = 0; tile < shape.tiles; ++tile) sum.buffer->tiles.push_back(zero_sum(tile));
+  }
+  if (sum.buffer == nullptr || sum.step != action.step || sum.attempt != action.attempt ||
+      sum.next_position != position) {
+    fail("4: a sum takes a micro-batch other than its next", describe(WorkerAction(action)));
+    return false;
+  }
+  Term d_output;
+  if (blocks.end < shape.blocks.size()) {
+    const auto input = input_of(action, BoundaryKind::gradient, blocks.end);
+    if (!input) return false;
+    d_output = *input;
+  } else {
+    d_output = loss_term(block_digest(shape, state, blocks.end - 1), flying->second.back());
+  }
+  bool sound = !shape.nonfinite_by_nature(action.step, slot * shape.micro_batches_per_slot + position);
+  if (nan_armed_ != NanFault::none) {
+    if (nan_armed_ == NanFault::once) nan_armed_ = NanFault::none;
+    sound = false;
+  }
+  for (std::uint32_t block = blocks.end; block-- > blocks.begin;) {
+    const Hash128 parameters = block_digest(shape, state, block);
+    const Term& input = flying->second[block - blocks.begin];
+    Term gradient = block_gradient(parameters, input, d_output);
+    gradient.finite = sound;
+    for (std::uint32_t tile = shape.blocks[block].begin; tile < shape.blocks[block].end; ++tile) {
+      sum.buffer->tiles[tile] = accumulate(sum.buffer->tiles[tile], gradient);
+    }
+    d_output = backward_through(parameters, input, d_output);
+  }
+  in_flight_.erase(flying);
+  if (blocks.begin > 0) {
+    auto made = std::make_shared<Buffer>();
+    made->tiles = {d_output};
+    boundaries_[{BoundaryKind::gradient, blocks.begin, action.item}] = std::move(made);
+  }
+  ++micro_batches_computed_;
+  process_.simulation().oracle().micro_batch_ends(process_, action);
+  if (++sum.next_position < shape.micro_batches_per_slot) return true;
+  sum.finished = true;
+  sum.incarnation = process_.incarnation();
+  for (std::uint32_t block = blocks.begin; block < blocks.end; ++block) {
+    if (finished_.insert({action.step, action.attempt, block, slot}).second) continue;
+    fail("13: a survivor computes a finished slot again", describe(WorkerAction(action)));
+    return false;
+  }
+  if (action.attempt > 0) finite = std::ranges::all_of(sum.buffer->tiles, &Term::finite);
+  return true;
 }
 
 void TrainerModel::fold(const FoldNodes& action) {
   for (const TreeAddition& addition : action.additions) {
-    const auto left = nodes_.find(addition.left);
-    const auto right = nodes_.find(addition.right);
+    const auto left = nodes_.find({action.blocks, addition.left});
+    const auto right = nodes_.find({action.blocks, addition.right});
     if (left == nodes_.end() || right == nodes_.end() || !left->second.finished || !right->second.finished ||
         left->second.step != action.step || right->second.step != action.step ||
         left->second.attempt != right->second.attempt) {
@@ -240,7 +314,7 @@ void TrainerModel::fold(const FoldNodes& action) {
     }
     nodes_.erase(left);
     nodes_.erase(right);
-    nodes_[addition.sum] = std::move(sum);
+    nodes_[{action.blocks, addition.sum}] = std::move(sum);
   }
 }
 
@@ -248,9 +322,9 @@ void TrainerModel::reduce(const ReduceShards& action) {
   std::vector<TreeNode> cover;
   std::map<TreeNode, const TermVector*> values;
   for (const ReduceShards::Input& input : action.inputs) {
-    cover.push_back(input.node);
+    cover.push_back(input.node.node);
     if (input.payload != nullptr) {
-      values[input.node] = &static_cast<const TermPayload&>(*input.payload).tiles;
+      values[input.node.node] = &static_cast<const TermPayload&>(*input.payload).tiles;
       continue;
     }
     const auto own = nodes_.find(input.node);
@@ -258,7 +332,7 @@ void TrainerModel::reduce(const ReduceShards& action) {
         own->second.attempt != action.attempt) {
       return fail("3: a shard is reduced from an own sum that isn't there", describe(WorkerAction(action)));
     }
-    values[input.node] = &own->second.buffer->tiles;
+    values[input.node.node] = &own->second.buffer->tiles;
   }
   const auto additions = finish_tree(cover, world_.options.shape.slots);
   if (!additions) {
@@ -276,7 +350,7 @@ void TrainerModel::reduce(const ReduceShards& action) {
       reduced_held_[tile] = true;
     }
   }
-  process_.post(worker_event::ShardsReduced{action.step, action.attempt});
+  process_.post(worker_event::ShardsReduced{action.step, action.attempt, action.tiles});
 }
 
 Buffer& TrainerModel::reduced_of(Step step) {
@@ -324,6 +398,8 @@ void TrainerModel::release(Step step) {
   process_.simulation().oracle().step_released(process_, step);
   if (!process_.core().view_record()) forget_ledger();  // it lost its place in the view, and its work with it
   std::erase_if(nodes_, [&](const auto& node) { return node.second.step == step; });
+  if (boundaries_step_ == step) boundaries_.clear();
+  in_flight_.clear();
   if (reduced_step_ == step) reduced_.reset();
 }
 
@@ -424,7 +500,12 @@ void TrainerModel::save_checkpoint(const SaveCheckpoint& action) {
   process_.simulation().disks().save(process_, action.step, state->tiles);
 }
 
-BufferRef TrainerModel::node_buffer(Step step, TreeNode node) {
+BufferRef TrainerModel::boundary_buffer(Step step, const BoundaryId& id) {
+  const auto found = boundaries_.find(id);
+  return boundaries_step_ != step || found == boundaries_.end() ? nullptr : found->second;
+}
+
+BufferRef TrainerModel::node_buffer(Step step, StageNode node) {
   const auto found = nodes_.find(node);
   if (found == nodes_.end() || found->second.step != step || !found->second.finished) return nullptr;
   return found->second.buffer;
@@ -440,11 +521,12 @@ std::optional<Step> TrainerModel::newest_state() const {
   return newest;
 }
 
-bool TrainerModel::holds_slot(Step step, std::uint32_t attempt, SlotIndex slot, Incarnation incarnation) const {
+bool TrainerModel::holds_slot(Step step, std::uint32_t attempt, const StageWork& work, Incarnation incarnation) const {
   return std::ranges::any_of(nodes_, [&](const auto& entry) {
-    const SlotRange slots = entry.first.slots();
-    return entry.second.finished && entry.second.step == step && entry.second.attempt == attempt &&
-           entry.second.incarnation == incarnation && slots.begin <= slot.value() && slot.value() < slots.end;
+    const auto& [at, sum] = entry;
+    return sum.finished && sum.step == step && sum.attempt == attempt && sum.incarnation == incarnation &&
+           at.blocks.begin < work.blocks.end && work.blocks.begin < at.blocks.end &&
+           !at.node.slots().common(work.slots).empty();
   });
 }
 

@@ -23,7 +23,7 @@ namespace planaria::sim {
 class WorkerProcess;
 
 struct TermPayload final : Payload {
-  TermVector tiles;  // all of the model's; those of the message are set
+  TermVector tiles;  // all of the model's, those of the message are set; or the one value of a boundary
 };
 
 // Values that the network may read as long as it holds a reference: what is given up is never written again.
@@ -57,7 +57,8 @@ class TrainerModel {
   void kill();
 
   // A send's view of the memory. `state` null: the generation isn't held.
-  [[nodiscard]] BufferRef node_buffer(Step step, TreeNode node);
+  [[nodiscard]] BufferRef node_buffer(Step step, StageNode node);
+  [[nodiscard]] BufferRef boundary_buffer(Step step, const BoundaryId& id);
   [[nodiscard]] BufferRef reduced_buffer(Step step);
   [[nodiscard]] BufferRef state_buffer(Step stamp) const { return find_state(stamp); }
 
@@ -66,15 +67,16 @@ class TrainerModel {
   [[nodiscard]] bool holds_sound_state() const;
   // Ever complete here, in this process's life.
   [[nodiscard]] bool reached(Step step) const { return reached_ && *reached_ >= step; }
-  [[nodiscard]] bool holds_slot(Step step, std::uint32_t attempt, SlotIndex slot, Incarnation incarnation) const;
+  // A finished sum of one of the blocks for the slot.
+  [[nodiscard]] bool holds_slot(Step step, std::uint32_t attempt, const StageWork& work, Incarnation incarnation) const;
   [[nodiscard]] bool idle() const { return !running_ && queue_.empty(); }
-  // Of the running micro-batch; none when no micro-batch runs.
-  [[nodiscard]] std::optional<double> micro_batch_progress() const;
+  // Whether the running micro-batch goes forward or backward; none when none runs.
+  [[nodiscard]] std::optional<Pass> pass() const;
 
   void arm(NanFault fault) { nan_armed_ = fault; }
   void arm(FlipFault fault) { flip_armed_ = fault; }
   [[nodiscard]] bool computes_wrongly() const { return nan_armed_ == NanFault::always; }
-  void forget_ledger() { finished_slots_.clear(); }
+  void forget_ledger() { finished_.clear(); }
   [[nodiscard]] std::uint64_t micro_batches_computed() const { return micro_batches_computed_; }
 
  private:
@@ -92,6 +94,10 @@ class TrainerModel {
   void begin(const WorkerAction& action);
   void complete(const WorkerAction& action, Duration took);
   void compute(const worker_action::ComputeMicroBatch& action, Duration took);
+  [[nodiscard]] bool forward(const worker_action::ComputeMicroBatch& action, const TermVector& state);
+  [[nodiscard]] bool backward(const worker_action::ComputeMicroBatch& action, const TermVector& state, bool& finite);
+  [[nodiscard]] std::optional<Term> input_of(const worker_action::ComputeMicroBatch& action, BoundaryKind kind,
+                                             std::uint32_t block);
   void fold(const worker_action::FoldNodes& action);
   void reduce(const worker_action::ReduceShards& action);
   void store_reduced(const worker_action::StoreReduced& action);
@@ -117,7 +123,11 @@ class TrainerModel {
   bool frozen_ = false;
   Duration left_{};  // of the running action when frozen
 
-  std::map<TreeNode, NodeSum> nodes_;
+  std::map<StageNode, NodeSum> nodes_;
+  std::map<BoundaryId, BufferRef> boundaries_;  // what left own stages
+  Step boundaries_step_;
+  std::map<std::pair<BlockRange, SlotItem>, std::vector<Term>> in_flight_;  // the blocks' inputs
+  std::map<std::uint32_t, SlotLoss> losses_;                                // by slot
   BufferRef reduced_;
   Step reduced_step_;
   std::vector<bool> reduced_held_;
@@ -126,7 +136,7 @@ class TrainerModel {
   std::vector<bool> built_;        // its tiles that are there
   std::optional<Step> reached_;
 
-  std::set<std::tuple<Step, std::uint32_t, std::uint32_t>> finished_slots_;  // step, attempt, slot
+  std::set<std::tuple<Step, std::uint32_t, std::uint32_t, std::uint32_t>> finished_;  // step, attempt, block, slot
   std::uint64_t micro_batches_computed_ = 0;
   NanFault nan_armed_ = NanFault::none;
   FlipFault flip_armed_ = FlipFault::none;

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/core/steady_layout.hpp"
+#include "proto/block_cost.hpp"
+
 namespace planaria {
 namespace {
 
@@ -62,6 +65,8 @@ const char* to_string(JobStatus status) {
 CoordinatorCore::CoordinatorCore(CoordinatorCoreConfig config)
     : config_(std::move(config)),
       map_(config_.job.model, config_.job.train.tile_elements),
+      block_shares_(block_shares(config_.job, map_)),
+      depths_(pipeline_depths(config_.job.cluster.layout).value()),  // the job is valid
       lease_(ms(config_.job.cluster.lease_ms)),
       suspect_grace_(ms(config_.job.cluster.suspect_grace_ms)) {}
 
@@ -198,7 +203,7 @@ void CoordinatorCore::replay(const log_record::Committed& record) {
   recovery.cause = view_->reason;
   recovery.at_step = view_->resume.step;
   recovery.tier = view_->resume.tier;
-  for (const SlotRange range : view_->resume.lost) recovery.lost_slots += range.size();
+  for (const SlotRange range : view_->resume.lost_slots()) recovery.lost_slots += range.size();
   recoveries_.push_back(std::move(recovery));
   for (const Member& member : view_->members) {
     WorkerRecord& worker = workers_[member.worker];
@@ -353,8 +358,9 @@ void CoordinatorCore::check_balance() {
     ids.push_back(member.worker);
   }
   const std::vector<double> speeds = filled_speeds(members);
-  const double now = predicted_time(view_->slots, members, speeds);
-  const double best = predicted_time(split_slots(config_.job.batch.slots, ids, speeds), members, speeds);
+  const auto even = steady_stages({ids, speeds, block_shares_, depths_, config_.job.batch.slots});
+  const double now = predicted_time(view_->stages, members, speeds, block_shares_);
+  const double best = predicted_time(even, members, speeds, block_shares_);
   unbalanced_checks_ = now > best * (1 + config_.job.cluster.rebalance_gain) ? unbalanced_checks_ + 1 : 0;
   rebalance_wanted_ = unbalanced_checks_ >= (3U << std::min(rebalances_, 6U));
 }

@@ -273,6 +273,8 @@ class CoordinatorCore {
 
   const CoordinatorCoreConfig config_;
   const StateMap map_;
+  const std::vector<double> block_shares_;
+  const std::vector<std::uint32_t> depths_;  // of pipelines
   const Duration lease_;
   const Duration suspect_grace_;
 

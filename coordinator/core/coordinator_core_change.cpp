@@ -211,6 +211,8 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.slots = config_.job.batch.slots;
   input.total_steps = Step(config_.job.train.steps);
   input.map = &map_;
+  input.block_shares = block_shares_;
+  input.depths = depths_;
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
   input.planned = change.boundary.has_value();

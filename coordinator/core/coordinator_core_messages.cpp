@@ -293,14 +293,16 @@ Status CoordinatorCore::check_holdings(const Holdings& holdings) const {
 Status CoordinatorCore::check_report(const Report& report) const {
   PLANARIA_TRY(check_holdings(report.holdings));
   const std::uint32_t slots = config_.job.batch.slots;
-  std::uint64_t assigned = 0;
-  for (const SlotRange range : report.assigned) {
-    if (range.begin > range.end || range.end > slots) return Error(ErrorCode::corrupt, "it names unknown slots");
-    assigned += range.size();
+  const std::uint64_t blocks = map_.blocks().size();
+  std::uint64_t cells = 0;
+  for (const StageProgress& stage : report.stages) {
+    if (stage.work.empty() || stage.work.blocks.end > blocks || stage.work.slots.end > slots ||
+        stage.done > stage.work.slots.size()) {
+      return Error(ErrorCode::corrupt, "it names work that there isn't");
+    }
+    cells += stage.work.cells();
   }
-  if (assigned > slots || report.slots_done > assigned) {
-    return Error(ErrorCode::corrupt, "it tells of more slots than there are");
-  }
+  if (cells > blocks * slots) return Error(ErrorCode::corrupt, "it tells of more work than there is");
   for (const TileRange range : report.reduced) {
     if (range.begin > range.end || range.end > map_.tile_count()) {
       return Error(ErrorCode::corrupt, "it names unknown tiles");

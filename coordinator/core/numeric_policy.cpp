@@ -25,30 +25,35 @@ std::set<std::uint32_t> slots_of(const std::vector<SlotRange>& ranges) {
   return slots;
 }
 
-std::optional<WorkerId> computed_by(const Attempt& attempt, std::uint32_t slot) {
-  for (const SlotAssignment& assignment : attempt.computed) {
-    if (assignment.slots.begin <= slot && slot < assignment.slots.end) return assignment.worker;
+// The workers of the slot's pipeline: any of them may have made its gradient nonfinite.
+std::set<WorkerId> computed_by(const Attempt& attempt, std::uint32_t slot) {
+  std::set<WorkerId> workers;
+  for (const StageAssignment& stage : attempt.computed) {
+    if (stage.work.slots.contains(slot)) workers.insert(stage.worker);
   }
-  return std::nullopt;
+  return workers;
 }
 
 bool by_nature(const Attempt& now, const Attempt& before, bool alone) {
   const auto slots = slots_of(now.nonfinite);
   if (slots != slots_of(before.nonfinite)) return false;
-  return alone || std::ranges::all_of(
-                      slots, [&](std::uint32_t slot) { return computed_by(now, slot) != computed_by(before, slot); });
+  return alone || std::ranges::all_of(slots, [&](std::uint32_t slot) {
+           const auto then = computed_by(before, slot);
+           return std::ranges::none_of(computed_by(now, slot), [&](WorkerId worker) { return then.contains(worker); });
+         });
 }
 
-// Workers and the attempts in which a slot was nonfinite with them and finite with somebody else.
+// Workers and the attempts in which a slot was nonfinite with them and finite without them.
 std::map<WorkerId, std::set<std::uint32_t>> contradicted(const std::vector<Attempt>& attempts) {
   std::map<WorkerId, std::set<std::uint32_t>> found;
   for (const Attempt& bad : attempts) {
     for (const std::uint32_t slot : slots_of(bad.nonfinite)) {
-      const auto worker = computed_by(bad, slot);
-      const bool finite_elsewhere = std::ranges::any_of(attempts, [&](const Attempt& good) {
-        return !slots_of(good.nonfinite).contains(slot) && computed_by(good, slot) != worker;
-      });
-      if (worker && finite_elsewhere) found[*worker].insert(bad.attempt);
+      for (const WorkerId worker : computed_by(bad, slot)) {
+        const bool finite_elsewhere = std::ranges::any_of(attempts, [&](const Attempt& good) {
+          return !slots_of(good.nonfinite).contains(slot) && !computed_by(good, slot).contains(worker);
+        });
+        if (finite_elsewhere) found[worker].insert(bad.attempt);
+      }
     }
   }
   return found;

@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "coordinator/core/numeric_policy.hpp"
+#include "coordinator/core/steady_layout.hpp"
+#include "proto/block_cost.hpp"
 
 namespace planaria {
 namespace {
@@ -231,7 +233,7 @@ class RecoveryPlanner {
     for (const RecoveryMember& member : in_.members) members.push_back(member.member.worker);
     log_record::NumericDecision now{plan().step, plan().attempt, alarm->digest, alarm->slots, {}, {}, {}};
     if (in_.previous) {
-      now.computed = in_.previous->resume.step == plan().step ? in_.previous->resume.slots : in_.previous->slots;
+      now.computed = previous_stages();
     }
     NumericJudgement judgement = judge_nonfinite(now, in_.numeric, members, in_.nonfinite);
     if (in_.mutations.has(Mutation::nonfinite_at_once)) judgement.verdict = NumericVerdict::skip;
@@ -255,11 +257,12 @@ class RecoveryPlanner {
       record.members.push_back(member.member);
       workers.push_back(member.member.worker);
     }
-    record.slots = split_slots(in_.slots, workers, speeds_);
+    record.stages = steady_stages({workers, speeds_, in_.block_shares, in_.depths, in_.slots});
     if (in_.previous && same_members()) {
-      const double now = predicted_time(in_.previous->slots, in_.members, speeds_);
-      if (predicted_time(record.slots, in_.members, speeds_) * (1 + in_.rebalance_gain) > now) {
-        record.slots = in_.previous->slots;
+      const double now = predicted_time(in_.previous->stages, in_.members, speeds_, in_.block_shares);
+      const double then = predicted_time(record.stages, in_.members, speeds_, in_.block_shares);
+      if (then * (1 + in_.rebalance_gain) > now) {
+        record.stages = in_.previous->stages;
       }
     }
     record.shards = split_shards(*in_.map, workers);
@@ -292,11 +295,12 @@ class RecoveryPlanner {
     if (in_.planned || epilogue() || plan().discard || !in_.previous) {
       split_over_able();
     } else {
-      carry_slots();
+      carry_stages();
     }
   }
 
-  // After a numeric alarm in equal shares, each at another worker than in the attempt before.
+  // After a numeric alarm in equal shares, each at another worker than in the attempt before, and whole: so it shows
+  // who computes wrongly.
   void split_over_able() {
     const bool elsewhere = plan().discard && decision_.numeric;
     const std::uint32_t rotation = elsewhere ? plan().attempt : 0;
@@ -308,61 +312,53 @@ class RecoveryPlanner {
       speeds.push_back(elsewhere ? 1.0 : speeds_[i]);
     }
     const bool steady = able_.size() == count() && !elsewhere;
-    plan().slots = steady ? decision_.record.slots : split_slots(in_.slots, workers, speeds);
+    const std::vector<std::uint32_t> depths = elsewhere ? std::vector<std::uint32_t>{} : in_.depths;
+    plan().stages =
+        steady ? decision_.record.stages : steady_stages({workers, speeds, in_.block_shares, depths, in_.slots});
   }
 
-  // Inside a step only ranges without an owner change hands.
-  void carry_slots() {
-    std::vector<bool> owned(in_.slots, false);
-    std::vector<double> remaining(count(), 0);
-    const ViewRecord& previous = *in_.previous;
-    const auto& before = previous.resume.step == plan().step ? previous.resume.slots : previous.slots;
+  [[nodiscard]] std::uint32_t blocks() const { return static_cast<std::uint32_t>(in_.map->blocks().size()); }
+
+  // Who had which work of the step. Precondition: there was a view before.
+  [[nodiscard]] const std::vector<StageAssignment>& previous_stages() const {
+    return in_.previous->resume.step == plan().step ? in_.previous->resume.stages : in_.previous->stages;
+  }
+
+  // Inside a step only stages without a worker change hands.
+  void carry_stages() {
+    std::vector<double> remaining(count(), 0);  // micro-batches' worth of time, in slots
     for (std::size_t i = 0; i < count(); ++i) {
       if (!in_.members[i].continuing || !takes_part(i)) continue;
-      const WorkerId worker = in_.members[i].member.worker;
-      std::vector<SlotRange> ranges;
-      for (const SlotAssignment& a : before) {
-        if (a.worker == worker && !a.slots.empty()) ranges.push_back(a.slots);
+      for (const StageAssignment& stage : previous_stages()) {
+        if (stage.worker != in_.members[i].member.worker || stage.work.empty()) continue;
+        plan().stages.push_back({stage.worker, stage.work, false});
+        remaining[i] += stage.work.slots.size() * share_of(in_.block_shares, stage.work.blocks);
       }
-      for (const SlotRange range : ranges) {
-        if (range.empty()) continue;
-        plan().slots.push_back({worker, range});
-        remaining[i] += range.size();
-        std::fill(owned.begin() + range.begin, owned.begin() + range.end, true);
+      if (!works_on_step(i)) continue;
+      for (const StageProgress& progress : report(i).stages) {
+        remaining[i] -= progress.done * share_of(in_.block_shares, progress.work.blocks);
       }
-      if (works_on_step(i)) remaining[i] = std::max(0.0, remaining[i] - report(i).slots_done);
+      remaining[i] = std::max(0.0, remaining[i]);
     }
     if (!plan().compute) return;
-    for (std::uint32_t slot = 0; slot < in_.slots; ++slot) {
-      if (owned[slot]) continue;
-      ++decision_.lost_slots;
-      if (!plan().lost.empty() && plan().lost.back().end == slot) {
-        ++plan().lost.back().end;
-      } else {
-        plan().lost.push_back({slot, slot + 1});
-      }
-    }
-    share_lost(remaining);
+    for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) share_lost(gap, remaining);
+    for (const SlotRange range : plan().lost_slots()) decision_.lost_slots += range.size();
   }
 
   // Lost slots go one by one to whoever would be done first, then in contiguous runs to the workers in order.
-  void share_lost(std::vector<double> remaining) {
+  void share_lost(StageWork lost, std::vector<double>& remaining) {
     std::map<std::size_t, std::uint32_t> shares;
-    for (std::uint32_t k = 0; k < decision_.lost_slots; ++k) {
+    const double cost = share_of(in_.block_shares, lost.blocks);
+    for (std::uint32_t k = 0; k < lost.slots.size(); ++k) {
       const auto first =
-          std::ranges::min_element(able_, {}, [&](std::size_t i) { return (remaining[i] + 1) / speeds_[i]; });
+          std::ranges::min_element(able_, {}, [&](std::size_t i) { return (remaining[i] + cost) / speeds_[i]; });
       ++shares[*first];
-      remaining[*first] += 1;
+      remaining[*first] += cost;
     }
-    auto share = shares.begin();
-    for (SlotRange range : plan().lost) {
-      while (!range.empty()) {
-        while (share->second == 0) ++share;
-        const std::uint32_t take = std::min(share->second, range.size());
-        plan().slots.push_back({in_.members[share->first].member.worker, {range.begin, range.begin + take}});
-        range.begin += take;
-        share->second -= take;
-      }
+    for (const auto& [i, share] : shares) {
+      const SlotRange slots{lost.slots.begin, lost.slots.begin + share};
+      plan().stages.push_back({in_.members[i].member.worker, {lost.blocks, slots}, true});
+      lost.slots.begin = slots.end;
     }
   }
 
@@ -479,14 +475,15 @@ std::vector<double> filled_speeds(const std::vector<RecoveryMember>& members) {
   return speeds;
 }
 
-double predicted_time(const std::vector<SlotAssignment>& split, const std::vector<RecoveryMember>& members,
-                      const std::vector<double>& speeds) {
+double predicted_time(const std::vector<StageAssignment>& stages, const std::vector<RecoveryMember>& members,
+                      const std::vector<double>& speeds, const std::vector<double>& block_shares) {
+  std::map<WorkerId, double> work;
+  for (const StageAssignment& stage : stages) {
+    work[stage.worker] += stage.work.slots.size() * share_of(block_shares, stage.work.blocks);
+  }
   double slowest = 0;
-  for (const SlotAssignment& assignment : split) {
-    for (std::size_t i = 0; i < members.size(); ++i) {
-      if (members[i].member.worker == assignment.worker)
-        slowest = std::max(slowest, assignment.slots.size() / speeds[i]);
-    }
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    slowest = std::max(slowest, work[members[i].member.worker] / speeds[i]);
   }
   return slowest;
 }

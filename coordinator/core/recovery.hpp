@@ -32,6 +32,8 @@ struct RecoveryInput {
   std::uint32_t slots = 1;              // V
   Step total_steps;
   const StateMap* map = nullptr;
+  std::vector<double> block_shares;   // of a micro-batch's time
+  std::vector<std::uint32_t> depths;  // of pipelines; see steady_stages
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   double rebalance_gain = 0.1;                          // the previous split is kept when a new one gains less
   bool planned = false;                                 // every continuing member stopped at the same boundary
@@ -60,8 +62,9 @@ struct RecoveryDecision {
 // Speeds with the gaps filled: a worker that wasn't measured counts as the mean of the others, or 1.
 [[nodiscard]] std::vector<double> filled_speeds(const std::vector<RecoveryMember>& members);
 
-// The slowest share's time of a split, in slots over speed.
-[[nodiscard]] double predicted_time(const std::vector<SlotAssignment>& split,
-                                    const std::vector<RecoveryMember>& members, const std::vector<double>& speeds);
+// The slowest worker's time, in slots of the whole model over speed.
+[[nodiscard]] double predicted_time(const std::vector<StageAssignment>& stages,
+                                    const std::vector<RecoveryMember>& members, const std::vector<double>& speeds,
+                                    const std::vector<double>& block_shares);
 
 }  // namespace planaria

@@ -108,7 +108,7 @@ std::string metrics_text(const StatusSnapshot& s) {
   using Row = const WorkerStatusRow&;
   using Found = std::optional<double>;
   each("worker_step", "gauge", "Step that the worker works on.", [](Row r) -> Found { return number(r.step.value()); });
-  each("worker_slots", "gauge", "Slots that the worker owns.", [](Row r) -> Found { return r.slots.size(); });
+  each("worker_slots", "gauge", "Slots that the worker owns.", [](Row r) -> Found { return r.work.slots.size(); });
   each("worker_microbatches_per_second", "gauge", "Micro-batches a second of the worker's own computing.",
        [](Row r) -> Found { return r.micro_batches_per_second; });
   each("worker_lease_left_seconds", "gauge", "Time until the silent worker is declared lost.",

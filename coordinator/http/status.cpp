@@ -31,8 +31,10 @@ json worker_list(const std::vector<WorkerId>& workers) {
   return list;
 }
 
-json slots_json(SlotRange slots) {
-  return {slots.begin, slots.end};
+// [first, end)
+template <class Range>
+json range_json(Range range) {
+  return {range.begin, range.end};
 }
 
 json worker_json(const WorkerStatusRow& row) {
@@ -46,7 +48,8 @@ json worker_json(const WorkerStatusRow& row) {
           {"member", row.member},
           {"connected", row.connected},
           {"step", row.step.value()},
-          {"slots", slots_json(row.slots)},
+          {"blocks", range_json(row.work.blocks)},
+          {"slots", range_json(row.work.slots)},
           {"state", optional_json(row.state)},
           {"micro_batches_per_s", optional_json(row.micro_batches_per_second)},
           {"lease_left_ms", optional_json(row.lease_left_ms)},
@@ -116,15 +119,18 @@ struct RecordFields {
       json row = {{"worker", member.worker.value()},
                   {"incarnation", member.incarnation.value()},
                   {"host", member.host},
+                  {"blocks", nullptr},
                   {"slots", nullptr}};
-      for (const auto& slots : view.slots) {
-        if (slots.worker == member.worker) row["slots"] = slots_json(slots.slots);
+      for (const StageAssignment& stage : view.stages) {
+        if (stage.worker != member.worker) continue;
+        row["blocks"] = range_json(stage.work.blocks);
+        row["slots"] = range_json(stage.work.slots);
       }
       members.push_back(std::move(row));
     }
     out["members"] = std::move(members);
     json lost = json::array();
-    for (const auto& range : view.resume.lost) lost.push_back(slots_json(range));
+    for (const auto& range : view.resume.lost_slots()) lost.push_back(range_json(range));
     out["resume"] = {{"step", view.resume.step.value()},
                      {"attempt", view.resume.attempt},
                      {"tier", view.resume.tier},

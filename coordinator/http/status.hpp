@@ -32,7 +32,7 @@ struct WorkerStatusRow {
   bool member = false;  // of the current view
   bool connected = false;
   Step step;
-  SlotRange slots;
+  StageWork work;
   std::optional<Step> state;  // stamp of its newest complete state
   std::optional<double> micro_batches_per_second;
   std::optional<double> lease_left_ms;  // until it is declared lost, if it stays silent

@@ -363,7 +363,7 @@ std::uint64_t Evaluator::missing_bytes(std::uint32_t worker, std::uint32_t block
                                        std::uint32_t pipelines) const {
   const Held& held = held_[worker];
   const std::uint64_t elements = model_->blocks[block].elements;
-  const bool has = held.blocks.has(block);
+  const bool has = held.blocks.contains(BlockIndex(block));
   if (!options_->shard_optimizer) {
     const std::uint64_t working = model_->master_is_working ? 0 : model_->parameter_width;
     return has ? 0 : elements * (model_->state_width + working);

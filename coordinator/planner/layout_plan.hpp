@@ -15,16 +15,6 @@
 
 namespace planaria {
 
-// Consecutive blocks [begin, end).
-struct BlockRange {
-  std::uint32_t begin = 0;
-  std::uint32_t end = 0;
-
-  [[nodiscard]] std::uint32_t size() const { return end - begin; }
-  [[nodiscard]] bool has(std::uint32_t block) const { return block >= begin && block < end; }
-  auto operator<=>(const BlockRange&) const = default;
-};
-
 struct PlanStage {
   WorkerId worker;
   BlockRange blocks;

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <map>
 
+#include "proto/block_cost.hpp"
+
 namespace planaria {
 namespace {
 
@@ -13,14 +15,6 @@ constexpr std::uint64_t kFloatBytes = 4;
 
 bool positive(double value) {
   return std::isfinite(value) && value > 0;
-}
-
-double linear_flops(const BlockInfo& block, double rows) {
-  double flops = 0;
-  for (const TensorInfo& tensor : block.tensors) {
-    if (tensor.dimensions == 2) flops += 2 * rows * static_cast<double>(tensor.elements());
-  }
-  return flops;
 }
 
 // What worker/model/transformer.hpp keeps of a decoder layer, and its input.
@@ -74,20 +68,16 @@ Status check_workers(const ClusterProfile& cluster) {
 ModelProfile model_profile(const JobSpec& job, const StateMap& map, double flops_per_s) {
   const ModelSpec& model = job.model;
   const std::uint64_t rows = std::uint64_t{job.batch.sequences} * model.context;
-  const auto row_count = static_cast<double>(rows);
+  const std::vector<double> operations = forward_operations(job, map);
   ModelProfile profile;
   profile.boundary_bytes = rows * model.width * kFloatBytes;
   profile.tile_elements = map.tile_elements();
   for (std::uint32_t index = 0; index < map.blocks().size(); ++index) {
     const BlockInfo& info = map.blocks()[index];
     BlockProfile block{info.name, 0, 0, info.elements, 0};
-    double flops = linear_flops(info, row_count);
-    if (index == 0) {
-      flops = row_count * model.width;
-    } else if (index + 1 < map.blocks().size()) {
-      flops += 2.0 * row_count * model.context * model.width;
+    if (index > 0 && index + 1 < map.blocks().size()) {
       block.saved_bytes = layer_saved(model, rows);
-    } else {
+    } else if (index > 0) {
       block.saved_bytes = rows * (2 + 2ULL * model.width + model.vocab) * kFloatBytes;
     }
     for (const TensorInfo& tensor : info.tensors) {
@@ -95,8 +85,8 @@ ModelProfile model_profile(const JobSpec& job, const StateMap& map, double flops
       profile.tied_elements = tensor.elements();
       block.elements = tensor.offset;
     }
-    block.forward_s = flops / flops_per_s;
-    block.backward_s = 2 * flops / flops_per_s;
+    block.forward_s = operations[index] / flops_per_s;
+    block.backward_s = 2 * operations[index] / flops_per_s;
     profile.blocks.push_back(std::move(block));
   }
   return profile;

@@ -41,9 +41,7 @@ struct ModelProfile {
   bool master_is_working = true;
 };
 
-// Counted by floating-point operations, for workers whose speed 1 is `flops_per_s`: a linear layer's forward takes
-// 2·rows·in·out, causal attention's 2·T·T·width a sequence (half of the full square, for both products), a backward
-// twice its forward. The embedding is a copy: it counts as one operation an element that is moved.
+// Counted by floating-point operations (proto/block_cost.hpp), for workers whose speed 1 is `flops_per_s`.
 // Preconditions: validate(job) holds; the map is the job's; flops_per_s > 0.
 [[nodiscard]] ModelProfile model_profile(const JobSpec& job, const StateMap& map, double flops_per_s);
 

@@ -234,8 +234,8 @@ void StatusBuilder::add_workers(StatusSnapshot& s, const CoordinatorCore& core, 
     if (worker.speed > 0) row.micro_batches_per_second = worker.speed;
     if (view && view->has(id) && view->member(id)->incarnation == worker.incarnation) {
       row.member = worker.status != WorkerStatus::lost && worker.status != WorkerStatus::left;
-      for (const auto& assigned : view->slots) {
-        if (assigned.worker == id) row.slots = assigned.slots;
+      for (const StageAssignment& stage : view->stages) {
+        if (stage.worker == id) row.work = stage.work;
       }
     }
     if (worker.status != WorkerStatus::lost && worker.status != WorkerStatus::left) {

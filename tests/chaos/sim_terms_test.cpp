@@ -8,6 +8,7 @@ namespace {
 JobShape shape() {
   JobShape shape;
   shape.tiles = 3;
+  shape.blocks = {{0, 2}, {2, 3}};
   shape.slots = 4;
   shape.micro_batches_per_slot = 2;
   shape.total_steps = Step(10);
@@ -20,8 +21,8 @@ TEST(Terms, AdditionTellsItsOperandsOrder) {
 }
 
 TEST(Terms, AccumulationTellsTheOrderOfMicroBatches) {
-  const Term first = micro_batch_gradient({}, Step(1), 0);
-  const Term second = micro_batch_gradient({}, Step(1), 1);
+  const Term first = block_gradient({}, training_tokens(Step(1), 0), {});
+  const Term second = block_gradient({}, training_tokens(Step(1), 1), {});
   EXPECT_NE(accumulate(accumulate(zero_sum(0), first), second), accumulate(accumulate(zero_sum(0), second), first));
 }
 

@@ -112,12 +112,17 @@ class Core : public testing::Test {
 TEST_F(Core, AReportOfUnknownSlotsOrTilesCostsItsSenderItsPlace) {
   using Damage = void (*)(Report&);
   const Damage damages[] = {[](Report& r) {
-                              r.assigned = {{0, 1'000'000}};
+                              r.stages = {{{{0, 3}, {0, 1'000'000}}, 0}};
                             },
                             [](Report& r) {
-                              r.assigned = {{0, 8}, {0, 8}};
+                              r.stages = {{{{0, 4'000'000'000U}, {0, 8}}, 0}};
                             },
-                            [](Report& r) { r.slots_done = 9; },
+                            [](Report& r) {
+                              r.stages = {{{{0, 3}, {0, 8}}, 0}, {{{0, 3}, {0, 8}}, 0}};
+                            },
+                            [](Report& r) {
+                              r.stages = {{{{0, 3}, {0, 8}}, 9}};
+                            },
                             [](Report& r) {
                               r.reduced = {{0, 4'000'000'000U}};
                             },

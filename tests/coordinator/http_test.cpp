@@ -33,7 +33,7 @@ StatusSnapshot sample_status() {
   worker.status = "member";
   worker.member = true;
   worker.host = "bad\xff host\n\"";
-  worker.slots = {8, 16};
+  worker.work = {{2, 5}, {8, 16}};
   worker.lease_left_ms = 950;
   s.workers = {worker};
   RecoveryRow recovery;
@@ -98,6 +98,7 @@ TEST_F(Routes, StatusHoldsTheNamesThatToolsRelyOn) {
   EXPECT_EQ(status["sequences_used"], 1312);
   EXPECT_EQ(status["job_hash"], "00000000000000010000000000000002");
   EXPECT_EQ(status["val_loss"], nullptr);
+  EXPECT_EQ(status["workers"][0]["blocks"], json({2, 5}));
   EXPECT_EQ(status["workers"][0]["slots"], json({8, 16}));
   EXPECT_EQ(status["recoveries"][0]["phase_ms"]["detect"], 3.5);
   EXPECT_EQ(status["recoveries"][0]["phase_ms"]["move"], nullptr);

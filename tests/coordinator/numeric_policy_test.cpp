@@ -20,7 +20,7 @@ NumericDecision attempt(std::uint32_t number, std::vector<SlotRange> nonfinite, 
           .attempt = number,
           .digest = {},
           .nonfinite = std::move(nonfinite),
-          .computed = {{first, {0, kSlots / 2}}, {second, {kSlots / 2, kSlots}}},
+          .computed = {{first, {{0, 3}, {0, kSlots / 2}}, false}, {second, {{0, 3}, {kSlots / 2, kSlots}}, false}},
           .decision = std::move(decision),
           .expelled = {}};
 }

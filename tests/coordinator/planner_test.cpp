@@ -74,7 +74,8 @@ struct Pairs {
   }
 
   static WorkerId owner_of(const PlanPipeline& pipeline, std::uint32_t block) {
-    return std::ranges::find_if(pipeline.stages, [&](const PlanStage& stage) { return stage.blocks.has(block); })
+    return std::ranges::find_if(pipeline.stages,
+                                [&](const PlanStage& stage) { return stage.blocks.contains(BlockIndex(block)); })
         ->worker;
   }
   static void add(std::map<std::pair<WorkerId, WorkerId>, std::uint64_t>& all, WorkerId from, WorkerId to,

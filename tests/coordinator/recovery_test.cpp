@@ -31,7 +31,7 @@ class Recovery : public testing::Test {
     previous.view = ViewNumber(1);
     std::vector<WorkerId> ids;
     for (std::uint32_t i = 0; i < workers; ++i) ids.emplace_back(i);
-    previous.slots = split_slots(kSlots, ids, std::vector<double>(workers, 1.0));
+    previous.stages = single_stages(blocks(), ids, split_slots(kSlots, std::vector<double>(workers, 1.0)));
     previous.shards = split_shards(map_, ids);
     previous.resume.step = Step(2);
     for (const WorkerId id : ids) {
@@ -41,7 +41,7 @@ class Recovery : public testing::Test {
       member.report.view = previous.view;
       member.report.work_step = Step(6);
       member.report.holdings.state = Step(5);
-      member.report.assigned = {previous.slots[id.value()].slots};
+      member.report.stages = {{previous.stages[id.value()].work, 0}};
       previous.members.push_back(member.member);
       input_.members.push_back(std::move(member));
     }
@@ -51,8 +51,10 @@ class Recovery : public testing::Test {
     input_.slots = kSlots;
     input_.total_steps = Step(20);
     input_.map = &map_;
+    input_.block_shares.assign(blocks(), 1.0 / blocks());
   }
 
+  [[nodiscard]] std::uint32_t blocks() const { return static_cast<std::uint32_t>(map_.blocks().size()); }
   Holdings& holdings(std::size_t i) { return input_.members[i].report.holdings; }
 
   // All finished update 6 and compared then; they had state 5 alike.
@@ -94,7 +96,7 @@ TEST_F(Recovery, MembersThatDisagreeGoBackToWhatAllHadAlike) {
     EXPECT_NE(fetch.source == StateSource::peer ? fetch.from : WorkerId(0), WorkerId(1));
     EXPECT_EQ(fetch.stamp, Step(5));
   }
-  EXPECT_TRUE(check_view(decision->record, kSlots, map_.tile_count()).ok());
+  EXPECT_TRUE(check_view(decision->record, {blocks(), kSlots, map_.tile_count()}).ok());
 }
 
 TEST_F(Recovery, TheMajorityIsNotBelieved) {

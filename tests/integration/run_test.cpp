@@ -32,6 +32,19 @@ TEST(Run, AnyNumberOfWorkersAndThreadsGivesTheSameBits) {
   EXPECT_EQ(threads["weights_hash"], alone["weights_hash"]);
 }
 
+TEST(Run, AnyPipelinesGiveTheSameBits) {
+  const ScratchDirectory scratch;
+  const auto alone = run_tiny(scratch.path("alone"), {"--workers", "1", "--steps", "12"});
+  ASSERT_TRUE(alone.is_object());
+  for (const char* layout : {"1", "2", "3", "2+1", "2+2", "3+2"}) {
+    const auto piped = run_tiny(scratch.path(layout), {"--layout", layout, "--steps", "12"});
+    EXPECT_EQ(piped["weights_hash"], alone["weights_hash"]) << layout;
+    EXPECT_EQ(piped["final_val_loss"], alone["final_val_loss"]) << layout;
+    EXPECT_EQ(piped["microbatches_computed"], 12 * 128) << layout;
+    EXPECT_EQ(piped["ledger"]["missing"], 0) << layout;
+  }
+}
+
 TEST(Run, AnotherSeedGivesOtherBits) {
   const ScratchDirectory scratch;
   const auto one = run_tiny(scratch.path("1"), {"--workers", "1", "--steps", "8", "--seed", "1"});

@@ -8,7 +8,7 @@ namespace planaria {
 namespace {
 
 TEST(DataMessage, HeadsSurviveTheWireAndAlignTheirValues) {
-  const Piece piece{Step(7), 1, {3, 2}, {{0, 4}, {9, 12}}, {{SlotIndex(16), 1.5, 0.25}}};
+  const Piece piece{Step(7), 1, {1, 4}, {3, 2}, {{0, 4}, {9, 12}}, {{SlotIndex(16), 1.5, 0.25}}, {{17, 18}}};
   const std::vector<std::byte> head = encode_data_head(piece);
   EXPECT_EQ(head.size() % 64, 0U);
   const auto decoded = decode_data_head(head);
@@ -16,6 +16,7 @@ TEST(DataMessage, HeadsSurviveTheWireAndAlignTheirValues) {
   EXPECT_EQ(decoded->values_offset, head.size());
   const auto* meta = std::get_if<Piece>(&decoded->meta);
   ASSERT_NE(meta, nullptr);
+  EXPECT_EQ(meta->blocks, piece.blocks);
   EXPECT_EQ(meta->node, piece.node);
   EXPECT_EQ(meta->tiles, piece.tiles);
   EXPECT_EQ(meta->losses.front().train, 1.5);

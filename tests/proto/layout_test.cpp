@@ -39,7 +39,9 @@ TEST(MaximalNodes, CoverTheirRangeOnceWithTheFewestNodes) {
 // A sum whose value tells the order in which it was made.
 std::string tree_text(std::uint32_t slots, const std::vector<SlotRange>& ranges) {
   std::map<TreeNode, std::string> sums;
-  const auto sum = [](const std::string& left, const std::string& right) { return fmt::format("({}+{})", left, right); };
+  const auto sum = [](const std::string& left, const std::string& right) {
+    return fmt::format("({}+{})", left, right);
+  };
   std::vector<TreeNode> cover;
   const std::function<std::string(TreeNode)> canonical = [&](TreeNode node) -> std::string {
     if (node.level == 0) return std::to_string(node.index);
@@ -89,9 +91,9 @@ TEST(SplitSlots, NoOtherSplitIsFasterThanTheSlackAllows) {
     const auto count = static_cast<std::uint32_t>(1 + random.below(4));
     std::vector<double> speeds;
     for (std::uint32_t i = 0; i < count; ++i) speeds.push_back(0.2 + random.unit_double());
-    const auto split = split_slots(16, ids(count), speeds);
+    const auto split = split_slots(16, speeds);
     double slowest = 0;
-    for (std::uint32_t i = 0; i < count; ++i) slowest = std::max(slowest, split[i].slots.size() / speeds[i]);
+    for (std::uint32_t i = 0; i < count; ++i) slowest = std::max(slowest, split[i].size() / speeds[i]);
     // Every way to deal 16 slots.
     double best = 1e9;
     const std::function<void(std::uint32_t, std::uint32_t, double)> deal = [&](std::uint32_t worker, std::uint32_t left,
@@ -108,12 +110,12 @@ TEST(SplitSlots, NoOtherSplitIsFasterThanTheSlackAllows) {
 }
 
 TEST(SplitSlots, MoreWorkersThanSlotsLeaveSomeWithNone) {
-  const auto split = split_slots(4, ids(6), std::vector<double>(6, 1.0));
+  const auto split = split_slots(4, std::vector<double>(6, 1.0));
   std::uint32_t at = 0;
-  for (const SlotAssignment& assignment : split) {
-    EXPECT_EQ(assignment.slots.begin, at);
-    EXPECT_LE(assignment.slots.size(), 1U);
-    at = assignment.slots.end;
+  for (const SlotRange slots : split) {
+    EXPECT_EQ(slots.begin, at);
+    EXPECT_LE(slots.size(), 1U);
+    at = slots.end;
   }
   EXPECT_EQ(at, 4U);
 }
@@ -142,16 +144,18 @@ TEST(SplitShards, CoverAllTilesStayInBlocksAndAreEven) {
   for (const auto& [owner, size] : bytes) EXPECT_NEAR(double(size), double(map.bytes({0, at})) / 3, 2048);
 }
 
+constexpr std::uint32_t kBlocks = 5;  // of the small model
+
 ViewRecord good_view(const StateMap& map) {
   ViewRecord view;
   view.view = ViewNumber(3);
   const auto workers = ids(2);
   for (const WorkerId id : workers) view.members.push_back({id, Incarnation(1), "host", {}});
-  view.slots = split_slots(8, workers, std::vector<double>{1, 1});
+  view.stages = single_stages(kBlocks, workers, split_slots(8, std::vector<double>{1, 1}));
   view.shards = split_shards(map, workers);
   view.checkpoint_writer = workers[0];
   view.resume.step = Step(5);
-  view.resume.slots = view.slots;
+  view.resume.stages = view.stages;
   view.resume.shards = view.shards;
   return view;
 }
@@ -159,10 +163,42 @@ ViewRecord good_view(const StateMap& map) {
 TEST(CheckView, AcceptsAGoodViewAndSurvivesTheCodec) {
   const StateMap map(small_model(), 256);
   const ViewRecord view = good_view(map);
-  EXPECT_TRUE(check_view(view, 8, map.tile_count()).ok());
+  EXPECT_TRUE(check_view(view, {kBlocks, 8, map.tile_count()}).ok());
   const auto decoded = decode<ViewRecord>(encode(view));
   ASSERT_TRUE(decoded.ok());
   EXPECT_EQ(encode(*decoded), encode(view));
+}
+
+// Columns of slots 0-3 and 3-8; in the first the upper stage is cut once more than in the second.
+std::vector<StageAssignment> uneven_stages() {
+  return {{WorkerId(0), {{0, 2}, {0, 3}}, false}, {WorkerId(1), {{2, 4}, {0, 3}}, false},
+          {WorkerId(0), {{4, 5}, {0, 3}}, false}, {WorkerId(1), {{0, 3}, {3, 8}}, false},
+          {WorkerId(0), {{3, 5}, {3, 8}}, false}, {WorkerId(0), {{0, 1}, {}}, false}};
+}
+
+TEST(CheckView, TakesPipelinesOfDifferentDepth) {
+  const StateMap map(small_model(), 256);
+  ViewRecord view = good_view(map);
+  view.stages = uneven_stages();
+  EXPECT_TRUE(check_view(view, {kBlocks, 8, map.tile_count()}).ok());
+}
+
+TEST(Stages, DepthIsTheLongestWayToTheHead) {
+  const auto stages = uneven_stages();
+  EXPECT_EQ(stages_above(stages, stages[0].work), 2U);
+  EXPECT_EQ(stages_above(stages, stages[1].work), 1U);
+  EXPECT_EQ(stages_above(stages, stages[3].work), 1U);
+  EXPECT_EQ(stages_above(stages, stages[4].work), 0U);
+}
+
+TEST(Stages, WhatIsUncoveredIsFoundInFewRanges) {
+  auto stages = uneven_stages();
+  EXPECT_TRUE(uncovered_work(stages, kBlocks, 8).empty());
+  stages.erase(stages.begin() + 1);  // blocks 2-4 of slots 0-3
+  EXPECT_EQ(uncovered_work(stages, kBlocks, 8), (std::vector<StageWork>{{{2, 4}, {0, 3}}}));
+  std::erase_if(stages, [](const StageAssignment& stage) { return stage.worker == WorkerId(1); });
+  EXPECT_EQ(uncovered_work(stages, kBlocks, 8), (std::vector<StageWork>{{{2, 4}, {0, 3}}, {{0, 3}, {3, 8}}}));
+  EXPECT_EQ(uncovered_work({}, kBlocks, 8), (std::vector<StageWork>{{{0, 5}, {0, 8}}}));
 }
 
 TEST(CheckView, RefusesWhatWouldBreakTheSum) {
@@ -170,11 +206,15 @@ TEST(CheckView, RefusesWhatWouldBreakTheSum) {
   const auto refused = [&](auto damage) {
     ViewRecord view = good_view(map);
     damage(view);
-    return !check_view(view, 8, map.tile_count()).ok();
+    return !check_view(view, {kBlocks, 8, map.tile_count()}).ok();
   };
-  EXPECT_TRUE(refused([](ViewRecord& v) { v.slots[0].slots.end -= 1; }));
-  EXPECT_TRUE(refused([](ViewRecord& v) { v.resume.slots[1].slots.begin -= 1; }));
-  EXPECT_TRUE(refused([](ViewRecord& v) { v.slots[1].worker = WorkerId(9); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.stages[0].work.slots.end -= 1; }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.resume.stages[1].work.slots.begin -= 1; }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.stages[1].worker = WorkerId(9); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.stages[0].work.blocks.begin = 1; }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.stages[1].work.blocks.end += 1; }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.stages.push_back(v.stages[0]); }));
+  EXPECT_TRUE(refused([](ViewRecord& v) { v.stages.push_back({WorkerId(0), {{2, 3}, {3, 5}}, false}); }));
   EXPECT_TRUE(refused([](ViewRecord& v) { v.shards.pop_back(); }));
   EXPECT_TRUE(refused([](ViewRecord& v) { v.resume.shards[0].owner = WorkerId(9); }));
   EXPECT_TRUE(refused([](ViewRecord& v) { std::swap(v.members[0], v.members[1]); }));

@@ -20,15 +20,16 @@ class ComputeRate {
  public:
   static constexpr std::size_t kSteps = 9;
 
-  void micro_batch(Duration took) {
-    ++micro_batches_;
+  // `share`: of a whole micro-batch through all blocks, added when the last pass over it ends.
+  void computed(Duration took, double share) {
+    micro_batches_ += share;
     seconds_ += to_seconds(took);
   }
 
   // A step in which nothing was computed here says nothing.
   void step_ended() {
     if (micro_batches_ > 0 && seconds_ > 0) {
-      rates_[ended_ % kSteps] = static_cast<double>(micro_batches_) / seconds_;
+      rates_[ended_ % kSteps] = micro_batches_ / seconds_;
       ++ended_;
     }
     micro_batches_ = 0;
@@ -48,7 +49,7 @@ class ComputeRate {
  private:
   std::array<double, kSteps> rates_{};
   std::size_t ended_ = 0;
-  std::uint64_t micro_batches_ = 0;  // of the step that runs
+  double micro_batches_ = 0;  // of the step that runs
   double seconds_ = 0;
 };
 

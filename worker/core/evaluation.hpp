@@ -26,6 +26,36 @@ namespace planaria {
   return {at(slot.value()), at(std::uint64_t{slot.value()} + 1)};
 }
 
+// The micro-batches of a step, slot by slot: what stages work through, in this order.
+struct StepItems {
+  std::uint32_t slots = 1;
+  std::uint32_t micro_batches = 1;  // of a slot; 0 of them in the epilogue, which only evaluates
+  bool trains = true;
+  std::uint32_t evaluated = 0;  // validation micro-batches of the step
+
+  [[nodiscard]] bool is_training(SlotItem item) const { return item.position < micro_batches; }
+  // The first item of `slots` for a forward pass (all items) or a backward pass (training ones); its slot is the end
+  // of the range when there is none.
+  [[nodiscard]] SlotItem first(SlotRange range, bool backward) const {
+    return settle({range.begin, first_position()}, range.end, backward);
+  }
+  [[nodiscard]] SlotItem next(SlotItem item, std::uint32_t end, bool backward) const {
+    return settle({item.slot, item.position + 1}, end, backward);
+  }
+
+ private:
+  [[nodiscard]] std::uint32_t first_position() const { return trains ? 0 : micro_batches; }
+  [[nodiscard]] SlotItem settle(SlotItem item, std::uint32_t end, bool backward) const {
+    const auto positions = [&] {
+      const std::uint32_t riding = evaluation_batches_of(SlotIndex(item.slot), slots, evaluated).size();
+      return micro_batches + (backward ? 0 : riding);
+    };
+    while (item.slot < end && item.position >= positions()) item = {item.slot + 1, first_position()};
+    if (item.slot >= end) item = {end, 0};
+    return item;
+  }
+};
+
 // Adds the slots' losses along the canonical tree, in double. Precondition: all are there, a power of two of them.
 inline void fold_losses(const std::vector<std::optional<SlotLoss>>& losses, double& train, double& validation) {
   std::vector<SlotLoss> level;

@@ -2,9 +2,10 @@
 //
 // Actions name data, never addresses: the trainer keeps the buffers (a gradient sum per tree node, the reduced
 // gradient, two generations of state) and carries out trainer actions strictly in the order in which the core gave
-// them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendState) take their place in the
-// trainer's order: they read what the trainer actions before them have made. FoldNodes, StoreReduced and ReleaseStep
-// have no completion event; that order is all the core relies on. The simulator does the same with symbolic values.
+// them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendBoundary, SendState) take their
+// place in the trainer's order: they read what the trainer actions before them have made. FoldNodes, StoreReduced and
+// ReleaseStep have no completion event; that order is all the core relies on. The simulator does the same with symbolic
+// values.
 //
 // Thread contract: plain values.
 #pragma once
@@ -22,6 +23,16 @@
 #include "proto/layout.hpp"
 
 namespace planaria {
+
+// What a stage does with a micro-batch. Where the head is, a training micro-batch goes both ways at once.
+enum class Pass : std::uint8_t { forward, backward, both };
+
+// The sum of a tree node that the stages of these blocks made.
+struct StageNode {
+  BlockRange blocks;
+  TreeNode node;
+  auto operator<=>(const StageNode&) const = default;
+};
 
 // Received values, opaque to the core: bytes in a shell, terms in the simulator.
 struct Payload {
@@ -58,14 +69,17 @@ struct PeerUnreachable {
 struct MicroBatchDone {
   Step step;
   std::uint32_t attempt = 0;
-  SlotIndex slot;
-  bool slot_finished = false;  // it was the slot's last one, its validation micro-batches included
-  SlotLoss loss;               // of the whole slot, when finished
+  BlockRange blocks;
+  SlotItem item;
+  Pass pass = Pass::both;
+  SlotLoss loss;       // of the slot so far, where the blocks hold the head
+  bool finite = true;  // the slot's gradient, after its last backward pass in an attempt above 0
   Duration took{};
 };
 struct ShardsReduced {
   Step step;
   std::uint32_t attempt = 0;
+  std::vector<TileRange> tiles;
 };
 struct GradientMeasured {
   Step step;
@@ -123,26 +137,31 @@ namespace worker_action {
 
 // ---- trainer, in order ----
 
-// Computes one micro-batch with parameters step-1 and adds its gradient to the slot's accumulator, which `position` 0
-// allocates and zeroes. After a slot's last micro-batch its validation micro-batches are evaluated where the job's
-// schedule has them in this step. In the epilogue step (total + 1) only these are.
+// Takes one micro-batch through a stage's blocks with parameters step-1. A backward pass of a training micro-batch adds
+// its gradient to the slot's accumulator, which position 0 allocates and zeroes. A training micro-batch's index in the
+// step is slot · M/V + position; validation micro-batches only go forward. What leaves the blocks is kept until the
+// step is released, for SendBoundary and for own stages next to this one.
 struct ComputeMicroBatch {
   Step step;
   std::uint32_t attempt = 0;
-  SlotIndex slot;
-  std::uint32_t position = 0;  // within the slot; micro-batch index = slot · M/V + position
-  bool recompute = false;      // a slot taken over from a lost worker
+  StageWork work;  // the stage's
+  SlotItem item;
+  Pass pass = Pass::both;
+  bool recompute = false;  // of a stage taken over from a lost worker
+  // What the pass begins from, unless it is tokens or the loss; null: an own stage made it.
+  PayloadRef input;
 };
 // sum = left + right, for each in order; the children's accumulators are freed.
 struct FoldNodes {
   Step step;
+  BlockRange blocks;
   std::vector<TreeAddition> additions;
 };
-// Finishes the tree of the own shards from own and received nodes, an exact disjoint cover of the V slots, into the
-// reduced gradient.
+// Finishes the tree of own shards from own and received nodes, which hold the shards' blocks and are an exact disjoint
+// cover of the V slots, into the reduced gradient.
 struct ReduceShards {
   struct Input {
-    TreeNode node;
+    StageNode node;
     PayloadRef payload;            // null: the own accumulator of the node
     std::vector<TileRange> tiles;  // what the payload holds
   };
@@ -224,7 +243,13 @@ struct SendReduced {
   ViewNumber view;
   Reduced meta;
 };
-// Gate, Ack, StateRequest, StateTiles that say "not available", and the epilogue's pieces, which carry losses only.
+struct SendBoundary {
+  WorkerId to;
+  ViewNumber view;
+  Boundary meta;
+};
+// Gate, Ack, BoundaryRequest, StateRequest, StateTiles that say "not available", and the epilogue's pieces, which carry
+// losses only.
 struct SendSmall {
   WorkerId to;
   ViewNumber view;
@@ -261,8 +286,8 @@ using WorkerAction =
                  worker_action::RevertState, worker_action::HashState, worker_action::ListCheckpoints,
                  worker_action::HashWeights, worker_action::SaveCheckpoint, worker_action::ReleaseStep,
                  worker_action::EnterView, worker_action::FenceView, worker_action::SendPiece,
-                 worker_action::SendReduced, worker_action::SendSmall, worker_action::SendState,
-                 worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+                 worker_action::SendReduced, worker_action::SendBoundary, worker_action::SendSmall,
+                 worker_action::SendState, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
 
 using WorkerActions = std::vector<WorkerAction>;
 

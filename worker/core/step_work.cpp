@@ -4,12 +4,23 @@
 
 namespace planaria {
 
-void StepWork::reset(Step to, std::uint32_t to_attempt, std::uint32_t slots, std::uint32_t tiles) {
+void StepWork::reset(Step to, std::uint32_t to_attempt, const StepItems& of_step, std::uint32_t tiles) {
   *this = StepWork{};
   step = to;
   attempt = to_attempt;
-  losses.resize(slots);
+  items = of_step;
+  losses.resize(items.slots);
+  nonfinite.assign(items.slots, false);
   reduced.assign(tiles, false);
+}
+
+StepWork::Stage StepWork::new_stage(const StageAssignment& assignment) const {
+  Stage stage;
+  stage.work = assignment.work;
+  stage.recompute = assignment.recompute;
+  stage.forward = stage.forward_end = items.first(stage.work.slots, false);
+  stage.backward = stage.backward_end = items.first(stage.work.slots, true);
+  return stage;
 }
 
 bool StepWork::begun() const {
@@ -17,7 +28,7 @@ bool StepWork::begun() const {
 }
 
 bool StepWork::computed() const {
-  return std::ranges::all_of(ranges, [](const Range& range) { return range.done == range.slots.size(); });
+  return std::ranges::all_of(stages, &Stage::computed);
 }
 
 bool StepWork::losses_complete() const {
@@ -45,10 +56,10 @@ std::vector<TileRange> StepWork::reduced_ranges() const {
   return ranges_held;
 }
 
-std::vector<SlotRange> StepWork::nonfinite_slots() const {
+std::vector<SlotRange> StepWork::nonfinite_slots(SlotRange among) const {
   std::vector<SlotRange> slots;
-  for (std::uint32_t slot = 0; slot < losses.size(); ++slot) {
-    if (!losses[slot] || losses[slot]->finite) continue;
+  for (std::uint32_t slot = among.begin; slot < among.end; ++slot) {
+    if (!nonfinite[slot]) continue;
     if (!slots.empty() && slots.back().end == slot) {
       ++slots.back().end;
     } else {
@@ -56,6 +67,12 @@ std::vector<SlotRange> StepWork::nonfinite_slots() const {
     }
   }
   return slots;
+}
+
+void StepWork::mark_nonfinite(const std::vector<SlotRange>& slots) {
+  for (const SlotRange range : slots) {
+    if (range.end <= nonfinite.size()) std::fill(nonfinite.begin() + range.begin, nonfinite.begin() + range.end, true);
+  }
 }
 
 void StepWork::mark_reduced(const std::vector<TileRange>& tiles) {

@@ -12,45 +12,58 @@
 
 #include "common/hash.hpp"
 #include "proto/layout.hpp"
+#include "worker/core/evaluation.hpp"
 #include "worker/core/events.hpp"
 
 namespace planaria {
 
 // Work that outlives a view: sums of finished slots and the reduced gradient belong to the step.
 struct StepWork {
-  struct Range {
-    SlotRange slots;
-    bool recompute = false;       // taken over from a lost worker
-    std::uint32_t issued = 0;     // micro-batches given to the trainer, a prefix
+  struct Stage {
+    StageWork work;
+    bool recompute = false;  // taken over from a lost worker
+    // The next items to be given to the trainer, and those whose end it tells of next. Where the head is, a training
+    // item goes forward and backward at once.
+    SlotItem forward, backward;
+    SlotItem forward_end, backward_end;
+    std::uint32_t depth = 1;      // stages from this one to the head: what 1F1B lets be in flight
+    std::uint32_t in_flight = 0;  // training items given for the forward pass and not for the backward pass
     std::uint32_t done = 0;       // finished slots, a prefix
     std::vector<TreeNode> nodes;  // sums that exist now, left to right
+
+    [[nodiscard]] bool begun(const StepItems& items) const { return forward != items.first(work.slots, false); }
+    [[nodiscard]] bool computed() const { return done == work.slots.size(); }
   };
 
   Step step;
   std::uint32_t attempt = 0;
-  std::vector<Range> ranges;                    // in the order in which they are computed
+  StepItems items;
+  std::vector<Stage> stages;
   std::vector<std::optional<SlotLoss>> losses;  // by slot
   std::vector<bool> reduced;                    // tiles of the reduced gradient that are held
+  std::vector<bool> nonfinite;                  // slots, as far as known
   std::optional<Hash128> digest;                // of the measured gradient
   bool finite = true;
   double gradient_norm = 0;
   std::uint32_t micro_batches_issued = 0;
   std::uint32_t micro_batches_computed = 0;
 
-  void reset(Step to, std::uint32_t to_attempt, std::uint32_t slots, std::uint32_t tiles);
+  void reset(Step to, std::uint32_t to_attempt, const StepItems& of_step, std::uint32_t tiles);
+  [[nodiscard]] Stage new_stage(const StageAssignment& assignment) const;
   [[nodiscard]] bool begun() const;              // a micro-batch was issued or reduced tiles arrived
-  [[nodiscard]] bool computed() const;           // every assigned slot is finished
+  [[nodiscard]] bool computed() const;           // every stage has finished its slots
   [[nodiscard]] bool losses_complete() const;    // of all V slots
   [[nodiscard]] bool gradient_complete() const;  // every tile of the reduced gradient is held
   [[nodiscard]] bool holds_reduced(TileRange tiles) const;
   [[nodiscard]] std::vector<TileRange> reduced_ranges() const;
-  [[nodiscard]] std::vector<SlotRange> nonfinite_slots() const;
+  [[nodiscard]] std::vector<SlotRange> nonfinite_slots(SlotRange among) const;
+  void mark_nonfinite(const std::vector<SlotRange>& slots);
   void mark_reduced(const std::vector<TileRange>& tiles);
 };
 
 // Everything of a step's exchange that is void when the view changes.
 struct ExchangeState {
-  std::vector<SlotAssignment> slots;
+  std::vector<StageAssignment> stages;
   std::vector<ShardAssignment> shards;
   bool compute = true;  // pieces are needed
   bool skip_update = false;
@@ -59,9 +72,11 @@ struct ExchangeState {
   bool gate_sent = false;
   bool ack_sent = false;
   bool alarmed = false;
-  std::map<TreeNode, worker_action::ReduceShards::Input> pieces;  // from others, for the own shards
-  std::vector<worker_action::ReduceShards::Input> repeated;       // kept by the mutation `add_twice` only
-  std::uint32_t slots_covered = 0;                                // by `pieces`
+  std::set<std::uint32_t> reducing;                                // shards given to the trainer, by their first tile
+  std::map<BoundaryId, PayloadRef> inputs;                         // that arrived and weren't used yet
+  std::vector<std::pair<WorkerId, BoundaryRequest>> requests;      // what others want of the own stages' outputs
+  std::map<StageNode, worker_action::ReduceShards::Input> pieces;  // from others, for the own shards
+  std::vector<worker_action::ReduceShards::Input> repeated;        // kept by the mutation `add_twice` only
   std::map<WorkerId, Gate> gates;
   std::map<WorkerId, Ack> acks;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "proto/block_cost.hpp"
 #include "worker/core/evaluation.hpp"
 
 namespace planaria {
@@ -76,58 +77,120 @@ std::vector<WorkerId> WorkerCore::others() const {
   return workers;
 }
 
-std::vector<TileRange> WorkerCore::own_shards(bool ready) const {
-  std::vector<TileRange> tiles;
-  for (const ShardAssignment& shard : exchange_.shards) {
-    if (shard.owner == self() && shard.ready == ready) tiles.push_back(shard.tiles);
-  }
-  return tiles;
+BlockIndex WorkerCore::block_of(TileRange shard) const {
+  const auto after = std::ranges::upper_bound(config_.blocks, shard.begin, {}, &TileRange::begin);
+  return BlockIndex(static_cast<std::uint32_t>(after - config_.blocks.begin() - 1));
 }
 
 // ---- compute ----
 
 void WorkerCore::pump_compute() {
   if (!view_ || !has_base() || holding() || !exchange_.compute) return;
-  while (outstanding_ < kComputeAhead) {
-    const auto unfinished = [this](const StepWork::Range& range) {
-      return range.issued < range.slots.size() * config_.micro_batches_per_slot;
-    };
-    // Lost slots come first: the others wait for them.
-    auto range = std::ranges::find_if(work_.ranges, [&](const auto& r) { return r.recompute && unfinished(r); });
-    if (range == work_.ranges.end()) range = std::ranges::find_if(work_.ranges, unfinished);
-    if (range == work_.ranges.end()) return;
-    const std::uint32_t slot = range->slots.begin + range->issued / config_.micro_batches_per_slot;
-    const std::uint32_t position = range->issued % config_.micro_batches_per_slot;
-    ++range->issued;
-    ++work_.micro_batches_issued;
-    ++outstanding_;
-    emit(ComputeMicroBatch{work_.step, work_.attempt, SlotIndex(slot), position, range->recompute});
+  while (outstanding_ < kComputeAhead && issue_next()) {
+  }
+}
+
+// Lost work comes first: the others wait for it. Then what makes room before what takes it.
+bool WorkerCore::issue_next() {
+  for (const bool recompute : {true, false}) {
+    for (const bool backward : {true, false}) {
+      for (StepWork::Stage& stage : work_.stages) {
+        if (stage.recompute == recompute && (backward ? issue_backward(stage) : issue_forward(stage))) return true;
+      }
+    }
+  }
+  return false;
+}
+
+bool WorkerCore::issue_forward(StepWork::Stage& stage) {
+  const SlotItem item = stage.forward;
+  if (item.slot >= stage.work.slots.end) return false;
+  const bool training = work_.items.is_training(item);
+  const bool at_head = holds_head(stage.work.blocks);
+  if (training && !at_head && stage.in_flight >= stage.depth) return false;
+  PayloadRef input;
+  if (stage.work.blocks.begin != 0) {
+    auto from_below = take_input({BoundaryKind::activation, stage.work.blocks.begin, item});
+    if (!from_below) return false;
+    input = std::move(*from_below);
+  }
+  stage.forward = work_.items.next(item, stage.work.slots.end, false);
+  const bool both = training && at_head;
+  if (both) {
+    stage.backward = work_.items.next(item, stage.work.slots.end, true);
+  } else if (training) {
+    ++stage.in_flight;
+  }
+  issue(stage, item, both ? Pass::both : Pass::forward, std::move(input));
+  return true;
+}
+
+bool WorkerCore::issue_backward(StepWork::Stage& stage) {
+  const SlotItem item = stage.backward;
+  if (holds_head(stage.work.blocks) || item >= stage.forward || item.slot >= stage.work.slots.end) return false;
+  auto from_above = take_input({BoundaryKind::gradient, stage.work.blocks.end, item});
+  if (!from_above) return false;
+  stage.backward = work_.items.next(item, stage.work.slots.end, true);
+  --stage.in_flight;
+  issue(stage, item, Pass::backward, std::move(*from_above));
+  return true;
+}
+
+void WorkerCore::issue(const StepWork::Stage& stage, SlotItem item, Pass pass, PayloadRef input) {
+  ++work_.micro_batches_issued;
+  ++outstanding_;
+  emit(ComputeMicroBatch{work_.step, work_.attempt, stage.work, item, pass, stage.recompute, std::move(input)});
+  if (pass == Pass::forward && !holds_head(stage.work.blocks)) {
+    offer({BoundaryKind::activation, stage.work.blocks.end, item});
+  }
+  if (pass != Pass::forward && stage.work.blocks.begin != 0) {
+    offer({BoundaryKind::gradient, stage.work.blocks.begin, item});
   }
 }
 
 void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
   if (outstanding_ > 0) --outstanding_;
   ++progress_;
-  compute_rate_.micro_batch(event.took);
+  compute_rate_.computed(event.took, event.pass == Pass::forward ? 0 : share_of(config_.block_shares, event.blocks));
   if (event.step != work_.step || event.attempt != work_.attempt) return;
-  if (!is_epilogue()) ++work_.micro_batches_computed;
-  const auto range = std::ranges::find_if(work_.ranges, [&](const StepWork::Range& r) {
-    return event.slot.value() >= r.slots.begin && event.slot.value() < r.slots.end;
+  const auto stage = std::ranges::find_if(work_.stages, [&](const StepWork::Stage& s) {
+    return s.work.blocks == event.blocks && s.work.slots.contains(event.item.slot);
   });
-  if (range == work_.ranges.end()) return;
-  if (range->recompute && view_ && !recompute_) {
+  if (stage == work_.stages.end()) return;
+  // Items end in order; one that was issued for an earlier view of the epilogue may come a second time.
+  const auto ends = [&](SlotItem& next, bool backward) {
+    if (next != event.item) return false;
+    next = work_.items.next(event.item, stage->work.slots.end, backward);
+    return true;
+  };
+  const bool forward = event.pass != Pass::backward && ends(stage->forward_end, false);
+  const bool backward =
+      event.pass != Pass::forward && work_.items.is_training(event.item) && ends(stage->backward_end, true);
+  if (!forward && !backward) return;
+  if (event.pass == Pass::both) ++work_.micro_batches_computed;
+  if (!event.finite) work_.nonfinite[event.item.slot] = true;
+  if (stage->recompute && view_ && !recompute_) {
     recompute_ = RecomputeNotice{view_->view, work_.step, now_ - event.took, std::nullopt};
     send_control(*recompute_);
   }
-  // Slots finish in order; one that was issued for an earlier view of the epilogue may come a second time.
-  if (!event.slot_finished || event.slot.value() != range->slots.begin + range->done) return;
-  work_.losses[event.slot.value()] = event.loss;
-  fold_finished_slot(*range, event.slot);
+  finish_slots(*stage, event.loss);
   const bool all_recomputed =
-      std::ranges::all_of(work_.ranges, [](const auto& r) { return !r.recompute || r.done == r.slots.size(); });
-  if (range->recompute && recompute_ && all_recomputed) {
+      std::ranges::all_of(work_.stages, [](const auto& s) { return !s.recompute || s.computed(); });
+  if (stage->recompute && recompute_ && !recompute_->last_slot_done && all_recomputed) {
     recompute_->last_slot_done = now_;
     send_control(*recompute_);
+  }
+}
+
+// Takes slots off the list whose items have all ended; in the epilogue many have none.
+void WorkerCore::finish_slots(StepWork::Stage& stage, const std::optional<SlotLoss>& newest) {
+  const std::uint32_t reached = std::min(stage.forward_end.slot, stage.backward_end.slot);
+  while (stage.work.slots.begin + stage.done < reached) {
+    const SlotIndex slot(stage.work.slots.begin + stage.done);
+    if (holds_head(stage.work.blocks)) {
+      work_.losses[slot.value()] = newest && newest->slot == slot ? *newest : SlotLoss{.slot = slot};
+    }
+    fold_finished_slot(stage, slot);
   }
 }
 
@@ -147,112 +210,156 @@ void WorkerCore::fold_siblings(std::vector<TreeNode>& nodes, std::vector<TreeAdd
   }
 }
 
-void WorkerCore::fold_finished_slot(StepWork::Range& range, SlotIndex slot) {
-  ++range.done;
+void WorkerCore::fold_finished_slot(StepWork::Stage& stage, SlotIndex slot) {
+  ++stage.done;
   if (is_epilogue()) return;
-  range.nodes.push_back({0, slot.value()});
-  FoldNodes fold{work_.step, {}};
-  fold_siblings(range.nodes, fold.additions);
+  stage.nodes.push_back({0, slot.value()});
+  FoldNodes fold{work_.step, stage.work.blocks, {}};
+  fold_siblings(stage.nodes, fold.additions);
   if (!fold.additions.empty()) emit(std::move(fold));
 }
 
 // ---- reduce ----
 
-// Neighbouring ranges, of which one was taken over from a lost worker, fold together once both are finished: fewer sums
-// have to travel.
-void WorkerCore::fold_across_ranges() {
-  std::vector<TreeNode> nodes;
-  for (StepWork::Range& range : work_.ranges) {
-    nodes.insert(nodes.end(), range.nodes.begin(), range.nodes.end());
-    range.nodes.clear();
+// Neighbouring stages of the same blocks, of which one was taken over from a lost worker, fold together once both are
+// finished: fewer sums have to travel.
+void WorkerCore::fold_across_stages() {
+  std::map<BlockRange, std::vector<StepWork::Stage*>> alike;
+  for (StepWork::Stage& stage : work_.stages) alike[stage.work.blocks].push_back(&stage);
+  for (const auto& [blocks, stages] : alike) {
+    std::vector<TreeNode> nodes;
+    for (StepWork::Stage* stage : stages) {
+      nodes.insert(nodes.end(), stage->nodes.begin(), stage->nodes.end());
+      stage->nodes.clear();
+    }
+    std::ranges::sort(nodes, {}, [](TreeNode node) { return node.slots().begin; });
+    FoldNodes fold{work_.step, blocks, {}};
+    std::vector<TreeNode> folded;
+    for (const TreeNode node : nodes) {
+      folded.push_back(node);
+      fold_siblings(folded, fold.additions);
+    }
+    stages.front()->nodes = std::move(folded);
+    if (!fold.additions.empty()) emit(std::move(fold));
   }
-  std::ranges::sort(nodes, {}, [](TreeNode node) { return node.slots().begin; });
-  FoldNodes fold{work_.step, {}};
-  std::vector<TreeNode> folded;
-  for (const TreeNode node : nodes) {
-    folded.push_back(node);
-    fold_siblings(folded, fold.additions);
+}
+
+// Shards that the worker still has to finish, inside the blocks.
+std::vector<TileRange> WorkerCore::unready_shards(WorkerId owner, BlockRange blocks) const {
+  std::vector<TileRange> tiles;
+  const TileRange inside{config_.blocks[blocks.begin].begin, config_.blocks[blocks.end - 1].end};
+  for (const ShardAssignment& shard : exchange_.shards) {
+    if (shard.owner == owner && !shard.ready && inside.begin <= shard.tiles.begin && shard.tiles.end <= inside.end) {
+      tiles.push_back(shard.tiles);
+    }
   }
-  if (!work_.ranges.empty()) work_.ranges.front().nodes = std::move(folded);
-  if (!fold.additions.empty()) emit(std::move(fold));
+  return tiles;
 }
 
 void WorkerCore::pump_pieces() {
   const bool own_work_done = exchange_.compute && has_base() && work_.computed();
   if (exchange_.pieces_sent || !own_work_done) return;
   exchange_.pieces_sent = true;
-  if (!is_epilogue()) fold_across_ranges();
+  if (!is_epilogue()) fold_across_stages();
   for (const WorkerId to : others()) {
-    std::vector<TileRange> tiles;
-    for (const ShardAssignment& shard : exchange_.shards) {
-      if (shard.owner == to && !shard.ready) tiles.push_back(shard.tiles);
+    for (const StepWork::Stage& stage : work_.stages) send_pieces(stage, to);
+  }
+}
+
+void WorkerCore::send_pieces(const StepWork::Stage& stage, WorkerId to) {
+  const bool tells_losses = holds_head(stage.work.blocks);
+  std::vector<TileRange> tiles;
+  if (!is_epilogue()) tiles = unready_shards(to, stage.work.blocks);
+  if (is_epilogue() ? !tells_losses : tiles.empty()) return;
+  for (const TreeNode node : is_epilogue() ? maximal_nodes(stage.work.slots) : stage.nodes) {
+    Piece piece{work_.step, work_.attempt, stage.work.blocks, node, tiles, {}, work_.nonfinite_slots(node.slots())};
+    for (std::uint32_t slot = node.slots().begin; tells_losses && slot < node.slots().end; ++slot) {
+      piece.losses.push_back(*work_.losses[slot]);
     }
-    if (is_epilogue()) tiles.clear();
-    if (tiles.empty() && !is_epilogue()) continue;
-    for (const StepWork::Range& range : work_.ranges) {
-      for (const TreeNode node : is_epilogue() ? maximal_nodes(range.slots) : range.nodes) {
-        Piece piece{work_.step, work_.attempt, node, tiles, {}};
-        for (std::uint32_t slot = node.slots().begin; slot < node.slots().end; ++slot) {
-          piece.losses.push_back(*work_.losses[slot]);
-        }
-        if (is_epilogue()) {
-          emit(SendSmall{to, view_->view, std::move(piece)});
-        } else {
-          emit(SendPiece{to, view_->view, std::move(piece)});
-        }
-      }
+    if (is_epilogue()) {
+      emit(SendSmall{to, view_->view, std::move(piece)});
+    } else {
+      emit(SendPiece{to, view_->view, std::move(piece)});
     }
+  }
+}
+
+// The sums of a block's gradient that are here.
+std::vector<ReduceShards::Input> WorkerCore::inputs_of(BlockIndex block) const {
+  std::vector<ReduceShards::Input> inputs;
+  for (const StepWork::Stage& stage : work_.stages) {
+    if (!stage.work.blocks.contains(block)) continue;
+    for (const TreeNode node : stage.nodes) inputs.push_back({{stage.work.blocks, node}, nullptr, {}});
+  }
+  for (const auto& [node, input] : exchange_.pieces) {
+    if (node.blocks.contains(block)) inputs.push_back(input);
+  }
+  return inputs;
+}
+
+// Every shard as soon as its block's sums are all here; shards with the same sums go together.
+void WorkerCore::start_reducing() {
+  const std::uint32_t missing = mutated(Mutation::reduce_incomplete_cover) ? config_.slots / 4 : 0;
+  std::vector<ReduceShards> reductions;
+  for (const TileRange shard : unready_shards(self(), all_blocks())) {
+    if (work_.holds_reduced(shard) || exchange_.reducing.contains(shard.begin)) continue;
+    std::vector<ReduceShards::Input> inputs = inputs_of(block_of(shard));
+    std::uint32_t covered = 0;
+    std::vector<TreeNode> cover;
+    for (const ReduceShards::Input& input : inputs) {
+      covered += input.node.node.slots().size();
+      cover.push_back(input.node.node);
+    }
+    if (covered + missing < config_.slots) continue;
+    if (!finish_tree(cover, config_.slots) && missing == 0) {
+      exchange_.alarmed = true;
+      return refuse("pieces of a step cover its slots twice");
+    }
+    exchange_.reducing.insert(shard.begin);
+    const bool alike =
+        !reductions.empty() && std::ranges::equal(reductions.back().inputs, inputs, {}, &ReduceShards::Input::node,
+                                                  &ReduceShards::Input::node);
+    if (alike) {
+      reductions.back().tiles.push_back(shard);
+    } else {
+      reductions.push_back({work_.step, work_.attempt, {shard}, std::move(inputs)});
+    }
+  }
+  for (ReduceShards& reduction : reductions) {
+    for (const ReduceShards::Input& again : exchange_.repeated) {
+      if (again.node.blocks.contains(block_of(reduction.tiles.front()))) reduction.inputs.push_back(again);
+    }
+    ++reducing_;
+    emit(std::move(reduction));
   }
 }
 
 void WorkerCore::pump_reduce() {
   if (is_epilogue()) return;
-  const std::vector<TileRange> tiles = own_shards(false);
-  const bool reduced = std::ranges::all_of(tiles, [this](TileRange range) { return work_.holds_reduced(range); });
-  if (!reduced && !reducing_ && exchange_.pieces_sent && !exchange_.alarmed) {
-    std::uint32_t own = 0;
-    for (const StepWork::Range& range : work_.ranges) own += range.slots.size();
-    const std::uint32_t missing = mutated(Mutation::reduce_incomplete_cover) ? config_.slots / 4 : 0;
-    if (own + exchange_.slots_covered + missing < config_.slots) return;
-    ReduceShards reduce{work_.step, work_.attempt, tiles, {}};
-    std::vector<TreeNode> cover;
-    for (const StepWork::Range& range : work_.ranges) {
-      for (const TreeNode node : range.nodes) {
-        reduce.inputs.push_back({node, nullptr, {}});
-        cover.push_back(node);
-      }
-    }
-    for (const auto& [node, input] : exchange_.pieces) {
-      reduce.inputs.push_back(input);
-      cover.push_back(node);
-    }
-    for (const auto& input : exchange_.repeated) reduce.inputs.push_back(input);
-    if (!finish_tree(cover, config_.slots) && missing == 0) {
-      exchange_.alarmed = true;
-      refuse("pieces of a step cover its slots twice");
-      return;
-    }
-    reducing_ = true;
-    reducing_tiles_ = tiles;
-    emit(std::move(reduce));
-    return;
+  if (exchange_.pieces_sent && !exchange_.alarmed) start_reducing();
+  if (reducing_ > 0 || exchange_.reduced_sent) return;
+  Reduced message{work_.step, work_.attempt, {}, {}, work_.nonfinite_slots({0, config_.slots})};
+  bool of_head = false;
+  for (const ShardAssignment& shard : exchange_.shards) {
+    if (shard.owner != self()) continue;
+    if (!work_.holds_reduced(shard.tiles)) return;
+    of_head = of_head || shard.tiles.begin >= config_.blocks.back().begin;
+    message.tiles.push_back(shard.tiles);
   }
-  const bool owns = !tiles.empty() || !own_shards(true).empty();
-  if (!reduced || reducing_ || exchange_.reduced_sent || !owns || !work_.losses_complete()) return;
+  // With the head's gradient come the losses: who holds the one can tell the others.
+  if (message.tiles.empty() || (of_head && !work_.losses_complete())) return;
   exchange_.reduced_sent = true;
-  Reduced message{work_.step, work_.attempt, {}, {}};
-  for (const bool ready : {false, true}) {
-    for (const TileRange range : own_shards(ready)) message.tiles.push_back(range);
+  if (work_.losses_complete()) {
+    for (const auto& loss : work_.losses) message.losses.push_back(*loss);
   }
-  for (const auto& loss : work_.losses) message.losses.push_back(*loss);
   for (const WorkerId to : others()) emit(SendReduced{to, view_->view, message});
 }
 
 void WorkerCore::handle(const worker_event::ShardsReduced& event) {
   ++progress_;
-  reducing_ = false;
+  if (reducing_ > 0) --reducing_;
   if (event.step != work_.step || event.attempt != work_.attempt) return;
-  work_.mark_reduced(reducing_tiles_);
+  work_.mark_reduced(event.tiles);
 }
 
 // ---- gate, update, commit ----
@@ -377,7 +484,13 @@ void WorkerCore::finish_step() {
 }
 
 void WorkerCore::reset_work(Step step, std::uint32_t attempt) {
-  work_.reset(step, attempt, config_.slots, config_.tiles);
+  const bool evaluation = evaluates(step, config_.evaluate_every, config_.total_steps);
+  work_.reset(step, attempt,
+              {.slots = config_.slots,
+               .micro_batches = config_.micro_batches_per_slot,
+               .trains = step <= config_.total_steps,
+               .evaluated = evaluation ? config_.evaluation_batches : 0},
+              config_.tiles);
   recompute_.reset();
 }
 
@@ -389,13 +502,24 @@ void WorkerCore::begin_step(Step step) {
     work_.step = Step(0);  // after the epilogue: nothing is left to do
     return;
   }
-  exchange_.slots = view_->slots;
+  exchange_.stages = view_->stages;
   exchange_.shards = view_->shards;
-  for (const SlotAssignment& assignment : view_->slots) {
-    if (assignment.worker == self() && !assignment.slots.empty())
-      work_.ranges.push_back({assignment.slots, false, 0, 0, {}});
-  }
+  adopt_stages();
   for (const worker_event::Data& event : std::exchange(early_, {})) handle(event);
+}
+
+// Stages that this worker had stay as they are, with their sums; the others are new.
+void WorkerCore::adopt_stages() {
+  std::vector<StepWork::Stage> stages;
+  for (const StageAssignment& assignment : exchange_.stages) {
+    if (assignment.worker != self() || assignment.work.empty()) continue;
+    const auto held = std::ranges::find(work_.stages, assignment.work, &StepWork::Stage::work);
+    stages.push_back(held != work_.stages.end() ? *held : work_.new_stage(assignment));
+    stages.back().depth = 1 + stages_above(exchange_.stages, assignment.work);
+    finish_slots(stages.back(), std::nullopt);
+  }
+  work_.stages = std::move(stages);
+  if (exchange_.compute) request_inputs();
 }
 
 // ---- the end ----

@@ -28,6 +28,8 @@ struct WorkerCoreConfig {
   std::uint32_t micro_batches_per_slot = 1;  // M / V
   std::uint32_t tiles = 1;                   // of the StateMap
   std::vector<TileRange> blocks;             // tiles of each block, in order
+  std::vector<double> block_shares;          // of the time of a whole micro-batch, by block
+  std::uint32_t evaluation_batches = 0;      // validation micro-batches of an evaluation
   Step total_steps;
   std::uint64_t checkpoint_every = 0;    // steps; the last step is always saved
   std::uint32_t checkpoint_retries = 5;  // of the last step's, when it can't be saved
@@ -92,6 +94,8 @@ class WorkerCore {
   void control(const Released& message);
   void control(const Finish& message);
 
+  void data(WorkerId from, const BoundaryRequest& meta, const PayloadRef& payload);
+  void data(WorkerId from, const Boundary& meta, const PayloadRef& payload);
   void data(WorkerId from, const Piece& meta, const PayloadRef& payload);
   void data(WorkerId from, const Reduced& meta, const PayloadRef& payload);
   void data(WorkerId from, const Gate& meta, const PayloadRef& payload);
@@ -102,7 +106,19 @@ class WorkerCore {
   // Looks at the state and emits whatever can be done now; called after every event.
   void pump();
   void pump_compute();
+  [[nodiscard]] bool issue_next();
+  [[nodiscard]] bool issue_forward(StepWork::Stage& stage);
+  [[nodiscard]] bool issue_backward(StepWork::Stage& stage);
+  void issue(const StepWork::Stage& stage, SlotItem item, Pass pass, PayloadRef input);
+  void finish_slots(StepWork::Stage& stage, const std::optional<SlotLoss>& newest);
+  void request_inputs();
+  void request_input(BoundaryKind kind, const StepWork::Stage& stage);
+  [[nodiscard]] std::optional<PayloadRef> take_input(const BoundaryId& id);
+  void offer(const BoundaryId& id);
   void pump_pieces();
+  void send_pieces(const StepWork::Stage& stage, WorkerId to);
+  [[nodiscard]] std::vector<worker_action::ReduceShards::Input> inputs_of(BlockIndex block) const;
+  void start_reducing();
   void pump_reduce();
   void pump_gate();
   void pump_update();
@@ -114,16 +130,16 @@ class WorkerCore {
   void resume(const ViewRecord& record);
   [[nodiscard]] bool replaces_state(const ResumePlan& plan) const;
   [[nodiscard]] bool goes_on_with_work(const ResumePlan& plan) const;
-  void adopt_ranges(const ResumePlan& plan);
+  void adopt_stages();
   void start_fetches(const ResumePlan& plan, bool disowned);
   void begin_step(Step step);
   void finish_step();
   void reset_work(Step step, std::uint32_t attempt);
   void leave_view();
   void store_losses(const std::vector<SlotLoss>& losses);
-  void fold_finished_slot(StepWork::Range& range, SlotIndex slot);
+  void fold_finished_slot(StepWork::Stage& stage, SlotIndex slot);
   void fold_siblings(std::vector<TreeNode>& nodes, std::vector<TreeAddition>& additions) const;
-  void fold_across_ranges();
+  void fold_across_stages();
   void base_tiles_arrived(Step stamp, TileRange tiles);
   void serve_state(WorkerId to, const StateRequest& request);
   void send_register();
@@ -142,10 +158,14 @@ class WorkerCore {
   [[nodiscard]] bool has_base() const { return state_ && work_.step != Step(0) && *state_ == work_.step.previous(); }
   [[nodiscard]] bool has_update() const;
   [[nodiscard]] bool is_epilogue() const { return work_.step > config_.total_steps; }
-  [[nodiscard]] std::vector<TileRange> own_shards(bool ready) const;
+  [[nodiscard]] BlockRange all_blocks() const { return {0, static_cast<std::uint32_t>(config_.blocks.size())}; }
+  [[nodiscard]] bool holds_head(BlockRange blocks) const { return blocks.end == config_.blocks.size(); }
+  [[nodiscard]] BlockIndex block_of(TileRange shard) const;
+  [[nodiscard]] std::vector<TileRange> unready_shards(WorkerId owner, BlockRange blocks) const;
   [[nodiscard]] bool mutated(Mutation mutation) const { return config_.mutations.has(mutation); }
   [[nodiscard]] WorkerId self() const { return identity_->worker; }
   [[nodiscard]] std::optional<WorkerId> waiting_on() const;
+  [[nodiscard]] std::optional<WorkerId> waiting_for_input() const;
   [[nodiscard]] std::vector<WorkerId> others() const;
   template <class Action>
   void emit(Action action) {
@@ -198,8 +218,7 @@ class WorkerCore {
 
   // With the trainer now; a report waits until these are done.
   std::uint32_t outstanding_ = 0;  // micro-batches
-  bool reducing_ = false;
-  std::vector<TileRange> reducing_tiles_;
+  std::uint32_t reducing_ = 0;     // groups of shards
   bool measuring_ = false;
   bool updating_ = false;
 

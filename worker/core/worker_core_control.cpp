@@ -168,17 +168,31 @@ std::optional<WorkerId> WorkerCore::waiting_on() const {
       if (!exchange_.gates.contains(worker)) return worker;
     }
   }
-  if (exchange_.gate_sent || !work_.computed()) return std::nullopt;
-  for (const SlotAssignment& assignment : exchange_.slots) {
-    if (assignment.worker == self() || assignment.slots.empty() || own_shards(false).empty()) continue;
+  if (exchange_.gate_sent) return std::nullopt;
+  if (!work_.computed()) return waiting_for_input();
+  for (const StageAssignment& stage : exchange_.stages) {
+    if (stage.worker == self() || stage.work.empty() || unready_shards(self(), stage.work.blocks).empty()) continue;
     const bool arrived = std::ranges::any_of(exchange_.pieces, [&](const auto& piece) {
-      const SlotRange slots = piece.first.slots();
-      return slots.begin <= assignment.slots.begin && assignment.slots.begin < slots.end;
+      return piece.first.blocks == stage.work.blocks && piece.first.node.slots().contains(stage.work.slots.begin);
     });
-    if (!arrived) return assignment.worker;
+    if (!arrived) return stage.worker;
   }
   for (const ShardAssignment& shard : exchange_.shards) {
     if (shard.owner != self() && !work_.holds_reduced(shard.tiles)) return shard.owner;
+  }
+  return std::nullopt;
+}
+
+// Whose output the stage that is furthest behind lacks.
+std::optional<WorkerId> WorkerCore::waiting_for_input() const {
+  if (outstanding_ > 0) return std::nullopt;
+  for (const StepWork::Stage& own : work_.stages) {
+    if (own.computed()) continue;
+    for (const StageAssignment& stage : exchange_.stages) {
+      const bool below = stage.work.blocks.end == own.work.blocks.begin && stage.work.slots.contains(own.forward.slot);
+      const bool above = stage.work.blocks.begin == own.work.blocks.end && stage.work.slots.contains(own.backward.slot);
+      if (stage.worker != self() && (own.in_flight >= own.depth ? above : below)) return stage.worker;
+    }
   }
   return std::nullopt;
 }
@@ -256,7 +270,7 @@ void WorkerCore::pump_report() {
   const bool at_boundary = !view_ || fenced_ || holding();
   if (!at_boundary) return;
   // Fresh and quiet: nothing that the report speaks of is still being changed by the trainer.
-  if (reducing_ || measuring_ || updating_ || loading_ || (!view_ && outstanding_ > 0)) return;
+  if (reducing_ > 0 || measuring_ || updating_ || loading_ || (!view_ && outstanding_ > 0)) return;
   if (hashing_states_ > 0 || listing_checkpoints_) return;
   if (prepare_->want_state_hash) {
     for (const auto& [stamp, hash] : {std::pair(state_, state_hash_), std::pair(previous_, previous_hash_)}) {
@@ -278,13 +292,11 @@ void WorkerCore::pump_report() {
   report.work_step = work_.step;
   report.attempt = work_.attempt;
   report.released = !work_.begun();
-  for (const StepWork::Range& range : work_.ranges) {
-    report.assigned.push_back(range.slots);
-    report.slots_done += range.done;
-  }
+  for (const StepWork::Stage& stage : work_.stages) report.stages.push_back({stage.work, stage.done});
   report.reduced = work_.reduced_ranges();
   report.digest = work_.digest;
-  if (work_.digest && !work_.finite) report.alarm = NumericAlarm{*work_.digest, work_.nonfinite_slots()};
+  if (work_.digest && !work_.finite)
+    report.alarm = NumericAlarm{*work_.digest, work_.nonfinite_slots({0, config_.slots})};
   if (mutated(Mutation::stale_report) && last_report_) {
     const ViewNumber prepare = report.prepare;
     report = *last_report_;
@@ -308,7 +320,7 @@ void WorkerCore::control(const CommitView& message) {
     return refuse("a commit of a view without this worker");
   // A higher number was promised since, or this one never was: its plan doesn't rest on this worker's report.
   if (identity_->prepared != record.view) return refuse("a commit of a view that was not reported for");
-  if (auto checked = check_view(record, config_.slots, config_.tiles); !checked) {
+  if (auto checked = check_view(record, {all_blocks().end, config_.slots, config_.tiles}); !checked) {
     return refuse("a malformed view: " + checked.error().message());
   }
   if (view_ && !fenced_) emit(FenceView{view_->view, {}});
@@ -357,12 +369,12 @@ void WorkerCore::resume(const ViewRecord& record) {
   if (epilogue) {
     if (committed_ && *committed_ > config_.total_steps) committed_ = config_.total_steps;
   }
-  adopt_ranges(plan);
   exchange_ = ExchangeState{};
-  exchange_.slots = plan.slots;
+  exchange_.stages = plan.stages;
   exchange_.shards = plan.shards;
   exchange_.compute = plan.compute || epilogue;
   exchange_.skip_update = plan.skip_update;
+  adopt_stages();
   start_fetches(plan, disowned);
 }
 
@@ -372,29 +384,13 @@ bool WorkerCore::replaces_state(const ResumePlan& plan) const {
          std::ranges::any_of(plan.fetches, [this](const StateFetch& f) { return f.worker == self(); });
 }
 
-// Every range with sums is still this worker's. (It may have missed a view that gave its slots to others.)
+// Every stage with sums is still this worker's. (It may have missed a view that gave its work to others.)
 bool WorkerCore::goes_on_with_work(const ResumePlan& plan) const {
-  return std::ranges::all_of(work_.ranges, [&](const StepWork::Range& range) {
-    return range.issued == 0 || std::ranges::find(plan.slots, SlotAssignment{self(), range.slots}) != plan.slots.end();
-  });
-}
-
-// Ranges that this worker had stay as they are, with their sums; new ones are added in front.
-void WorkerCore::adopt_ranges(const ResumePlan& plan) {
-  std::vector<StepWork::Range> ranges;
-  for (const SlotAssignment& assignment : plan.slots) {
-    if (assignment.worker != self() || assignment.slots.empty()) continue;
-    const auto held = std::ranges::find(work_.ranges, assignment.slots, &StepWork::Range::slots);
-    if (held != work_.ranges.end()) {
-      ranges.push_back(*held);
-      continue;
-    }
-    const bool lost = std::ranges::any_of(plan.lost, [&](SlotRange range) {
-      return assignment.slots.begin >= range.begin && assignment.slots.end <= range.end;
+  return std::ranges::all_of(work_.stages, [&](const StepWork::Stage& held) {
+    return !held.begun(work_.items) || std::ranges::any_of(plan.stages, [&](const StageAssignment& stage) {
+      return stage.worker == self() && stage.work == held.work;
     });
-    ranges.push_back({assignment.slots, lost, 0, 0, {}});
-  }
-  work_.ranges = std::move(ranges);
+  });
 }
 
 // `disowned`: what is here may descend from states that proved wrong.

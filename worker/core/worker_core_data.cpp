@@ -49,30 +49,126 @@ void WorkerCore::store_losses(const std::vector<SlotLoss>& losses) {
   }
 }
 
+// ---- what crosses the borders of stages ----
+
+// Consumers ask: so a stage that was taken over gets everything from its start, and one that goes on gets only what it
+// hadn't.
+void WorkerCore::request_inputs() {
+  for (const StepWork::Stage& stage : work_.stages) {
+    if (stage.computed()) continue;
+    if (stage.work.blocks.begin != 0) request_input(BoundaryKind::activation, stage);
+    if (!holds_head(stage.work.blocks)) request_input(BoundaryKind::gradient, stage);
+  }
+}
+
+void WorkerCore::request_input(BoundaryKind kind, const StepWork::Stage& stage) {
+  const bool up = kind == BoundaryKind::activation;
+  const std::uint32_t block = up ? stage.work.blocks.begin : stage.work.blocks.end;
+  for (const StageAssignment& other : exchange_.stages) {
+    const SlotRange slots = other.work.slots.common(stage.work.slots);
+    const bool adjacent = (up ? other.work.blocks.end : other.work.blocks.begin) == block;
+    if (other.worker == self() || !adjacent || slots.empty()) continue;
+    const SlotItem first = std::max(up ? stage.forward : stage.backward, work_.items.first(slots, !up));
+    if (first.slot >= slots.end) continue;
+    emit(SendSmall{other.worker, view_->view, BoundaryRequest{work_.step, work_.attempt, {kind, block, first}, slots}});
+  }
+}
+
+// What a pass begins from: nothing while it isn't here, null when an own stage made it.
+std::optional<PayloadRef> WorkerCore::take_input(const BoundaryId& id) {
+  if (const auto arrived = exchange_.inputs.find(id); arrived != exchange_.inputs.end()) {
+    PayloadRef payload = std::move(arrived->second);
+    exchange_.inputs.erase(arrived);
+    return payload;
+  }
+  const bool up = id.kind == BoundaryKind::activation;
+  const bool made_here = std::ranges::any_of(work_.stages, [&](const StepWork::Stage& stage) {
+    return (up ? stage.work.blocks.end : stage.work.blocks.begin) == id.block &&
+           stage.work.slots.contains(id.item.slot) && id.item < (up ? stage.forward : stage.backward);
+  });
+  return made_here ? std::optional(PayloadRef()) : std::nullopt;
+}
+
+// Sends what a stage is making to whom it may concern; the trainer does so when it is made.
+void WorkerCore::offer(const BoundaryId& id) {
+  if (!in_view()) return;
+  for (const auto& [to, request] : exchange_.requests) {
+    const bool wanted = request.from.kind == id.kind && request.from.block == id.block &&
+                        request.slots.contains(id.item.slot) && request.from.item <= id.item;
+    if (wanted) emit(SendBoundary{to, view_->view, Boundary{work_.step, work_.attempt, id}});
+  }
+}
+
+void WorkerCore::data(WorkerId from, const BoundaryRequest& meta, const PayloadRef&) {
+  if (meta.attempt != work_.attempt) return refuse("a request for boundaries of another attempt");
+  const bool up = meta.from.kind == BoundaryKind::activation;
+  const bool asks_beside = std::ranges::any_of(exchange_.stages, [&](const StageAssignment& stage) {
+    return stage.worker == from && (up ? stage.work.blocks.begin : stage.work.blocks.end) == meta.from.block &&
+           stage.work.slots.begin <= meta.slots.begin && meta.slots.end <= stage.work.slots.end;
+  });
+  if (!asks_beside) return refuse("a request for boundaries of a stage that its sender doesn't have");
+  const bool known = std::ranges::any_of(exchange_.requests, [&](const auto& request) {
+    return request.first == from && request.second.from == meta.from && request.second.slots == meta.slots;
+  });
+  if (known) return;
+  ++progress_;
+  exchange_.requests.emplace_back(from, meta);
+  for (const StepWork::Stage& stage : work_.stages) {
+    const SlotRange slots = stage.work.slots.common(meta.slots);
+    if ((up ? stage.work.blocks.end : stage.work.blocks.begin) != meta.from.block || slots.empty()) continue;
+    const SlotItem made = up ? stage.forward : stage.backward;
+    SlotItem item = std::max(meta.from.item, work_.items.first(slots, !up));
+    for (; item.slot < slots.end && item < made; item = work_.items.next(item, slots.end, !up)) {
+      emit(SendBoundary{from, view_->view,
+                        Boundary{work_.step, work_.attempt, {meta.from.kind, meta.from.block, item}}});
+    }
+  }
+}
+
+void WorkerCore::data(WorkerId from, const Boundary& meta, const PayloadRef& payload) {
+  if (meta.attempt != work_.attempt) return refuse("a boundary of another attempt");
+  const BoundaryId& id = meta.id;
+  const bool up = id.kind == BoundaryKind::activation;
+  const bool sent_by_owner = std::ranges::any_of(exchange_.stages, [&](const StageAssignment& stage) {
+    return stage.worker == from && (up ? stage.work.blocks.end : stage.work.blocks.begin) == id.block &&
+           stage.work.slots.contains(id.item.slot);
+  });
+  const auto stage = std::ranges::find_if(work_.stages, [&](const StepWork::Stage& own) {
+    return (up ? own.work.blocks.begin : own.work.blocks.end) == id.block && own.work.slots.contains(id.item.slot);
+  });
+  if (!sent_by_owner || stage == work_.stages.end()) return refuse("a boundary between other stages");
+  if (id.item < (up ? stage->forward : stage->backward)) return;  // it came before: this is the second time
+  if (exchange_.inputs.try_emplace(id, payload).second) ++progress_;
+}
+
+// ---- sums ----
+
 void WorkerCore::data(WorkerId from, const Piece& meta, const PayloadRef& payload) {
   if (meta.attempt != work_.attempt) return refuse("a piece of another attempt");
   const SlotRange slots = meta.node.slots();
-  if (meta.node.level > 31 || slots.empty() || slots.end > config_.slots || meta.losses.size() != slots.size()) {
+  const bool tells_losses = holds_head(meta.blocks);
+  if (meta.node.level > 31 || slots.empty() || slots.end > config_.slots || meta.blocks.empty() ||
+      meta.blocks.end > all_blocks().end || meta.losses.size() != (tells_losses ? slots.size() : 0)) {
     return refuse("a piece outside the slots");
   }
-  std::uint32_t senders = 0;  // of the node's slots; neighbouring ranges of a worker may fold together
-  for (const SlotAssignment& assignment : exchange_.slots) {
-    const SlotRange common{std::max(assignment.slots.begin, slots.begin), std::min(assignment.slots.end, slots.end)};
-    if (assignment.worker == from) senders += common.size();
+  std::uint32_t senders = 0;  // of the node's slots; neighbouring stages of a worker may fold together
+  for (const StageAssignment& stage : exchange_.stages) {
+    if (stage.worker == from && stage.work.blocks == meta.blocks) senders += stage.work.slots.common(slots).size();
   }
   const bool assigned = senders == slots.size();
   if (!assigned && !is_epilogue()) return refuse("a piece of slots that its sender doesn't have");
+  const StageNode node{meta.blocks, meta.node};
   // Stored under its node, never added on arrival: what arrives twice counts once.
-  if (exchange_.pieces.contains(meta.node)) {
-    if (mutated(Mutation::add_twice)) exchange_.repeated.push_back({meta.node, payload, meta.tiles});
+  if (exchange_.pieces.contains(node)) {
+    if (mutated(Mutation::add_twice)) exchange_.repeated.push_back({node, payload, meta.tiles});
     return;
   }
-  if (!is_epilogue() && own_shards(false) != meta.tiles)
+  if (!is_epilogue() && unready_shards(self(), meta.blocks) != meta.tiles)
     return refuse("a piece for other shards, from " + std::to_string(from.value()));
-  exchange_.pieces[meta.node] = {meta.node, payload, meta.tiles};
-  exchange_.slots_covered += slots.size();
+  exchange_.pieces[node] = {node, payload, meta.tiles};
   ++progress_;
   store_losses(meta.losses);
+  work_.mark_nonfinite(meta.nonfinite);
 }
 
 void WorkerCore::data(WorkerId from, const Reduced& meta, const PayloadRef& payload) {
@@ -87,6 +183,7 @@ void WorkerCore::data(WorkerId from, const Reduced& meta, const PayloadRef& payl
   const bool held = std::ranges::all_of(meta.tiles, [this](TileRange range) { return work_.holds_reduced(range); });
   ++progress_;
   store_losses(meta.losses);
+  work_.mark_nonfinite(meta.nonfinite);
   if (held) return;
   work_.mark_reduced(meta.tiles);
   emit(StoreReduced{work_.step, meta.tiles, payload});

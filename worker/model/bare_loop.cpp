@@ -36,7 +36,7 @@ Status BareTrainer::allocate() {
       Transformer transformer,
       Transformer::create(device_, job_.model, map_, {job_.batch.sequences, job_.model.context}, job_.train.seed));
   transformer_ = std::make_unique<Transformer>(std::move(transformer));
-  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_));
+  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, all_blocks()));
   pass_ = std::make_unique<ModelPass>(std::move(pass));
   const std::size_t elements = map_.vector_elements();
   for (DeviceBuffer* buffer : {&parameters_, &moment1_, &moment2_}) {
@@ -75,7 +75,8 @@ Result<double> BareTrainer::accumulate_gradient() {
       pass_->load(batch_, step);
       ModelPass::BlockDone done;
       if (i + 1 == per_slot) done = [&](BlockIndex block) { fold_block(slot, block); };
-      pass_->forward_backward(parameters_.floats(), own, losses_.data(), done);
+      pass_->forward(all_blocks(), parameters_.floats(), true, nullptr, nullptr, losses_.data());
+      pass_->backward(all_blocks(), parameters_.floats(), own, nullptr, nullptr, done);
       PLANARIA_TRY(device_.synchronize());
       for (const double loss : losses_) slot_losses_[slot] += loss;
     }
@@ -89,8 +90,7 @@ Result<BareStepReport> BareTrainer::step() {
   float* gradient = nodes_.front().floats();
   add_tied_gradient(device_, map_, gradient);
   for (const BlockInfo& block : map_.blocks()) {
-    tile_sums(device_, map_, {block.first_tile, block.first_tile + block.tiles}, gradient + block.offset,
-              tile_sums_.data() + block.first_tile);
+    tile_sums(device_, map_, block.tile_range(), gradient + block.offset, tile_sums_.data() + block.first_tile);
   }
   PLANARIA_TRY(device_.synchronize());
   const ClipDecision clip =
@@ -111,7 +111,7 @@ Result<double> BareTrainer::evaluate(const Dataset& dataset, std::uint32_t count
   for (std::uint32_t i = 0; i < count; ++i) {
     read_validation_batch(dataset, job_.batch.sequences, i, count, batch_);
     pass_->load(batch_, last_step_);
-    pass_->evaluate(parameters_.floats(), losses_.data());
+    pass_->forward(all_blocks(), parameters_.floats(), false, nullptr, nullptr, losses_.data());
     PLANARIA_TRY(device_.synchronize());
     sums.insert(sums.end(), losses_.begin(), losses_.end());
   }

@@ -60,6 +60,7 @@ class BareTrainer {
   BareTrainer(Device& device, const JobSpec& job, BatchSource source);
   Status allocate();
   void fold_block(std::uint32_t slot, BlockIndex block);
+  [[nodiscard]] BlockRange all_blocks() const { return {0, static_cast<std::uint32_t>(map_.blocks().size())}; }
 
   Device& device_;
   JobSpec job_;

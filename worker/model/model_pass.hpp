@@ -1,4 +1,5 @@
-// One micro-batch through all blocks of a model on one device, and the memory that takes.
+// One micro-batch on its way through consecutive blocks of a model on one device, and the memory that takes: between
+// its forward and its backward pass a ModelPass keeps what the latter needs.
 //
 // Thread contract: belongs to the thread that owns the device.
 #pragma once
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "common/result.hpp"
+#include "proto/layout.hpp"
 #include "worker/data/batch.hpp"
 #include "worker/model/transformer.hpp"
 
@@ -16,33 +18,40 @@ namespace planaria {
 
 class ModelPass {
  public:
-  // Called after a block's gradients of this micro-batch are queued; blocks come head first.
+  // Called after a block's gradients of this micro-batch are queued; blocks come last first.
   using BlockDone = std::function<void(BlockIndex)>;
 
   // The transformer must outlive this. exhausted when the memory can't be had.
-  [[nodiscard]] static Result<ModelPass> create(Transformer& transformer);
+  [[nodiscard]] static Result<ModelPass> create(Transformer& transformer, BlockRange blocks);
+  // Makes room for more blocks.
+  [[nodiscard]] Status cover(BlockRange blocks);
 
-  // Takes the sequences of the next forward; `batch` must live until the pass over it is done.
-  // Precondition: its shape is the transformer's largest.
+  // Takes the sequences of the next forward. Precondition: their shape is the transformer's largest.
   void load(const HostBatch& batch, Step step);
 
-  // `parameters` and `gradient`: whole flat vectors in device memory; the gradient is accumulated. losses: one sum a
-  // sequence, host memory, valid after Device::synchronize.
-  void forward_backward(const float* parameters, float* gradient, double* losses, const BlockDone& block_done = {});
-  // Without dropout and gradients.
-  void evaluate(const float* parameters, double* losses);
+  // `parameters` and `gradient`: whole flat vectors in device memory; the gradient is accumulated. Blocks must be
+  // covered. input: what the block before them made, copied; unused when they begin with the embedding. output: where
+  // the last one's goes, unused when that is the head, which writes one sum a sequence to `losses` instead (host
+  // memory, valid after Device::synchronize). Without `training` there is no dropout, and no backward pass may follow.
+  void forward(BlockRange blocks, const float* parameters, bool training, const float* input, float* output,
+               double* losses);
+  // d_output: unused when the blocks end with the head. d_input: unused when they begin with the embedding.
+  void backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
+                const BlockDone& block_done = {});
 
  private:
   explicit ModelPass(Transformer& transformer) : transformer_(&transformer) {}
-  void forward(const float* parameters, bool training, double* losses);
   [[nodiscard]] const float* block_at(const float* vector, BlockIndex block) const {
     return vector + transformer_->map().block(block).offset;
   }
+  // The output of the block before.
+  [[nodiscard]] float* input_of(std::uint32_t block) { return block == 0 ? nullptr : boundaries_[block - 1].floats(); }
 
   Transformer* transformer_;
   MicroBatch batch_;
+  std::vector<std::uint64_t> samples_;
   DeviceBuffer tokens_, targets_;
-  std::vector<DeviceBuffer> boundaries_;  // [b]: the output of block b, for all but the head
+  std::vector<DeviceBuffer> boundaries_;  // [b]: the output of block b, for all but the head; empty until covered
   std::vector<DeviceBuffer> saved_;       // [b]
   DeviceBuffer d_boundary_[2];
 };

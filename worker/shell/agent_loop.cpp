@@ -224,8 +224,7 @@ void AgentLoop::carry_out_held() {
 void AgentLoop::carry_out(const WorkerAction& action) {
   using namespace worker_action;
   std::visit(
-      Overloaded{[&](const ComputeMicroBatch& a) { parts_.trainer->post(a, core_.view(), fold_range(core_, a.slot)); },
-                 [&](const EnterView& a) {
+      Overloaded{[&](const EnterView& a) {
                    if (const auto data_plane = plane()) data_plane->enter(a, self_->worker);
                    log_.info("enters a view", {{"view", a.view}, {"members", a.members.size()}});
                  },
@@ -298,8 +297,9 @@ void AgentLoop::welcome(const Welcome& message) {
   if (!made) return finish({false, false, "the data plane can't be started: " + made.error().describe()});
   std::shared_ptr<Transport> transport = std::move(made).value();
   if (parts_.faults != nullptr) transport = parts_.faults->wrap(std::move(transport), message.worker.value());
-  auto data_plane = std::make_shared<DataPlane>(std::move(transport), parts_.trainer->map(),
-                                                [this](WorkerEvent event) { post(std::move(event)); });
+  auto data_plane =
+      std::make_shared<DataPlane>(std::move(transport), parts_.trainer->map(), parts_.job.boundary_elements(),
+                                  [this](WorkerEvent event) { post(std::move(event)); });
   if (const Status started = data_plane->start(); !started) {
     return finish({false, false, "the data plane can't be started: " + started.error().describe()});
   }

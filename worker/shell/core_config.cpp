@@ -4,6 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "proto/block_cost.hpp"
+
 namespace planaria {
 
 namespace {
@@ -19,15 +21,15 @@ WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Data
   config.slots = job.batch.slots;
   config.micro_batches_per_slot = job.micro_batches_per_slot();
   config.tiles = map.tile_count();
-  for (const BlockInfo& block : map.blocks()) {
-    config.blocks.push_back({block.first_tile, block.first_tile + block.tiles});
-  }
+  for (const BlockInfo& block : map.blocks()) config.blocks.push_back(block.tile_range());
+  config.block_shares = block_shares(job, map);
   config.total_steps = Step(job.train.steps);
   config.checkpoint_every = job.checkpoint.every_steps;
   config.checkpoint_retries = job.checkpoint.final_retries;
   config.integrity_every = job.integrity.check_every;
   config.sequence_tokens = job.tokens_per_step();
   if (dataset.windows(Split::validation) != 0) {
+    config.evaluation_batches = job.train.evaluation_batches;
     config.evaluation_tokens = std::uint64_t{job.train.evaluation_batches} * job.batch.sequences * job.model.context;
   }
   config.evaluate_every = job.train.evaluate_every;
@@ -37,13 +39,6 @@ WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Data
   config.heartbeat = std::chrono::milliseconds(job.cluster.heartbeat_ms);
   config.registration = std::move(registration);
   return config;
-}
-
-SlotRange fold_range(const WorkerCore& core, SlotIndex slot) {
-  for (const StepWork::Range& range : core.work().ranges) {
-    if (slot.value() >= range.slots.begin && slot.value() < range.slots.end) return range.slots;
-  }
-  return {slot.value(), slot.value() + 1};
 }
 
 }  // namespace planaria

@@ -14,7 +14,4 @@ namespace planaria {
 [[nodiscard]] WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Dataset& dataset,
                                            Register registration);
 
-// The slots that a worker folds together with `slot`: the range that it belongs to, or just itself.
-[[nodiscard]] SlotRange fold_range(const WorkerCore& core, SlotIndex slot);
-
 }  // namespace planaria

@@ -13,8 +13,9 @@ constexpr std::uint16_t kDataFrame = 1;
 
 }  // namespace
 
-DataPlane::DataPlane(std::shared_ptr<Transport> transport, const StateMap& map, std::function<void(WorkerEvent)> sink)
-    : transport_(std::move(transport)), map_(map), sink_(std::move(sink)) {}
+DataPlane::DataPlane(std::shared_ptr<Transport> transport, const StateMap& map, std::size_t boundary_elements,
+                     std::function<void(WorkerEvent)> sink)
+    : transport_(std::move(transport)), map_(map), boundary_elements_(boundary_elements), sink_(std::move(sink)) {}
 
 Status DataPlane::start() {
   return transport_->start({.frame = [this](InboundFrame frame) { take_frame(std::move(frame)); },
@@ -80,7 +81,7 @@ std::map<WorkerId, PeerStats> DataPlane::stats() const {
 
 void DataPlane::take_frame(InboundFrame frame) {
   const FrameHeader header = frame.header;
-  auto read = read_data_frame(map_, std::move(frame.payload));
+  auto read = read_data_frame(map_, boundary_elements_, std::move(frame.payload));
   if (header.kind != kDataFrame || !read) {
     sink_(worker_event::CorruptData{header.from.worker, header.view});
     return;

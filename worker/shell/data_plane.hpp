@@ -22,7 +22,8 @@ namespace planaria {
 class DataPlane {
  public:
   // `map` outlives this.
-  DataPlane(std::shared_ptr<Transport> transport, const StateMap& map, std::function<void(WorkerEvent)> sink);
+  DataPlane(std::shared_ptr<Transport> transport, const StateMap& map, std::size_t boundary_elements,
+            std::function<void(WorkerEvent)> sink);
   ~DataPlane() { stop(); }
   DataPlane(const DataPlane&) = delete;
   DataPlane& operator=(const DataPlane&) = delete;
@@ -48,6 +49,7 @@ class DataPlane {
 
   const std::shared_ptr<Transport> transport_;
   const StateMap& map_;
+  const std::size_t boundary_elements_;
   const std::function<void(WorkerEvent)> sink_;
 
   mutable std::mutex mutex_;

@@ -89,8 +89,8 @@ void TelemetrySampler::tick(const WorkerCore& core, const TrainerCounters& count
   sample.set_memory_resident_bytes(resident_bytes());
   sample.set_memory_model_bytes(counters.buffer_bytes);
   if (core.identity() && core.view_record()) {
-    for (const SlotAssignment& assignment : core.view_record()->slots) {
-      if (assignment.worker == core.identity()->worker) sample.set_slots(sample.slots() + assignment.slots.size());
+    for (const StageAssignment& stage : core.view_record()->stages) {
+      if (stage.worker == core.identity()->worker) sample.set_slots(sample.slots() + stage.work.slots.size());
     }
   }
   pusher_->push(envelope);

@@ -8,21 +8,22 @@ namespace planaria {
 
 namespace {
 
-std::string name_of(TreeNode node) {
-  return "tree node " + std::to_string(node.index) + " of level " + std::to_string(node.level);
+std::string name_of(StageNode at) {
+  return "tree node " + std::to_string(at.node.index) + " of level " + std::to_string(at.node.level) + ", blocks " +
+         std::to_string(at.blocks.begin) + " to " + std::to_string(at.blocks.end);
 }
 
-Error missing(TreeNode node) {
+Error missing(StageNode node) {
   return {ErrorCode::internal, name_of(node) + " isn't held by the trainer"};
 }
 
 }  // namespace
 
-std::vector<TreeAddition> fold_cascade(std::uint32_t range_begin, SlotIndex slot) {
+std::vector<TreeAddition> fold_cascade(std::uint32_t first, SlotIndex slot) {
   std::vector<TreeAddition> additions;
   for (TreeNode right{0, slot.value()}; (right.index & 1U) != 0; right = right.parent()) {
     const TreeNode left = right.sibling();
-    if (left.slots().begin < range_begin) break;
+    if (left.slots().begin < first) break;
     additions.push_back({left, right, right.parent()});
   }
   return additions;
@@ -45,30 +46,37 @@ void GradientStore::release(Step step) {
   step_ = Step(0);
 }
 
-Result<float*> GradientStore::begin_slot(SlotIndex slot) {
-  const TreeNode leaf{0, slot.value()};
+ElementRange GradientStore::elements_of(BlockRange blocks) const {
+  const BlockInfo& last = map_.blocks()[blocks.end - 1];
+  return {map_.blocks()[blocks.begin].offset, last.offset + last.elements};
+}
+
+Result<float*> GradientStore::begin_slot(BlockRange blocks, SlotIndex slot) {
+  const StageNode leaf{blocks, {0, slot.value()}};
   nodes_.erase(leaf);
   PLANARIA_ASSIGN(Buffer buffer, pool_->take());
-  device_.zero(pool_->elements(), buffer.floats());
+  const ElementRange elements = elements_of(blocks);
+  device_.zero(elements.size(), buffer.floats() + elements.begin);
   auto shared = std::make_shared<Buffer>(std::move(buffer));
   float* values = shared->floats();
   nodes_[leaf] = std::move(shared);
   return values;
 }
 
-Result<float*> GradientStore::slot(SlotIndex slot) {
-  const auto found = nodes_.find({0, slot.value()});
-  if (found == nodes_.end()) return missing({0, slot.value()});
+Result<float*> GradientStore::slot(BlockRange blocks, SlotIndex slot) {
+  const StageNode leaf{blocks, {0, slot.value()}};
+  const auto found = nodes_.find(leaf);
+  if (found == nodes_.end()) return missing(leaf);
   return found->second->floats();
 }
 
-Result<GradientStore::Fold> GradientStore::begin_fold(std::span<const TreeAddition> chain) {
-  Fold fold{.parts = {}, .sources = {}, .sum = chain.back().sum, .fresh = {}, .reuse = SIZE_MAX};
+Result<GradientStore::Fold> GradientStore::begin_fold(BlockRange blocks, std::span<const TreeAddition> chain) {
+  Fold fold{.blocks = blocks, .parts = {}, .sources = {}, .sum = chain.back().sum, .fresh = {}, .reuse = SIZE_MAX};
   for (std::size_t i = chain.size(); i-- > 0;) fold.parts.push_back(chain[i].left);
   fold.parts.push_back(chain.front().right);
   for (std::size_t i = 0; i < fold.parts.size(); ++i) {
-    const auto found = nodes_.find(fold.parts[i]);
-    if (found == nodes_.end()) return missing(fold.parts[i]);
+    const auto found = nodes_.find({blocks, fold.parts[i]});
+    if (found == nodes_.end()) return missing({blocks, fold.parts[i]});
     fold.sources.push_back(found->second->floats());
     const bool writable = !found->second->leased() && found->second.use_count() == 1;
     if (fold.reuse == SIZE_MAX && writable) fold.reuse = i;
@@ -82,26 +90,27 @@ Result<GradientStore::Fold> GradientStore::begin_fold(std::span<const TreeAdditi
 void GradientStore::fold(Fold& fold, ElementRange elements) {
   std::vector<const float*> parts(fold.sources.size());
   for (std::size_t i = 0; i < parts.size(); ++i) parts[i] = fold.sources[i] + elements.begin;
-  float* target = fold.fresh ? fold.fresh.floats() : nodes_.at(fold.parts[fold.reuse])->floats();
+  float* target = fold.fresh ? fold.fresh.floats() : nodes_.at({fold.blocks, fold.parts[fold.reuse]})->floats();
   device_.fold(elements.size(), parts, target + elements.begin);
 }
 
 void GradientStore::finish(Fold fold) {
-  SharedBuffer sum = fold.fresh ? std::make_shared<Buffer>(std::move(fold.fresh)) : nodes_.at(fold.parts[fold.reuse]);
-  for (const TreeNode part : fold.parts) nodes_.erase(part);
-  nodes_[fold.sum] = std::move(sum);
+  SharedBuffer sum =
+      fold.fresh ? std::make_shared<Buffer>(std::move(fold.fresh)) : nodes_.at({fold.blocks, fold.parts[fold.reuse]});
+  for (const TreeNode part : fold.parts) nodes_.erase({fold.blocks, part});
+  nodes_[{fold.blocks, fold.sum}] = std::move(sum);
 }
 
-Status GradientStore::add(std::span<const TreeAddition> additions) {
-  if (!additions.empty() && nodes_.contains(additions.back().sum) && !nodes_.contains(additions.front().left) &&
-      !nodes_.contains(additions.front().right)) {
+Status GradientStore::add(BlockRange blocks, std::span<const TreeAddition> additions) {
+  if (!additions.empty() && nodes_.contains({blocks, additions.back().sum}) &&
+      !nodes_.contains({blocks, additions.front().left}) && !nodes_.contains({blocks, additions.front().right})) {
     return ok_status();  // done with the backward pass
   }
   while (!additions.empty()) {
     std::size_t length = 1;
     while (length < additions.size() && additions[length].right == additions[length - 1].sum) ++length;
-    PLANARIA_ASSIGN(Fold chain, begin_fold(additions.first(length)));
-    fold(chain, {0, pool_->elements()});
+    PLANARIA_ASSIGN(Fold chain, begin_fold(blocks, additions.first(length)));
+    fold(chain, elements_of(blocks));
     finish(std::move(chain));
     additions = additions.subspan(length);
   }
@@ -154,7 +163,7 @@ Result<const float*> GradientStore::input_values(const Input& input, TileRange t
 
 Status GradientStore::reduce(std::span<const TileRange> tiles, std::span<const Input> inputs) {
   std::vector<TreeNode> cover;
-  for (const Input& input : inputs) cover.push_back(input.node);
+  for (const Input& input : inputs) cover.push_back(input.node.node);
   PLANARIA_ASSIGN(const TreeReducer reducer, TreeReducer::plan(cover, slots_));
   std::uint64_t bytes = 0;
   for (const TileRange& range : tiles) bytes += map_.bytes(range);
@@ -206,7 +215,7 @@ Status GradientStore::store_reduced(std::span<const TileRange> tiles, std::span<
   return device_.synchronize();
 }
 
-Result<ValueSource> GradientStore::lease_node(TreeNode node) const {
+Result<ValueSource> GradientStore::lease_node(StageNode node) const {
   const auto found = nodes_.find(node);
   if (found == nodes_.end()) return missing(node);
   return ValueSource{found->second->floats(), found->second->lease()};

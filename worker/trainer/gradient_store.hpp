@@ -1,4 +1,6 @@
-// The gradients of the step that is worked on: sums of tree nodes, and the reduced gradient with the tiles it holds.
+// The gradients of the step that is worked on: sums of tree nodes for the blocks of a stage, and the reduced gradient
+// with the tiles it holds. Every buffer has the geometry of the whole vector; a stage's sum uses its blocks' part of
+// it.
 //
 // Everything here belongs to one step and is given up together (release). A node's buffer that is still being sent is
 // never written: a fold puts its result elsewhere.
@@ -14,15 +16,16 @@
 
 #include "kernels/device.hpp"
 #include "proto/layout.hpp"
+#include "worker/core/events.hpp"
 #include "worker/trainer/buffer_pool.hpp"
 #include "worker/trainer/tile_values.hpp"
 #include "worker/trainer/tree_reduce.hpp"
 
 namespace planaria {
 
-// The additions that become possible when the slots of a range that begins at `range_begin` are finished in order and
-// `slot` is the latest: what WorkerCore folds then.
-[[nodiscard]] std::vector<TreeAddition> fold_cascade(std::uint32_t range_begin, SlotIndex slot);
+// The additions that become possible when the slots of a stage that begins at `first` are finished in order and `slot`
+// is the latest: what WorkerCore folds then.
+[[nodiscard]] std::vector<TreeAddition> fold_cascade(std::uint32_t first, SlotIndex slot);
 
 class GradientStore {
  public:
@@ -32,28 +35,29 @@ class GradientStore {
   void enter(Step step);
   void release(Step step);
 
-  // An accumulator for the slot, zeroed; one that it had is given up.
-  [[nodiscard]] Result<float*> begin_slot(SlotIndex slot);
-  [[nodiscard]] Result<float*> slot(SlotIndex slot);
+  // An accumulator of the blocks for the slot, zeroed; one that it had is given up.
+  [[nodiscard]] Result<float*> begin_slot(BlockRange blocks, SlotIndex slot);
+  [[nodiscard]] Result<float*> slot(BlockRange blocks, SlotIndex slot);
 
   // A fold of consecutive sums into their last one, element range by element range, so that it can follow the
   // backward pass block by block. Until finish(), the parts stay as nodes.
   struct Fold {
+    BlockRange blocks;
     std::vector<TreeNode> parts;  // the additions are parts[0] + (parts[1] + (…))
     std::vector<const float*> sources;
     TreeNode sum;
     Buffer fresh;           // the target when no part may be written
     std::size_t reuse = 0;  // else the part that is
   };
-  [[nodiscard]] Result<Fold> begin_fold(std::span<const TreeAddition> chain);
+  [[nodiscard]] Result<Fold> begin_fold(BlockRange blocks, std::span<const TreeAddition> chain);
   void fold(Fold& fold, ElementRange elements);
   void finish(Fold fold);
 
   // Carries out additions in order; those whose sum exists already and whose children are gone were done early.
-  [[nodiscard]] Status add(std::span<const TreeAddition> additions);
+  [[nodiscard]] Status add(BlockRange blocks, std::span<const TreeAddition> additions);
 
   struct Input {
-    TreeNode node;
+    StageNode node;
     std::span<const float> values;  // empty: the own node
     std::vector<TileRange> tiles;   // what the values are of
   };
@@ -62,7 +66,7 @@ class GradientStore {
   [[nodiscard]] Status store_reduced(std::span<const TileRange> tiles, std::span<const float> values);
 
   // Errors with `internal` when it isn't there: the core and the trainer disagree.
-  [[nodiscard]] Result<ValueSource> lease_node(TreeNode node) const;
+  [[nodiscard]] Result<ValueSource> lease_node(StageNode node) const;
   [[nodiscard]] Result<ValueSource> lease_reduced() const;
   [[nodiscard]] Result<const float*> reduced() const;
 
@@ -73,6 +77,7 @@ class GradientStore {
   // The parts of a range that are not held yet.
   [[nodiscard]] std::vector<TileRange> lacking(TileRange tiles) const;
   void mark(TileRange tiles);
+  [[nodiscard]] ElementRange elements_of(BlockRange blocks) const;
   [[nodiscard]] Result<const float*> input_values(const Input& input, TileRange tiles) const;
 
   Device& device_;
@@ -80,7 +85,7 @@ class GradientStore {
   const StateMap& map_;
   const std::uint32_t slots_;
   Step step_;
-  std::map<TreeNode, SharedBuffer> nodes_;
+  std::map<StageNode, SharedBuffer> nodes_;
   SharedBuffer reduced_;  // may be a node's
   std::vector<bool> held_;
   DeviceBuffer scratch_;

@@ -34,6 +34,8 @@ struct Record {
   std::uint64_t step;
   std::int64_t at_ns;
   std::uint32_t micro_batch;
+  std::uint32_t first_block;
+  std::uint32_t end_block;
   std::uint32_t attempt;
   std::uint32_t view;
   std::uint32_t flags;  // written last: a record without kFinished is not there
@@ -88,6 +90,8 @@ Status Ledger::append(const LedgerRecord& record) {
   const Record raw{.step = record.step.value(),
                    .at_ns = record.at.ns,
                    .micro_batch = record.micro_batch.value(),
+                   .first_block = record.blocks.begin,
+                   .end_block = record.blocks.end,
                    .attempt = record.attempt,
                    .view = static_cast<std::uint32_t>(record.view.value()),
                    .flags = 0};
@@ -118,6 +122,7 @@ Result<LedgerContent> read_ledger(const std::string& path) {
     if ((raw.flags & kFinished) == 0) break;
     content.records.push_back({.step = Step(raw.step),
                                .micro_batch = MicroBatchIndex(raw.micro_batch),
+                               .blocks = {raw.first_block, raw.end_block},
                                .attempt = raw.attempt,
                                .view = ViewNumber(raw.view),
                                .recompute = (raw.flags & kRecompute) != 0,

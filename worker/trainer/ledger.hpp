@@ -1,8 +1,9 @@
-// The ledger of a worker's incarnation: which micro-batches it computed, in a file that survives SIGKILL.
+// The ledger of a worker's incarnation: which micro-batches it took through which blocks, in a file that survives
+// SIGKILL.
 //
 // Records are stored into a shared file mapping, so that they outlive the process the moment they are written (not a
-// crash of the machine: nothing decides by them). They prove what the job's counters claim: over all ledgers,
-// computed micro-batches = committed steps × M + those computed again. Byte layout: docs/FORMATS.md.
+// crash of the machine: nothing decides by them). They prove what the job's counters claim: over all ledgers and for
+// every block, computed micro-batches = committed steps × M + those computed again. Byte layout: docs/FORMATS.md.
 //
 // Thread contract: a Ledger belongs to one thread; read_ledger may run beside a writer, in any process.
 #pragma once
@@ -16,19 +17,21 @@
 #include "common/clock.hpp"
 #include "common/ids.hpp"
 #include "common/result.hpp"
+#include "proto/layout.hpp"
 
 namespace planaria {
 
-inline constexpr std::uint32_t kLedgerVersion = 1;
+inline constexpr std::uint32_t kLedgerVersion = 2;
 inline constexpr std::size_t kLedgerHeaderBytes = 64;
-inline constexpr std::size_t kLedgerRecordBytes = 32;
+inline constexpr std::size_t kLedgerRecordBytes = 40;
 
 struct LedgerRecord {
   Step step;
   MicroBatchIndex micro_batch;
+  BlockRange blocks;  // the stage's
   std::uint32_t attempt = 0;
   ViewNumber view;         // in which it was ordered; the low 32 bits are kept
-  bool recompute = false;  // of a slot taken over from a lost worker
+  bool recompute = false;  // of a stage taken over from a lost worker
   Instant at{};            // when it was finished, the host's monotonic clock
 
   bool operator==(const LedgerRecord&) const = default;

@@ -18,10 +18,6 @@ namespace {
 // Master and both moments, of state t-1 and of the one that update t writes.
 constexpr std::size_t kStateVectors = 6;
 
-TileRange tiles_of(const BlockInfo& block) {
-  return {block.first_tile, block.first_tile + block.tiles};
-}
-
 std::span<const float> values_of(const PayloadRef& payload) {
   const auto* frame = dynamic_cast<const FramePayload*>(payload.get());
   return frame == nullptr ? std::span<const float>{} : frame->values;
@@ -32,14 +28,13 @@ std::span<const float> values_of(const PayloadRef& payload) {
 StepExecutor::StepExecutor(TrainerOptions options)
     : options_(std::move(options)),
       map_(options_.job.model, options_.job.train.tile_elements),
-      embed_ranges_(update_ranges(map_, tiles_of(map_.blocks().front()))),
-      other_ranges_(update_ranges(map_, {tiles_of(map_.blocks().front()).end, map_.tile_count()})),
+      embed_ranges_(update_ranges(map_, map_.blocks().front().tile_range())),
+      other_ranges_(update_ranges(map_, {map_.blocks().front().tile_range().end, map_.tile_count()})),
       order_(options_.job.train.seed, options_.dataset->windows(Split::train)),
       shape_{options_.job.batch.micro_batches, options_.job.batch.sequences},
       losses_(options_.job.batch.sequences),
-      slot_losses_(options_.job.batch.slots),
-      next_positions_(options_.job.batch.slots, 0),
       tile_sums_(map_.tile_count()),
+      slot_losses_(options_.job.batch.slots),
       slot_tile_sums_(map_.tile_count()) {}
 
 Result<std::unique_ptr<StepExecutor>> StepExecutor::create(TrainerOptions options,
@@ -65,8 +60,11 @@ Status StepExecutor::allocate(std::function<void(WorkerEvent)> checkpoint_writte
       Transformer transformer,
       Transformer::create(device, job.model, map_, {job.batch.sequences, job.model.context}, job.train.seed));
   transformer_ = std::make_unique<Transformer>(std::move(transformer));
-  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_));
-  pass_ = std::make_unique<ModelPass>(std::move(pass));
+  PLANARIA_ASSIGN(boundary_pool_, BufferPool::create(options_.device, transformer_->boundary_elements(), 0));
+  boundaries_ = std::make_unique<BoundaryStore>(boundary_pool_);
+  const BlockRange all{0, static_cast<std::uint32_t>(map_.blocks().size())};
+  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, all));
+  free_passes_.push_back(std::make_unique<ModelPass>(std::move(pass)));
   if (job.model.tied_embedding) {
     PLANARIA_ASSIGN(embed_gradient_, device.allocate_floats(map_.blocks().front().elements));
   }
@@ -89,57 +87,138 @@ Result<const StateGeneration*> StepExecutor::state(Step stamp) {
 
 // ---- compute ----
 
-Result<WorkerEvent> StepExecutor::compute(const Compute& action, SlotRange range, bool poisoned,
+Result<WorkerEvent> StepExecutor::compute(const Compute& action, bool poisoned,
                                           const std::function<void()>& backward_begins) {
   const JobSpec& job = options_.job;
-  const std::uint32_t slot = action.slot.value();
-  const bool last = action.position + 1 == job.micro_batches_per_slot();
-  const bool epilogue = action.step.value() > job.train.steps;
-  if (slot >= job.batch.slots || action.position >= job.micro_batches_per_slot() ||
-      (action.position != 0 && action.position != next_positions_[slot])) {
-    return Error(ErrorCode::internal, "micro-batch " + std::to_string(action.position) + " of slot " +
-                                          std::to_string(slot) + " is not the accumulator's next");
+  const BlockRange blocks = action.work.blocks;
+  if (blocks.empty() || blocks.end > map_.blocks().size() || action.item.slot >= job.batch.slots) {
+    return Error(ErrorCode::internal, "a micro-batch outside the model's blocks and the job's slots");
   }
-  next_positions_[slot] = action.position + 1;
-  if (action.position == 0) slot_losses_[slot] = SlotLoss{.slot = action.slot};
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
-
-  worker_event::MicroBatchDone done{action.step, action.attempt, action.slot, last, {}, Duration(0)};
-  if (!epilogue) {
-    const Instant before = clock_.now();
-    PLANARIA_TRY(train(action, range, base->master.floats(), poisoned, backward_begins));
-    done.took = clock_.now() - before;
+  boundaries_->enter(action.step);
+  worker_event::MicroBatchDone done{action.step, action.attempt, blocks, action.item, action.pass, {}, true, {}};
+  const Instant before = clock_.now();
+  if (action.pass != Pass::backward) PLANARIA_TRY(forward(action, base->master.floats()));
+  if (action.pass != Pass::forward) {
+    PLANARIA_ASSIGN(done.finite, backward(action, base->master.floats(), poisoned, backward_begins));
   }
-  if (last) {
-    if (evaluates(action.step, job.train.evaluate_every, Step(job.train.steps))) {
-      PLANARIA_TRY(evaluate(action.slot, base->master.floats()));
-    }
-    done.loss = slot_losses_[slot];
-  }
+  if (is_training(action)) done.took = clock_.now() - before;
+  done.loss = slot_losses_[action.item.slot];
   return WorkerEvent(done);
 }
 
-Status StepExecutor::train(const Compute& action, SlotRange range, const float* parameters, bool poisoned,
-                           const std::function<void()>& backward_begins) {
+bool StepExecutor::is_training(const Compute& action) const {
+  return action.item.position < options_.job.micro_batches_per_slot();
+}
+
+// The micro-batch's sequences, in the order in which training or an evaluation reads them.
+void StepExecutor::read_batch(const Compute& action) {
   const JobSpec& job = options_.job;
+  if (is_training(action)) {
+    const MicroBatchIndex index(action.item.slot * job.micro_batches_per_slot() + action.item.position);
+    read_training_batch(*options_.dataset, order_, shape_, action.step, index, batch_);
+    return;
+  }
+  const std::uint32_t count = job.train.evaluation_batches;
+  const SlotRange riding = evaluation_batches_of(SlotIndex(action.item.slot), job.batch.slots, count);
+  const std::uint32_t index = riding.begin + action.item.position - job.micro_batches_per_slot();
+  read_validation_batch(*options_.dataset, job.batch.sequences, index, count, batch_);
+}
+
+Result<std::unique_ptr<ModelPass>> StepExecutor::take_pass(BlockRange blocks) {
+  if (free_passes_.empty()) {
+    PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, blocks));
+    return std::make_unique<ModelPass>(std::move(pass));
+  }
+  std::unique_ptr<ModelPass> pass = std::move(free_passes_.back());
+  free_passes_.pop_back();
+  PLANARIA_TRY(pass->cover(blocks));
+  return pass;
+}
+
+// What a pass begins from: what arrived, or what an own stage made.
+Result<const float*> StepExecutor::input_of(const Compute& action, const BoundaryId& id) const {
+  if (action.input == nullptr) return boundaries_->find(id);
+  const std::span<const float> values = values_of(action.input);
+  if (values.size() == transformer_->boundary_elements()) return values.data();
+  return Error(ErrorCode::internal, "a boundary of another size was let in");
+}
+
+Status StepExecutor::forward(const Compute& action, const float* parameters) {
+  const BlockRange blocks = action.work.blocks;
+  const bool training = is_training(action);
+  const bool at_head = blocks.end == map_.blocks().size();
+  PLANARIA_ASSIGN(auto pass, take_pass(blocks));
+  read_batch(action);
+  pass->load(batch_, training ? action.step : Step(0));
+  const float* input = nullptr;
+  if (blocks.begin > 0) {
+    PLANARIA_ASSIGN(input, input_of(action, {BoundaryKind::activation, blocks.begin, action.item}));
+  }
+  float* output = nullptr;
+  if (!at_head) {
+    PLANARIA_ASSIGN(output, boundaries_->make({BoundaryKind::activation, blocks.end, action.item}));
+  }
+  pass->forward(blocks, parameters, training, input, output, losses_.data());
+  PLANARIA_TRY(options_.device->synchronize());
+  if (at_head) add_loss(action);
+  if (training) {
+    in_flight_[{blocks, action.item}] = std::move(pass);
+  } else {
+    free_passes_.push_back(std::move(pass));
+  }
+  return ok_status();
+}
+
+void StepExecutor::add_loss(const Compute& action) {
+  const bool epilogue = action.step.value() > options_.job.train.steps;
+  const std::uint32_t first = epilogue ? options_.job.micro_batches_per_slot() : 0;
+  SlotLoss& loss = slot_losses_[action.item.slot];
+  if (action.item.position == first) loss = SlotLoss{.slot = SlotIndex(action.item.slot)};
+  for (const double of_sequence : losses_) (is_training(action) ? loss.train : loss.validation) += of_sequence;
+}
+
+Result<bool> StepExecutor::backward(const Compute& action, const float* parameters, bool poisoned,
+                                    const std::function<void()>& backward_begins) {
+  const BlockRange blocks = action.work.blocks;
+  const SlotIndex slot(action.item.slot);
+  const std::uint32_t position = action.item.position;
   Device& device = *options_.device;
   gradients_->enter(action.step);
+  std::uint32_t& next = next_positions_[{blocks, slot.value()}];
+  if (position == 0) next = 0;
+  const auto flying = in_flight_.find({blocks, action.item});
+  if (next++ != position || flying == in_flight_.end()) {
+    return Error(ErrorCode::internal, "micro-batch " + std::to_string(position) + " of slot " +
+                                          std::to_string(slot.value()) + " is not the accumulator's next");
+  }
+  std::unique_ptr<ModelPass> pass = std::move(flying->second);
+  in_flight_.erase(flying);
   float* gradient = nullptr;
-  if (action.position == 0) {
-    PLANARIA_ASSIGN(gradient, gradients_->begin_slot(action.slot));
+  if (position == 0) {
+    PLANARIA_ASSIGN(gradient, gradients_->begin_slot(blocks, slot));
   } else {
-    PLANARIA_ASSIGN(gradient, gradients_->slot(action.slot));
+    PLANARIA_ASSIGN(gradient, gradients_->slot(blocks, slot));
   }
   if (poisoned) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
-    device.copy_in(gradient + map_.blocks()[1].offset, &nan, sizeof nan);
+    device.copy_in(gradient + map_.blocks()[std::min(blocks.begin + 1, blocks.end - 1)].offset, &nan, sizeof nan);
+  }
+  const float* d_output = nullptr;
+  if (blocks.end < map_.blocks().size()) {
+    PLANARIA_ASSIGN(d_output, input_of(action, {BoundaryKind::gradient, blocks.end, action.item}));
+    if (backward_begins) backward_begins();
+  }
+  float* d_input = nullptr;
+  if (blocks.begin > 0) {
+    PLANARIA_ASSIGN(d_input, boundaries_->make({BoundaryKind::gradient, blocks.begin, action.item}));
   }
   // The sums that the slot completes follow its last backward pass block by block, while the gradient is in the cache.
-  const bool last = action.position + 1 == job.micro_batches_per_slot();
-  const auto cascade = last ? fold_cascade(range.begin, action.slot) : std::vector<TreeAddition>{};
+  const bool last = position + 1 == options_.job.micro_batches_per_slot();
+  const auto cascade = last ? fold_cascade(action.work.slots.begin, slot) : std::vector<TreeAddition>{};
   std::optional<GradientStore::Fold> fold;
   if (!cascade.empty()) {
-    PLANARIA_ASSIGN(fold, gradients_->begin_fold(cascade));
+    PLANARIA_ASSIGN(fold, gradients_->begin_fold(blocks, cascade));
   }
   // An attempt after a nonfinite one tells which slots it came from.
   const bool looks = last && action.attempt > 0;
@@ -152,38 +231,21 @@ Status StepExecutor::train(const Compute& action, SlotRange range, const float* 
     }
     if (fold) gradients_->fold(*fold, {block.offset, block.offset + block.elements});
   };
-  const MicroBatchIndex index(action.slot.value() * job.micro_batches_per_slot() + action.position);
-  read_training_batch(*options_.dataset, order_, shape_, action.step, index, batch_);
-  pass_->load(batch_, action.step);
-  pass_->forward_backward(parameters, gradient, losses_.data(), block_done);
+  pass->backward(blocks, parameters, gradient, d_output, d_input, block_done);
   PLANARIA_TRY(device.synchronize());
+  free_passes_.push_back(std::move(pass));
   if (fold) gradients_->finish(std::move(*fold));
-  SlotLoss& loss = slot_losses_[action.slot.value()];
-  for (const double of_sequence : losses_) loss.train += of_sequence;
-  if (looks) loss.finite = std::ranges::all_of(slot_tile_sums_, [](double sum) { return std::isfinite(sum); });
-  return ok_status();
-}
-
-Status StepExecutor::evaluate(SlotIndex slot, const float* parameters) {
-  const JobSpec& job = options_.job;
-  if (options_.dataset->windows(Split::validation) == 0) return ok_status();
-  const std::uint32_t count = job.train.evaluation_batches;
-  const SlotRange batches = evaluation_batches_of(slot, job.batch.slots, count);
-  for (std::uint32_t k = batches.begin; k < batches.end; ++k) {
-    read_validation_batch(*options_.dataset, job.batch.sequences, k, count, batch_);
-    pass_->load(batch_, Step(0));
-    pass_->evaluate(parameters, losses_.data());
-    PLANARIA_TRY(options_.device->synchronize());
-    for (const double loss : losses_) slot_losses_[slot.value()].validation += loss;
-  }
-  return ok_status();
+  if (!looks) return true;
+  const auto first = slot_tile_sums_.begin() + map_.blocks()[blocks.begin].tile_range().begin;
+  const auto end = slot_tile_sums_.begin() + map_.blocks()[blocks.end - 1].tile_range().end;
+  return std::all_of(first, end, [](double sum) { return std::isfinite(sum); });
 }
 
 // ---- gradient ----
 
 Status StepExecutor::fold(const worker_action::FoldNodes& action) {
   gradients_->enter(action.step);
-  return gradients_->add(action.additions);
+  return gradients_->add(action.blocks, action.additions);
 }
 
 Result<WorkerEvent> StepExecutor::reduce(const worker_action::ReduceShards& action) {
@@ -192,7 +254,7 @@ Result<WorkerEvent> StepExecutor::reduce(const worker_action::ReduceShards& acti
   inputs.reserve(action.inputs.size());
   for (const auto& input : action.inputs) inputs.push_back({input.node, values_of(input.payload), input.tiles});
   PLANARIA_TRY(gradients_->reduce(action.tiles, inputs));
-  return WorkerEvent(worker_event::ShardsReduced{action.step, action.attempt});
+  return WorkerEvent(worker_event::ShardsReduced{action.step, action.attempt, action.tiles});
 }
 
 Status StepExecutor::store_reduced(const worker_action::StoreReduced& action) {
@@ -227,7 +289,7 @@ Result<WorkerEvent> StepExecutor::measure(const worker_action::MeasureGradient& 
     const float* embed = combine_tied(gradient);
     for (const BlockInfo& block : map_.blocks()) {
       const float* values = block.first_tile == 0 ? embed : gradient + block.offset;
-      tile_sums(device, map_, tiles_of(block), values, tile_sums_.data() + block.first_tile);
+      tile_sums(device, map_, block.tile_range(), values, tile_sums_.data() + block.first_tile);
     }
     PLANARIA_TRY(device.synchronize());
     clip_ =
@@ -274,6 +336,10 @@ Result<WorkerEvent> StepExecutor::update(const worker_action::ApplyUpdate& actio
 
 void StepExecutor::release(Step step) {
   gradients_->release(step);
+  boundaries_->release(step);
+  for (auto& [key, pass] : in_flight_) free_passes_.push_back(std::move(pass));
+  in_flight_.clear();
+  next_positions_.clear();
 }
 
 // ---- state ----
@@ -393,13 +459,19 @@ void StepExecutor::finish_checkpoints() {
 // ---- what others are given ----
 
 Result<std::vector<ConstSlice>> StepExecutor::piece_payload(const Piece& meta) const {
-  PLANARIA_ASSIGN(const ValueSource node, gradients_->lease_node(meta.node));
+  PLANARIA_ASSIGN(const ValueSource node, gradients_->lease_node({meta.blocks, meta.node}));
   return data_slices(meta, element_runs(map_, meta.tiles), std::span(&node, 1));
 }
 
 Result<std::vector<ConstSlice>> StepExecutor::reduced_payload(const Reduced& meta) const {
   PLANARIA_ASSIGN(const ValueSource reduced, gradients_->lease_reduced());
   return data_slices(meta, element_runs(map_, meta.tiles), std::span(&reduced, 1));
+}
+
+Result<std::vector<ConstSlice>> StepExecutor::boundary_payload(const Boundary& meta) const {
+  PLANARIA_ASSIGN(const ValueSource values, boundaries_->lease(meta.id));
+  const ElementRange all{0, transformer_->boundary_elements()};
+  return data_slices(meta, std::span(&all, 1), std::span(&values, 1));
 }
 
 std::optional<std::vector<ConstSlice>> StepExecutor::state_payload(const StateTiles& meta) {

@@ -24,7 +24,7 @@ bool fits(const StateMap& map, TileRange tiles) {
   return tiles.begin <= tiles.end && tiles.end <= map.tile_count();
 }
 
-Result<std::size_t> expected_values(const StateMap& map, const DataMeta& meta) {
+Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_elements, const DataMeta& meta) {
   const auto bad = [] { return Error(ErrorCode::corrupt, "a data message names tiles that the model doesn't have"); };
   const auto gradients = [&](const std::vector<TileRange>& tiles) -> Result<std::size_t> {
     std::size_t count = 0;
@@ -43,7 +43,7 @@ Result<std::size_t> expected_values(const StateMap& map, const DataMeta& meta) {
     if (!fits(map, state->tiles)) return bad();
     if (state->available) return 3 * total_elements(state_runs(map, state->tiles));
   }
-  return std::size_t{0};
+  return std::holds_alternative<Boundary>(meta) ? boundary_elements : std::size_t{0};
 }
 
 }  // namespace
@@ -66,9 +66,9 @@ std::size_t total_elements(std::span<const ElementRange> runs) {
   return count;
 }
 
-Result<DataFrame> read_data_frame(const StateMap& map, MutableSlice frame) {
+Result<DataFrame> read_data_frame(const StateMap& map, std::size_t boundary_elements, MutableSlice frame) {
   PLANARIA_ASSIGN(DataHead head, decode_data_head(frame.bytes));
-  PLANARIA_ASSIGN(const std::size_t expected, expected_values(map, head.meta));
+  PLANARIA_ASSIGN(const std::size_t expected, expected_values(map, boundary_elements, head.meta));
   if (head.values_offset > frame.bytes.size() || frame.bytes.size() - head.values_offset != expected * sizeof(float)) {
     return Error(ErrorCode::corrupt, "a data message of " + std::to_string(frame.bytes.size()) + " bytes should hold " +
                                          std::to_string(expected) + " values");

@@ -35,8 +35,8 @@ struct DataFrame {
   std::shared_ptr<const FramePayload> payload;  // null when the message carries no values
 };
 
-// Reads a frame's payload; corrupt unless meta, tiles and the number of values fit together and `map`.
-[[nodiscard]] Result<DataFrame> read_data_frame(const StateMap& map, MutableSlice frame);
+// Reads a frame's payload; corrupt unless meta, tiles and the number of values fit together and the model.
+[[nodiscard]] Result<DataFrame> read_data_frame(const StateMap& map, std::size_t boundary_elements, MutableSlice frame);
 
 // A message's head, then values: `vectors` (one for gradients; master and both moments for state), each by `runs`.
 struct ValueSource {

@@ -15,18 +15,18 @@ namespace planaria {
 
 class Trainer::Impl {
  public:
-  Impl(std::unique_ptr<StepExecutor> executor, TrainerHooks hooks, std::uint32_t per_slot, std::uint64_t total_steps)
-      : executor_(std::move(executor)), hooks_(std::move(hooks)), per_slot_(per_slot), total_steps_(total_steps) {}
+  Impl(std::unique_ptr<StepExecutor> executor, TrainerHooks hooks, std::uint32_t per_slot)
+      : executor_(std::move(executor)), hooks_(std::move(hooks)), per_slot_(per_slot) {}
 
   void start() {
     thread_ = std::thread([this] { run(); });
   }
 
-  void post(WorkerAction action, ViewNumber view, SlotRange range) {
+  void post(WorkerAction action, ViewNumber view) {
     {
       const std::scoped_lock lock(mutex_);
       if (stopping_) return;
-      queue_.push_back({std::move(action), view, range});
+      queue_.push_back({std::move(action), view});
     }
     wake_.notify_one();
   }
@@ -67,7 +67,6 @@ class Trainer::Impl {
   struct Item {
     WorkerAction action;
     ViewNumber view;
-    SlotRange range;
   };
 
   void run() {
@@ -131,6 +130,7 @@ class Trainer::Impl {
                                  },
                                  [&](const SendPiece& a) { return send(a.to, a.view, x.piece_payload(a.meta)); },
                                  [&](const SendReduced& a) { return send(a.to, a.view, x.reduced_payload(a.meta)); },
+                                 [&](const SendBoundary& a) { return send(a.to, a.view, x.boundary_payload(a.meta)); },
                                  [](const auto&) { return ok_status(); }},
                       item.action);
   }
@@ -143,26 +143,28 @@ class Trainer::Impl {
   }
 
   Status compute(const worker_action::ComputeMicroBatch& action, const Item& item) {
-    const bool training = action.step.value() <= total_steps_;
-    const bool announced = training && hooks_.entered && entered_ != action.step;
-    if (announced) {
-      entered_ = action.step;
+    const bool training = action.item.position < per_slot_;
+    if (training && hooks_.entered && entered_forward_ != action.step) {
+      entered_forward_ = action.step;
       hooks_.entered(action.step, Phase::forward);
     }
     bool poisoned = false;
-    if (training) {
+    if (training && action.pass != Pass::forward) {
       const std::scoped_lock lock(mutex_);
       poisoned = poisoned_ == action.step;
       if (poisoned) poisoned_.reset();
     }
     std::function<void()> backward_begins;
-    if (announced) backward_begins = [&] { hooks_.entered(action.step, Phase::backward); };
-    auto event = executor_->compute(action, item.range, poisoned, backward_begins);
+    if (training && hooks_.entered && action.pass != Pass::forward && entered_backward_ != action.step) {
+      entered_backward_ = action.step;
+      backward_begins = [&] { hooks_.entered(action.step, Phase::backward); };
+    }
+    auto event = executor_->compute(action, poisoned, backward_begins);
     if (!event) return event.error();
     if (training) {
       auto& done = std::get<worker_event::MicroBatchDone>(*event);
       slow_down(done.took);
-      record(action, item.view);
+      if (done.pass != Pass::forward) record(action, item.view);
     }
     hooks_.completed(std::move(event).value());
     return ok_status();
@@ -183,7 +185,8 @@ class Trainer::Impl {
     if (!ledger_) return;
     const Status written =
         ledger_->append({.step = action.step,
-                         .micro_batch = MicroBatchIndex(action.slot.value() * per_slot_ + action.position),
+                         .micro_batch = MicroBatchIndex(action.item.slot * per_slot_ + action.item.position),
+                         .blocks = action.work.blocks,
                          .attempt = action.attempt,
                          .view = view,
                          .recompute = action.recompute,
@@ -198,13 +201,12 @@ class Trainer::Impl {
   const std::unique_ptr<StepExecutor> executor_;
   const TrainerHooks hooks_;
   const std::uint32_t per_slot_;
-  const std::uint64_t total_steps_;
   const SteadyClock clock_;
 
   // The trainer thread's.
   std::unique_ptr<Ledger> ledger_;
   bool ledger_failing_ = false;
-  Step entered_;
+  Step entered_forward_, entered_backward_;
 
   std::atomic<std::uint64_t> micro_batches_{0};
   std::atomic<std::uint64_t> recomputed_{0};
@@ -220,9 +222,8 @@ class Trainer::Impl {
 
 Result<std::unique_ptr<Trainer>> Trainer::start(TrainerOptions options, TrainerHooks hooks) {
   const std::uint32_t per_slot = options.job.micro_batches_per_slot();
-  const std::uint64_t total = options.job.train.steps;
   PLANARIA_ASSIGN(auto executor, StepExecutor::create(std::move(options), hooks.completed));
-  auto impl = std::make_unique<Impl>(std::move(executor), std::move(hooks), per_slot, total);
+  auto impl = std::make_unique<Impl>(std::move(executor), std::move(hooks), per_slot);
   impl->start();
   return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
 }
@@ -232,8 +233,8 @@ Trainer::~Trainer() {
   stop();
 }
 
-void Trainer::post(WorkerAction action, ViewNumber view, SlotRange range) {
-  impl_->post(std::move(action), view, range);
+void Trainer::post(WorkerAction action, ViewNumber view) {
+  impl_->post(std::move(action), view);
 }
 void Trainer::set_ledger(std::unique_ptr<Ledger> ledger) {
   impl_->set_ledger(std::move(ledger));

@@ -8,13 +8,13 @@ namespace {
 using std::chrono::milliseconds;
 
 void step(ComputeRate& rate, std::uint32_t micro_batches, milliseconds each) {
-  for (std::uint32_t i = 0; i < micro_batches; ++i) rate.micro_batch(each);
+  for (std::uint32_t i = 0; i < micro_batches; ++i) rate.computed(each, 1);
   rate.step_ended();
 }
 
 TEST(ComputeRate, IsUnknownUntilAStepHasEnded) {
   ComputeRate rate;
-  rate.micro_batch(milliseconds(10));
+  rate.computed(milliseconds(10), 1);
   EXPECT_EQ(rate.per_second(), 0);
   rate.step_ended();
   EXPECT_DOUBLE_EQ(rate.per_second(), 100);

@@ -46,7 +46,9 @@ TEST_P(DeterminismTest, TheFoldIsTheCanonicalTree) {
   auto model = Transformer::create(*device, spec.model, trainer->map(), {spec.batch.sequences, spec.model.context},
                                    spec.train.seed);
   ASSERT_TRUE(model.ok());
-  auto pass = ModelPass::create(*model);
+  const auto blocks = static_cast<std::uint32_t>(trainer->map().blocks().size());
+  const BlockRange all{0, blocks};
+  auto pass = ModelPass::create(*model, all);
   ASSERT_TRUE(pass.ok());
   const auto slot = [&](std::uint32_t index) {
     std::vector<float> sum(elements);
@@ -55,7 +57,8 @@ TEST_P(DeterminismTest, TheFoldIsTheCanonicalTree) {
     for (std::uint32_t i = 2 * index; i < 2 * index + 2; ++i) {
       pattern_source(spec)(Step(1), MicroBatchIndex(i), batch);
       pass->load(batch, Step(1));
-      pass->forward_backward(trainer->parameters(), sum.data(), losses.data());
+      pass->forward(all, trainer->parameters(), true, nullptr, nullptr, losses.data());
+      pass->backward(all, trainer->parameters(), sum.data(), nullptr, nullptr);
     }
     return sum;
   };
@@ -65,6 +68,46 @@ TEST_P(DeterminismTest, TheFoldIsTheCanonicalTree) {
   };
   const std::vector<float> root = add(add(slot(0), slot(1)), add(slot(2), slot(3)));
   EXPECT_EQ(std::memcmp(root.data(), trainer->gradient(), elements * sizeof(float)), 0);
+}
+
+// As a pipeline computes: each stage keeps its own micro-batches in flight, and only boundaries pass between them.
+TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
+  const auto device = cpu();
+  const JobSpec spec = job();
+  const auto trainer = trainer_of(*device, spec);
+  const StateMap& map = trainer->map();
+  auto model =
+      Transformer::create(*device, spec.model, map, {spec.batch.sequences, spec.model.context}, spec.train.seed);
+  ASSERT_TRUE(model.ok());
+  const auto blocks = static_cast<std::uint32_t>(map.blocks().size());
+  const auto gradient = [&](const std::vector<BlockRange>& stages) {
+    std::vector<float> sum(map.vector_elements());
+    std::vector<std::vector<ModelPass>> passes(2);
+    std::vector<double> losses(spec.batch.sequences);
+    std::vector<float> boundary(model->boundary_elements()), next(model->boundary_elements());
+    HostBatch batch;
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      pattern_source(spec)(Step(1), MicroBatchIndex(i), batch);
+      for (const BlockRange stage : stages) {
+        passes[i].push_back(std::move(ModelPass::create(*model, stage)).value());
+        passes[i].back().load(batch, Step(1));
+        passes[i].back().forward(stage, trainer->parameters(), true, boundary.data(), next.data(), losses.data());
+        std::swap(boundary, next);
+      }
+    }
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      for (std::size_t s = stages.size(); s-- > 0;) {
+        passes[i][s].backward(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data());
+        std::swap(boundary, next);
+      }
+    }
+    return sum;
+  };
+  const std::vector<float> whole = gradient({{0, blocks}});
+  for (std::uint32_t cut = 1; cut < blocks; ++cut) EXPECT_EQ(gradient({{0, cut}, {cut, blocks}}), whole) << cut;
+  std::vector<BlockRange> single;
+  for (std::uint32_t block = 0; block < blocks; ++block) single.push_back({block, block + 1});
+  EXPECT_EQ(gradient(single), whole);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DeterminismTest, ::testing::Values(ModelFamily::gpt2, ModelFamily::llama),

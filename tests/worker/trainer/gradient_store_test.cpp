@@ -37,7 +37,7 @@ class GradientStoreTest : public ::testing::Test {
     }
   }
   void compute(std::uint32_t slot) {
-    auto buffer = store_->begin_slot(SlotIndex(slot));
+    auto buffer = store_->begin_slot(all(), SlotIndex(slot));
     ASSERT_TRUE(buffer.ok());
     std::copy(slots_[slot].begin(), slots_[slot].end(), *buffer);
   }
@@ -63,12 +63,11 @@ class GradientStoreTest : public ::testing::Test {
     for (const ElementRange& run : element_runs(map_, tiles)) {
       packed.insert(packed.end(), values.begin() + std::ptrdiff_t(run.begin), values.begin() + std::ptrdiff_t(run.end));
     }
-    return {node, packed, tiles};
+    return {at(node), packed, tiles};
   }
-  TileRange block_tiles(std::size_t block) const {
-    const BlockInfo& info = map_.blocks()[block];
-    return {info.first_tile, info.first_tile + info.tiles};
-  }
+  TileRange block_tiles(std::size_t block) const { return map_.blocks()[block].tile_range(); }
+  BlockRange all() const { return {0, static_cast<std::uint32_t>(map_.blocks().size())}; }
+  StageNode at(TreeNode node) const { return {all(), node}; }
 
   StateMap map_;
   PhiloxStream stream_;
@@ -82,12 +81,12 @@ class GradientStoreTest : public ::testing::Test {
 TEST_F(GradientStoreTest, FoldingEverySlotInOrderGivesTheTree) {
   for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
     compute(slot);
-    ASSERT_TRUE(store_->add(fold_cascade(0, SlotIndex(slot))).ok());
+    ASSERT_TRUE(store_->add(all(), fold_cascade(0, SlotIndex(slot))).ok());
   }
-  ASSERT_TRUE(
-      store_
-          ->reduce(std::vector<TileRange>{{0, map_.tile_count()}}, std::vector<GradientStore::Input>{{{3, 0}, {}, {}}})
-          .ok());
+  ASSERT_TRUE(store_
+                  ->reduce(std::vector<TileRange>{{0, map_.tile_count()}},
+                           std::vector<GradientStore::Input>{{at({3, 0}), {}, {}}})
+                  .ok());
   expect_reduced({0, map_.tile_count()});
   EXPECT_LE(pool_->allocated(), 4U);
 }
@@ -96,7 +95,7 @@ TEST_F(GradientStoreTest, OwnAndReceivedNodesFinishTheTree) {
   const std::vector<TileRange> tiles{block_tiles(0), block_tiles(1)};
   compute(3);
   compute(4);
-  const std::vector<GradientStore::Input> inputs{{{0, 3}, {}, {}},        {{0, 4}, {}, {}},
+  const std::vector<GradientStore::Input> inputs{{at({0, 3}), {}, {}},    {at({0, 4}), {}, {}},
                                                  received({1, 0}, tiles), received({1, 3}, tiles),
                                                  received({0, 2}, tiles), received({0, 5}, tiles)};
   ASSERT_TRUE(store_->reduce(tiles, inputs).ok());
@@ -105,35 +104,35 @@ TEST_F(GradientStoreTest, OwnAndReceivedNodesFinishTheTree) {
 
 TEST_F(GradientStoreTest, AnIncompleteCoverIsRefused) {
   compute(0);
-  const std::vector<GradientStore::Input> inputs{{{0, 0}, {}, {}}};
+  const std::vector<GradientStore::Input> inputs{{at({0, 0}), {}, {}}};
   EXPECT_FALSE(store_->reduce(std::vector<TileRange>{block_tiles(0)}, inputs).ok());
 }
 
 TEST_F(GradientStoreTest, ALeasedNodeKeepsItsValuesWhenItIsFolded) {
   compute(0);
   compute(1);
-  const auto lease = store_->lease_node({0, 0});
-  const auto other = store_->lease_node({0, 1});
+  const auto lease = store_->lease_node(at({0, 0}));
+  const auto other = store_->lease_node(at({0, 1}));
   ASSERT_TRUE(lease.ok() && other.ok());
-  ASSERT_TRUE(store_->add(fold_cascade(0, SlotIndex(1))).ok());
+  ASSERT_TRUE(store_->add(all(), fold_cascade(0, SlotIndex(1))).ok());
   EXPECT_TRUE(std::equal(slots_[0].begin(), slots_[0].end(), lease->vector));
   EXPECT_TRUE(std::equal(slots_[1].begin(), slots_[1].end(), other->vector));
-  EXPECT_FALSE(store_->lease_node({0, 0}).ok());
+  EXPECT_FALSE(store_->lease_node(at({0, 0})).ok());
   const auto sum = tree({1, 0});
-  EXPECT_TRUE(std::equal(sum.begin(), sum.end(), store_->lease_node({1, 0})->vector));
+  EXPECT_TRUE(std::equal(sum.begin(), sum.end(), store_->lease_node(at({1, 0}))->vector));
 }
 
 TEST_F(GradientStoreTest, FoldingWithTheBackwardPassMakesTheLaterOrderEmpty) {
   compute(0);
   compute(1);
   const auto cascade = fold_cascade(0, SlotIndex(1));
-  auto fold = store_->begin_fold(cascade);
+  auto fold = store_->begin_fold(all(), cascade);
   ASSERT_TRUE(fold.ok());
   for (const BlockInfo& block : map_.blocks()) store_->fold(*fold, {block.offset, block.offset + block.elements});
   store_->finish(std::move(*fold));
-  ASSERT_TRUE(store_->add(cascade).ok());
+  ASSERT_TRUE(store_->add(all(), cascade).ok());
   const auto sum = tree({1, 0});
-  EXPECT_EQ(store_->lease_node({1, 0})->vector[5], sum[5]);
+  EXPECT_EQ(store_->lease_node(at({1, 0}))->vector[5], sum[5]);
 }
 
 TEST_F(GradientStoreTest, TilesThatAreHeldAreNotOverwritten) {
@@ -145,10 +144,27 @@ TEST_F(GradientStoreTest, TilesThatAreHeldAreNotOverwritten) {
   expect_reduced(tiles[0]);
 }
 
+TEST_F(GradientStoreTest, StagesOfOneSlotKeepTheirSumsApart) {
+  const BlockRange lower{0, 2};
+  const BlockRange upper{2, all().end};
+  for (const BlockRange blocks : {lower, upper}) {
+    auto buffer = store_->begin_slot(blocks, SlotIndex(0));
+    ASSERT_TRUE(buffer.ok());
+    const std::uint64_t first = map_.blocks()[blocks.begin].offset;
+    std::copy_n(slots_[0].begin() + std::ptrdiff_t(first), map_.blocks()[blocks.begin].elements, *buffer + first);
+  }
+  const auto low = store_->lease_node({lower, {0, 0}});
+  const auto high = store_->lease_node({upper, {0, 0}});
+  ASSERT_TRUE(low.ok() && high.ok());
+  EXPECT_EQ(low->vector[0], slots_[0][0]);
+  EXPECT_EQ(high->vector[map_.blocks()[2].offset], slots_[0][map_.blocks()[2].offset]);
+  EXPECT_FALSE(store_->lease_node(at({0, 0})).ok());
+}
+
 TEST_F(GradientStoreTest, AnotherStepStartsEmpty) {
   compute(0);
   store_->enter(Step(2));
-  EXPECT_FALSE(store_->slot(SlotIndex(0)).ok());
+  EXPECT_FALSE(store_->slot(all(), SlotIndex(0)).ok());
   EXPECT_FALSE(store_->reduced().ok());
 }
 

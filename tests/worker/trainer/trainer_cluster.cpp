@@ -149,7 +149,7 @@ void TrainerCluster::welcome(std::size_t worker, const Welcome& message) {
   if (!node.alive || node.identity) return;
   node.identity = Identity{message.worker, message.incarnation, {}, {}};
   node.plane = std::make_unique<DataPlane>(
-      network_->create({message.worker, message.incarnation}), node.trainer->map(),
+      network_->create({message.worker, message.incarnation}), node.trainer->map(), job_.boundary_elements(),
       [this, worker](WorkerEvent event) { post([this, worker, event = std::move(event)] { feed(worker, event); }); });
   EXPECT_TRUE(node.plane->start().ok());
   auto ledger =
@@ -176,8 +176,8 @@ void TrainerCluster::feed(std::size_t worker, const WorkerEvent& event) {
 void TrainerCluster::carry_out(std::size_t worker, const WorkerAction& action) {
   using namespace worker_action;
   Node& node = *nodes_[worker];
-  if (const auto* compute = std::get_if<ComputeMicroBatch>(&action)) {
-    node.trainer->post(action, node.core->view(), fold_range(*node.core, compute->slot));
+  if (std::holds_alternative<ComputeMicroBatch>(action)) {
+    node.trainer->post(action, node.core->view());
   } else if (const auto* enter = std::get_if<EnterView>(&action)) {
     node.plane->enter(*enter, node.identity->worker);
   } else if (const auto* fence = std::get_if<FenceView>(&action)) {

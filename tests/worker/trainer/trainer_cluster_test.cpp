@@ -76,6 +76,63 @@ TEST_P(TrainerClusterSplit, AnyNumberOfWorkersGivesTheBareLoopsWeights) {
 }
 INSTANTIATE_TEST_SUITE_P(Workers, TrainerClusterSplit, ::testing::Values(1, 2, 3, 4));
 
+// Of the model's four blocks.
+struct Layout {
+  const char* stages;
+  std::uint32_t workers;
+  bool tied = true;
+};
+void PrintTo(const Layout& layout, std::ostream* out) {
+  *out << layout.stages << " on " << layout.workers << (layout.tied ? ", tied" : "");
+}
+
+class TrainerClusterLayout : public TrainerClusterTest, public ::testing::WithParamInterface<Layout> {
+ protected:
+  TrainerClusterLayout() : TrainerClusterTest(GetParam().tied) { job_.cluster.layout = GetParam().stages; }
+  // Every block of every micro-batch stands in the ledgers, and how often one stands there more than once.
+  std::uint64_t repeated() const {
+    std::map<std::tuple<Step, MicroBatchIndex, std::uint32_t>, std::uint64_t> times;
+    for (const LedgerRecord& record : cluster_->ledgers()) {
+      for (std::uint32_t b = record.blocks.begin; b < record.blocks.end; ++b)
+        ++times[{record.step, record.micro_batch, b}];
+    }
+    EXPECT_EQ(times.size(), needed() * (job_.model.layers + 2));
+    std::uint64_t more = 0;
+    for (const auto& [cell, count] : times) more += count - 1;
+    return more;
+  }
+};
+
+TEST_P(TrainerClusterLayout, AnyPipelinesGiveTheBareLoopsWeights) {
+  start(GetParam().workers);
+  run_and_compare();
+  EXPECT_EQ(repeated(), 0U);
+}
+
+TEST_P(TrainerClusterLayout, ADeathInTheMiddleOfAStageCostsOnlyItsOwnWork) {
+  start(GetParam().workers);
+  kill_at<ComputeMicroBatch>(GetParam().workers - 1, 3, 5);
+  run_and_compare();
+  // Its share of the step, at most.
+  EXPECT_LE(repeated(), job_.batch.micro_batches * (job_.model.layers + 2));
+}
+
+TEST_P(TrainerClusterLayout, TheFirstStagesDeathBetweenTwoBoundariesIsMadeGood) {
+  start(GetParam().workers);
+  kill_at<SendBoundary>(0, 2, 3);
+  run_and_compare();
+}
+
+TEST_P(TrainerClusterLayout, ADeathBeforeTheSumsAreSentIsMadeGood) {
+  start(GetParam().workers);
+  kill_at<SendPiece>(GetParam().workers / 2, 4, 1);
+  run_and_compare();
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, TrainerClusterLayout,
+                         ::testing::Values(Layout{"2", 2}, Layout{"3", 3}, Layout{"4", 4, false}, Layout{"2+1", 3},
+                                           Layout{"1+2", 3, false}, Layout{"2+2", 4}, Layout{"3+2", 5}));
+
 TEST_F(TrainerClusterTest, LossAndEvaluationAreReportedOnceAStep) {
   start(1);
   run_and_compare();

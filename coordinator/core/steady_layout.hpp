@@ -1,0 +1,26 @@
+// How the members of a view share blocks and slots: pipelines of given depths, blocks and slots by the workers' speeds.
+//
+// Thread contract: pure functions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "proto/layout.hpp"
+
+namespace planaria {
+
+struct SteadyLayoutInput {
+  std::span<const WorkerId> workers;      // at least one, in the order in which they fill the pipelines
+  std::span<const double> speeds;         // whole micro-batches a second, of each, > 0
+  std::span<const double> block_shares;   // of a micro-batch's time
+  std::span<const std::uint32_t> depths;  // stages of each pipeline, from the first again after the last; none: all 1
+  std::uint32_t slots = 1;
+};
+
+// In a pipeline the blocks are cut so that the slowest stage is as fast as can be, each stage at least one block; the
+// last pipeline may be shorter. Slots are dealt by the pipelines' speeds.
+[[nodiscard]] std::vector<StageAssignment> steady_stages(const SteadyLayoutInput& input);
+
+}  // namespace planaria
