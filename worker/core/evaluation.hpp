@@ -29,9 +29,9 @@ namespace planaria {
 // The micro-batches of a step, slot by slot: what stages work through, in this order.
 struct StepItems {
   std::uint32_t slots = 1;
-  std::uint32_t micro_batches = 1;  // of a slot; 0 of them in the epilogue, which only evaluates
-  bool trains = true;
-  std::uint32_t evaluated = 0;  // validation micro-batches of the step
+  std::uint32_t micro_batches = 1;  // of a slot
+  bool trains = true;               // else it is the epilogue, which only evaluates
+  std::uint32_t evaluated = 0;      // validation micro-batches of the step
 
   [[nodiscard]] bool is_training(SlotItem item) const { return item.position < micro_batches; }
   // The first item of `slots` for a forward pass (all items) or a backward pass (training ones); its slot is the end

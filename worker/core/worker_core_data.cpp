@@ -8,6 +8,19 @@ namespace planaria {
 
 using namespace worker_action;  // NOLINT: the file is about emitting these
 
+namespace {
+
+// The block above the border over which a stage gives tensors of this kind to its neighbour, and over which it takes
+// them.
+std::uint32_t gives_at(const StageWork& work, BoundaryKind kind) {
+  return kind == BoundaryKind::activation ? work.blocks.end : work.blocks.begin;
+}
+std::uint32_t takes_at(const StageWork& work, BoundaryKind kind) {
+  return kind == BoundaryKind::activation ? work.blocks.begin : work.blocks.end;
+}
+
+}  // namespace
+
 void WorkerCore::send_to_others(const DataMeta& meta) {
   for (const WorkerId to : others()) emit(SendSmall{to, view_->view, meta});
 }
@@ -63,10 +76,10 @@ void WorkerCore::request_inputs() {
 
 void WorkerCore::request_input(BoundaryKind kind, const StepWork::Stage& stage) {
   const bool up = kind == BoundaryKind::activation;
-  const std::uint32_t block = up ? stage.work.blocks.begin : stage.work.blocks.end;
+  const std::uint32_t block = takes_at(stage.work, kind);
   for (const StageAssignment& other : exchange_.stages) {
     const SlotRange slots = other.work.slots.common(stage.work.slots);
-    const bool adjacent = (up ? other.work.blocks.end : other.work.blocks.begin) == block;
+    const bool adjacent = gives_at(other.work, kind) == block;
     if (other.worker == self() || !adjacent || slots.empty()) continue;
     const SlotItem first = std::max(up ? stage.forward : stage.backward, work_.items.first(slots, !up));
     if (first.slot >= slots.end) continue;
@@ -83,8 +96,8 @@ std::optional<PayloadRef> WorkerCore::take_input(const BoundaryId& id) {
   }
   const bool up = id.kind == BoundaryKind::activation;
   const bool made_here = std::ranges::any_of(work_.stages, [&](const StepWork::Stage& stage) {
-    return (up ? stage.work.blocks.end : stage.work.blocks.begin) == id.block &&
-           stage.work.slots.contains(id.item.slot) && id.item < (up ? stage.forward : stage.backward);
+    return gives_at(stage.work, id.kind) == id.block && stage.work.slots.contains(id.item.slot) &&
+           id.item < (up ? stage.forward : stage.backward);
   });
   return made_here ? std::optional(PayloadRef()) : std::nullopt;
 }
@@ -103,7 +116,7 @@ void WorkerCore::data(WorkerId from, const BoundaryRequest& meta, const PayloadR
   if (meta.attempt != work_.attempt) return refuse("a request for boundaries of another attempt");
   const bool up = meta.from.kind == BoundaryKind::activation;
   const bool asks_beside = std::ranges::any_of(exchange_.stages, [&](const StageAssignment& stage) {
-    return stage.worker == from && (up ? stage.work.blocks.begin : stage.work.blocks.end) == meta.from.block &&
+    return stage.worker == from && takes_at(stage.work, meta.from.kind) == meta.from.block &&
            stage.work.slots.begin <= meta.slots.begin && meta.slots.end <= stage.work.slots.end;
   });
   if (!asks_beside) return refuse("a request for boundaries of a stage that its sender doesn't have");
@@ -115,7 +128,7 @@ void WorkerCore::data(WorkerId from, const BoundaryRequest& meta, const PayloadR
   exchange_.requests.emplace_back(from, meta);
   for (const StepWork::Stage& stage : work_.stages) {
     const SlotRange slots = stage.work.slots.common(meta.slots);
-    if ((up ? stage.work.blocks.end : stage.work.blocks.begin) != meta.from.block || slots.empty()) continue;
+    if (gives_at(stage.work, meta.from.kind) != meta.from.block || slots.empty()) continue;
     const SlotItem made = up ? stage.forward : stage.backward;
     SlotItem item = std::max(meta.from.item, work_.items.first(slots, !up));
     for (; item.slot < slots.end && item < made; item = work_.items.next(item, slots.end, !up)) {
@@ -130,11 +143,10 @@ void WorkerCore::data(WorkerId from, const Boundary& meta, const PayloadRef& pay
   const BoundaryId& id = meta.id;
   const bool up = id.kind == BoundaryKind::activation;
   const bool sent_by_owner = std::ranges::any_of(exchange_.stages, [&](const StageAssignment& stage) {
-    return stage.worker == from && (up ? stage.work.blocks.end : stage.work.blocks.begin) == id.block &&
-           stage.work.slots.contains(id.item.slot);
+    return stage.worker == from && gives_at(stage.work, id.kind) == id.block && stage.work.slots.contains(id.item.slot);
   });
   const auto stage = std::ranges::find_if(work_.stages, [&](const StepWork::Stage& own) {
-    return (up ? own.work.blocks.begin : own.work.blocks.end) == id.block && own.work.slots.contains(id.item.slot);
+    return takes_at(own.work, id.kind) == id.block && own.work.slots.contains(id.item.slot);
   });
   if (!sent_by_owner || stage == work_.stages.end()) return refuse("a boundary between other stages");
   if (id.item < (up ? stage->forward : stage->backward)) return;  // it came before: this is the second time
