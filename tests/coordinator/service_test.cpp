@@ -13,6 +13,7 @@
 #include "coordinator/shell/status_builder.hpp"
 #include "tests/coordinator/fake_worker.hpp"
 #include "tests/coordinator/raw_socket.hpp"
+#include "tests/sanitized.hpp"
 #include "tests/temporary_directory.hpp"
 
 namespace planaria {
@@ -296,12 +297,8 @@ TEST_F(Service, TellsToolsWhereItListens) {
   EXPECT_EQ(ports["control_port"], service_->ports().control);
 }
 
-// The first byte of what a stranger announces: 2^30 bytes. A sanitizer pays for each of them several times over.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr char kAnnounced = 0x02;
-#else
-constexpr char kAnnounced = 0x40;
-#endif
+// The first byte of what a stranger announces: 2^30 bytes, or what a sanitizer's machine bears.
+constexpr char kAnnounced = kSanitized ? 0x02 : 0x40;
 
 // CAF clears as many bytes as a header announces, on the thread that hears all workers.
 TEST_F(Service, AStrangerThatHoldsUpTheNetworkThreadCostsNoWorkerItsLease) {

@@ -7,16 +7,13 @@
 #include <sstream>
 
 #include "chaos/faults/child_process.hpp"
+#include "tests/sanitized.hpp"
 
 namespace planaria {
 
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr int kSlowness = 5;
-#else
-constexpr int kSlowness = 1;
-#endif
+constexpr int kSlowness = kSanitized ? 5 : 1;
 
 }  // namespace
 
