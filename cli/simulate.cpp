@@ -14,7 +14,13 @@ namespace {
 // A cell of the table without a fault tells of a gap only where so many seeds were drawn.
 constexpr std::uint64_t kSeedsForCoverage = 10'000;
 
-int simulate(sim::CampaignOptions& options) {
+struct SimulateOptions {
+  sim::CampaignOptions campaign;
+  std::uint32_t trace = 120;
+};
+
+int simulate(SimulateOptions& all) {
+  sim::CampaignOptions& options = all.campaign;
   const bool terminal = isatty(STDERR_FILENO) == 1;
   options.progress = [&](std::uint64_t done) {
     if (terminal) fmt::print(stderr, "\r{} of {} seeds", done, options.seeds);
@@ -22,7 +28,7 @@ int simulate(sim::CampaignOptions& options) {
   const sim::CampaignResult result = sim::run_campaign(options);
   if (terminal) fmt::print(stderr, "\r\033[K");
   if (result.first_failure) {
-    fmt::print("{}\n", result.first_failure->describe());
+    fmt::print("{}\n", result.first_failure->describe(all.trace));
     fmt::print("seed {} fails; {} seeds passed before it was found\n", result.first_failure->seed, result.passed);
     return static_cast<int>(ExitCode::failed);
   }
@@ -43,19 +49,22 @@ int simulate(sim::CampaignOptions& options) {
 void add_simulate(CLI::App& app, int& code) {
   auto* command = app.add_subcommand("simulate", "Run the protocol under virtual time with faults drawn from seeds");
   command->footer("Examples:\n  planaria simulate --seeds 10000\n  planaria simulate --first-seed 4711 --seeds 1");
-  auto options = std::make_shared<sim::CampaignOptions>();
-  command->add_option("--seeds", options->seeds, "how many")
+  auto options = std::make_shared<SimulateOptions>();
+  command->add_option("--seeds", options->campaign.seeds, "how many")
       ->capture_default_str()
       ->transform(whole_number(1, 1'000'000'000));
-  command->add_option("--first-seed", options->first_seed, "the first one")
+  command->add_option("--first-seed", options->campaign.first_seed, "the first one")
       ->capture_default_str()
       ->transform(whole_number(0, INT64_MAX));
-  command->add_option("--threads", options->threads, "0: as many as the machine has")
+  command->add_option("--threads", options->campaign.threads, "0: as many as the machine has")
       ->capture_default_str()
       ->transform(whole_number(0, 1024));
-  command->add_option("--workers", options->limits.max_workers, "at most this many a run")
+  command->add_option("--workers", options->campaign.limits.max_workers, "at most this many a run")
       ->capture_default_str()
-      ->transform(whole_number(options->limits.min_workers, 1024));
+      ->transform(whole_number(options->campaign.limits.min_workers, 1024));
+  command->add_option("--trace", options->trace, "how many lines of a failed run to show")
+      ->capture_default_str()
+      ->transform(whole_number(0, 1'000'000));
   command->callback([options, &code] { code = simulate(*options); });
 }
 

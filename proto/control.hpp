@@ -16,6 +16,7 @@
 #include "common/codec.hpp"
 #include "common/hash.hpp"
 #include "common/ids.hpp"
+#include "proto/data_message.hpp"
 #include "proto/layout.hpp"
 
 namespace planaria {
@@ -30,40 +31,44 @@ inline constexpr char kControlBytesType[] = "planaria.bytes";
 enum class Phase : std::uint8_t { idle, fetch, forward, backward, reduce, gate, update, commit, finished, count_ };
 [[nodiscard]] const char* to_string(Phase phase);
 
-// All members of a view had this state, with equal hashes: it is right.
+// All members of a view had these blocks alike: they are right.
 struct ComparedState {
   Step step;
-  Hash128 hash;
-  auto operator<=>(const ComparedState&) const = default;
+  std::vector<BlockHash> blocks;  // all of them, in order
+  bool operator==(const ComparedState&) const = default;
   template <class V>
   void fields(V& v) {
-    v(step, hash);
+    v(step, blocks);
   }
 };
 
-// A step's gradient that isn't finite.
-struct NumericAlarm {
-  Hash128 digest;                // of the gradient and the losses
-  std::vector<SlotRange> slots;  // whose gradients aren't finite; looked at from attempt 1 on
+// What a worker holds of the state after one step.
+struct HeldState {
+  Step stamp;
+  std::vector<TileRange> state;       // master and moments
+  std::vector<TileRange> parameters;  // master, of these tiles besides
+  std::vector<BlockHash> hashes;      // when they were compared or asked for
   template <class V>
   void fields(V& v) {
-    v(digest, slots);
+    v(stamp, state, parameters, hashes);
   }
 };
 
 // What a worker holds that could serve others.
 struct Holdings {
-  std::optional<Step> state;              // stamp of its newest complete state
-  std::optional<Step> previous_state;     // stamp of the generation before, while it is intact
-  std::optional<Hash128> state_hash;      // of `state`, when it was compared or asked for
-  std::optional<Hash128> previous_hash;   // of `previous_state`, when it was asked for
+  std::vector<HeldState> states;          // by ascending stamp
   std::optional<ComparedState> compared;  // the newest that it knows
   std::uint32_t lineage = 0;              // of the last view that it took part in: ResumePlan
   std::vector<Step> checkpoints;          // steps of durable checkpoints it can load
 
+  // The newest step of which it holds anything.
+  [[nodiscard]] std::optional<Step> newest() const {
+    return states.empty() ? std::nullopt : std::optional(states.back().stamp);
+  }
+
   template <class V>
   void fields(V& v) {
-    v(state, previous_state, state_hash, previous_hash, compared, lineage, checkpoints);
+    v(states, compared, lineage, checkpoints);
   }
 };
 
@@ -136,12 +141,13 @@ struct Report {
   bool released = true;               // no work of work_step was begun, or all of it is committed and freed
   std::vector<StageProgress> stages;  // its own of work_step
   std::vector<TileRange> reduced;     // tiles of work_step's reduced gradient that it holds, verified
-  std::optional<Hash128> digest;      // of work_step's whole gradient, once measured
-  std::optional<NumericAlarm> alarm;  // that gradient is nonfinite
+  std::vector<BlockHash> gradient;    // hashes of work_step's tile sums, once measured
+  bool alarm = false;                 // that gradient isn't finite, as far as it knows
+  std::vector<SlotRange> nonfinite;   // whose gradients aren't, as far as it knows; looked at from attempt 1 on
 
   template <class V>
   void fields(V& v) {
-    v(prepare, view, holdings, work_step, attempt, released, stages, reduced, digest, alarm);
+    v(prepare, view, holdings, work_step, attempt, released, stages, reduced, gradient, alarm, nonfinite);
   }
 };
 
@@ -159,8 +165,8 @@ enum class EvidenceKind : std::uint8_t {
   peer_unreachable,   // the transport says so; a hint
   corrupt_payload,    // a payload didn't match its hash
   nonfinite,          // the step's gradient norm is not finite
-  gradient_mismatch,  // a member's digest of the reduced gradient differs
-  state_mismatch,     // a member's parameter hash differs
+  gradient_mismatch,  // a member's sums of the reduced gradient differ
+  state_mismatch,     // a member's hash of a block differs
   fetch_failed,       // state could not be fetched from its source
   count_
 };
@@ -223,12 +229,23 @@ struct DrainRequest {
   }
 };
 
+// The hashes of a block's tensors as they are exported, in the order of their names.
+struct BlockWeights {
+  std::uint32_t block = 0;
+  std::vector<Hash128> tensors;
+  bool operator==(const BlockWeights&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(block, tensors);
+  }
+};
+
 // Every step and the final evaluation are committed here; the writer's last checkpoint is durable.
 struct Done {
   ViewNumber view;
   Step step;
-  Hash128 weights;
-  std::optional<double> final_loss;  // who only took part in the final evaluation doesn't know it
+  std::vector<BlockWeights> weights;  // of the blocks that it holds
+  std::optional<double> final_loss;   // who only took part in the final evaluation doesn't know it
   double final_validation_loss = 0;
   template <class V>
   void fields(V& v) {
@@ -278,7 +295,7 @@ struct Prepare {
   ViewNumber view;
   std::vector<WorkerId> excluded;
   std::optional<Step> boundary;
-  bool want_state_hash = false;   // of both generations
+  bool want_state_hash = false;   // of all states held
   bool want_checkpoints = false;  // as they are now: others may have written some
   template <class V>
   void fields(V& v) {

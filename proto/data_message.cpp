@@ -1,10 +1,19 @@
 #include "proto/data_message.hpp"
 
+#include <algorithm>
+
 #include <cstring>
 
 #include "common/codec.hpp"
 
 namespace planaria {
+
+bool agree(std::span<const BlockHash> a, std::span<const BlockHash> b) {
+  return std::ranges::all_of(a, [&](const BlockHash& one) {
+    return std::ranges::none_of(
+        b, [&](const BlockHash& other) { return other.block == one.block && other.hash != one.hash; });
+  });
+}
 namespace {
 
 constexpr std::size_t kValuesAlignment = 64;

@@ -3,7 +3,8 @@
 // Byte layout of a payload: u32 length of the encoded meta, the meta, zero padding to a multiple of 64, values. The
 // transport's frame around it carries job, view, sender and the hash of all of it. Values of Piece and Reduced: the
 // fp32 gradient of `tiles`, in order. Values of StateTiles: master, first moment and second moment of `tiles`, each in
-// order. Values of Boundary: what one block hands to the next, [sequences · context, width].
+// order, or the master alone. Values of Parameters: the master of `tiles`. Values of Boundary: what one block hands to
+// the next, [sequences · context, width].
 //
 // Thread contract: plain values, pure functions.
 #pragma once
@@ -95,61 +96,88 @@ struct Piece {
   }
 };
 
-// The finished sum of the sender's shards.
+// Finished sums of shards of the sender, for a worker that updates them.
 struct Reduced {
   Step step;
   std::uint32_t attempt = 0;
   std::vector<TileRange> tiles;
-  std::vector<SlotLoss> losses;      // of all V slots, or none when the sender doesn't know them all
-  std::vector<SlotRange> nonfinite;  // as far as the sender knows
+  std::vector<SlotLoss> losses;  // of all V slots, or none when the sender doesn't know them all
   template <class V>
   void fields(V& v) {
-    v(step, attempt, tiles, losses, nonfinite);
+    v(step, attempt, tiles, losses);
   }
 };
 
-// "I hold the whole reduced gradient of the step": `digest` is the hash over its tile sums and losses.
+// "I hold the reduced gradient of all tiles that I keep": their sums of squares, with tied copies added, in order.
 struct Gate {
   Step step;
   std::uint32_t attempt = 0;
-  Hash128 digest;
-  bool finite = true;
+  std::vector<TileRange> tiles;
+  std::vector<double> sums;
+  std::vector<SlotLoss> losses;  // of all V slots, or none when the sender doesn't know them all
   template <class V>
   void fields(V& v) {
-    v(step, attempt, digest, finite);
+    v(step, attempt, tiles, sums, losses);
   }
 };
+
+// Parameters of the step, for a worker that computes with them and doesn't make them.
+struct Parameters {
+  Step step;
+  std::vector<TileRange> tiles;
+  template <class V>
+  void fields(V& v) {
+    v(step, tiles);
+  }
+};
+
+// The hash of what a worker holds of a whole block, which others may hold as well.
+struct BlockHash {
+  std::uint32_t block = 0;
+  Hash128 hash;
+  auto operator<=>(const BlockHash&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(block, hash);
+  }
+};
+
+// Whether all blocks that both lists name have the same hash in both.
+[[nodiscard]] bool agree(std::span<const BlockHash> a, std::span<const BlockHash> b);
 
 // "My parameters of the step are made and verified."
 struct Ack {
   Step step;
-  std::optional<Hash128> state_hash;  // on steps at which members compare
+  std::vector<BlockHash> hashes;  // on steps at which members compare
   template <class V>
   void fields(V& v) {
-    v(step, state_hash);
+    v(step, hashes);
   }
 };
 
 struct StateRequest {
   Step stamp;
   TileRange tiles;
+  bool parameters_only = false;
   template <class V>
   void fields(V& v) {
-    v(stamp, tiles);
+    v(stamp, tiles, parameters_only);
   }
 };
 
 struct StateTiles {
   Step stamp;
   TileRange tiles;
-  bool available = true;  // false: the sender doesn't hold that stamp (any more); no values follow
+  bool parameters_only = false;
+  bool available = true;  // false: the sender doesn't hold that (any more); no values follow
   template <class V>
   void fields(V& v) {
-    v(stamp, tiles, available);
+    v(stamp, tiles, parameters_only, available);
   }
 };
 
-using DataMeta = std::variant<Piece, Reduced, Gate, Ack, StateRequest, StateTiles, BoundaryRequest, Boundary>;
+using DataMeta =
+    std::variant<Piece, Reduced, Gate, Ack, StateRequest, StateTiles, BoundaryRequest, Boundary, Parameters>;
 
 // The head of a payload: length, meta, padding.
 [[nodiscard]] std::vector<std::byte> encode_data_head(const DataMeta& meta);

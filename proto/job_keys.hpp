@@ -67,6 +67,7 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.key("weight_decay", job.optimizer.weight_decay, NumberRange{0.0, 10.0});
   v.key("clip_norm", job.optimizer.clip_norm, NumberRange{0.0, 1e9});
   v.key("nonfinite", job.optimizer.nonfinite, Names(kNonfinitePolicyNames));
+  v.key("shard", job.optimizer.shard);
 
   v.section("train");
   v.key("steps", job.train.steps, IntegerRange{1, kMaxSteps});

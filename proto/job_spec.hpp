@@ -102,7 +102,9 @@ struct OptimizerSpec {
   double weight_decay = 0.1;  // decoupled, on tensors of two or more dimensions
   double clip_norm = 1.0;     // global gradient norm; 0 = no clipping
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
+  bool shard = false;  // each shard's state at one worker, else at all that compute with its block; the bits are alike
 
+  // All that the bits depend on.
   template <class V>
   void fields(V& v) {
     v(learning_rate, min_learning_rate, schedule, warmup_steps, decay_fraction, beta1, beta2, epsilon, weight_decay,

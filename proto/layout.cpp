@@ -110,25 +110,25 @@ bool for_columns(std::span<const StageAssignment> stages, std::uint32_t slots, c
 }
 
 // In each column the stages must stand on each other from the first block to the last; `whole`: no column is empty.
-Status check_stages(const ViewRecord& view, std::span<const StageAssignment> stages, const LayoutBounds& bounds,
-                    bool whole, const char* what) {
+Status check_stages(const ViewRecord& view, std::span<const StageAssignment> stages, std::uint32_t all_blocks,
+                    std::uint32_t all_slots, bool whole, const char* what) {
   for (const StageAssignment& stage : stages) {
     const auto& [blocks, slots] = stage.work;
     if (!view.has(stage.worker))
       return Error(ErrorCode::corrupt, std::string(what) + ": a stage's worker is no member");
-    if (blocks.empty() || blocks.end > bounds.blocks || slots.begin > slots.end || slots.end > bounds.slots) {
+    if (blocks.empty() || blocks.end > all_blocks || slots.begin > slots.end || slots.end > all_slots) {
       return Error(ErrorCode::corrupt, std::string(what) + ": a stage lies outside the blocks and slots");
     }
   }
   std::uint32_t bad_slot = 0;
-  const bool tiled = for_columns(stages, bounds.slots, [&](SlotRange slots, const auto& column) {
+  const bool tiled = for_columns(stages, all_slots, [&](SlotRange slots, const auto& column) {
     bad_slot = slots.begin;
     std::uint32_t block = 0;
     for (const auto& [first, stage] : column) {
       if (first != block) return false;
       block = stage->work.blocks.end;
     }
-    return block == bounds.blocks || (column.empty() && !whole);
+    return block == all_blocks || (column.empty() && !whole);
   });
   if (tiled) return ok_status();
   return Error(ErrorCode::corrupt,
@@ -148,6 +148,89 @@ Status check_shards(const ViewRecord& view, std::span<const ShardAssignment> sha
   if (end != tiles) return Error(ErrorCode::corrupt, std::string(what) + ": tile " + number(end) + " has no owner");
   return ok_status();
 }
+
+// Who computes with each block, by BlockIndex; each worker once, in order.
+std::vector<std::vector<WorkerId>> users_of_blocks(std::size_t blocks, std::span<const StageAssignment> stages) {
+  std::vector<std::set<WorkerId>> users(blocks);
+  for (const StageAssignment& stage : stages) {
+    for (std::uint32_t block = stage.work.blocks.begin; block < stage.work.blocks.end; ++block) {
+      users[block].insert(stage.worker);
+    }
+  }
+  std::vector<std::vector<WorkerId>> ordered;
+  for (const auto& of_block : users) ordered.emplace_back(of_block.begin(), of_block.end());
+  return ordered;
+}
+
+// Gives a block's tiles to its users so that those who have least get most.
+class ShardSplitter {
+ public:
+  ShardSplitter(const StateMap& map, std::span<const ShardAssignment> former)
+      : map_(map), owners_(map.tile_count()), former_(map.tile_count()) {
+    for (const ShardAssignment& shard : former) {
+      for (std::uint32_t tile = shard.tiles.begin; tile < shard.tiles.end; ++tile) former_[tile] = shard.owner;
+    }
+  }
+
+  void split(TileRange tiles, std::vector<WorkerId> users) {
+    std::ranges::stable_sort(users, {}, [this](WorkerId user) { return bytes_[user]; });
+    const std::uint64_t level = fill_users(users, map_.bytes(tiles));
+    const auto fits = [&](WorkerId user, std::uint32_t tile) {
+      return bytes_[user] + map_.bytes({tile, tile + 1}) / 2 <= level;
+    };
+    std::vector<std::uint32_t> moving;
+    for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
+      const bool stays = former_[tile] && std::ranges::find(users, *former_[tile]) != users.end();
+      if (stays && fits(*former_[tile], tile)) {
+        give(tile, *former_[tile]);
+      } else {
+        moving.push_back(tile);
+      }
+    }
+    auto user = users.begin();
+    for (const std::uint32_t tile : moving) {
+      while (std::next(user) != users.end() && !fits(*user, tile)) ++user;
+      give(tile, *user);
+    }
+  }
+
+  [[nodiscard]] std::vector<ShardAssignment> take() const {
+    std::vector<ShardAssignment> shards;
+    for (std::uint32_t tile = 0; tile < owners_.size(); ++tile) {
+      const bool joins = !shards.empty() && shards.back().owner == owners_[tile] &&
+                         map_.block_of(TileIndex(tile - 1)) == map_.block_of(TileIndex(tile));
+      if (joins) {
+        shards.back().tiles.end = tile + 1;
+      } else {
+        shards.push_back({owners_[tile], {tile, tile + 1}, false});
+      }
+    }
+    return shards;
+  }
+
+ private:
+  // Up to which level `bytes` fill the users, who are in order of what they have; those above it are left out.
+  std::uint64_t fill_users(std::vector<WorkerId>& users, std::uint64_t bytes) {
+    std::uint64_t sum = bytes;
+    for (std::size_t count = 1; count <= users.size(); ++count) {
+      sum += bytes_[users[count - 1]];
+      const std::uint64_t level = sum / count;
+      if (count < users.size() && level > bytes_[users[count]]) continue;
+      users.resize(count);
+      return level;
+    }
+    return 0;
+  }
+  void give(std::uint32_t tile, WorkerId owner) {
+    owners_[tile] = owner;
+    bytes_[owner] += map_.bytes({tile, tile + 1});
+  }
+
+  const StateMap& map_;
+  std::vector<WorkerId> owners_;
+  std::vector<std::optional<WorkerId>> former_;
+  std::map<WorkerId, std::uint64_t> bytes_;
+};
 
 }  // namespace
 
@@ -197,27 +280,15 @@ std::vector<SlotRange> ResumePlan::lost_slots() const {
   return merged;
 }
 
-std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const WorkerId> owners) {
-  assert(!owners.empty());
-  const std::uint64_t total = map.bytes({0, map.tile_count()});
-  std::vector<ShardAssignment> shards;
-  std::uint64_t before = 0;
-  for (std::uint32_t tile = 0; tile < map.tile_count(); ++tile) {
-    const std::uint64_t bytes = map.bytes({tile, tile + 1});
-    // The owner in whose share the tile's middle falls.
-    const auto index = std::min<std::uint64_t>((before + bytes / 2) * owners.size() / std::max<std::uint64_t>(total, 1),
-                                               owners.size() - 1);
-    const WorkerId owner = owners[index];
-    const bool joins = !shards.empty() && shards.back().owner == owner &&
-                       map.block_of(TileIndex(tile - 1)) == map.block_of(TileIndex(tile));
-    if (joins) {
-      shards.back().tiles.end = tile + 1;
-    } else {
-      shards.push_back({owner, {tile, tile + 1}, false});
-    }
-    before += bytes;
+std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const StageAssignment> stages,
+                                          std::span<const ShardAssignment> former) {
+  const auto users = users_of_blocks(map.blocks().size(), stages);
+  ShardSplitter splitter(map, former);
+  for (std::size_t block = 0; block < users.size(); ++block) {
+    assert(!users[block].empty());
+    splitter.split(map.blocks()[block].tile_range(), users[block]);
   }
-  return shards;
+  return splitter.take();
 }
 
 std::vector<SlotRange> split_slots(std::uint32_t slots, std::span<const double> speeds, double slack) {
@@ -288,7 +359,26 @@ std::vector<StageWork> uncovered_work(std::span<const StageAssignment> stages, s
   return gaps;
 }
 
-Status check_view(const ViewRecord& view, const LayoutBounds& bounds) {
+namespace {
+
+// The layout's shards belong to workers that compute with them: they have the parameters already.
+Status check_shard_users(const ViewRecord& view, const StateMap& map) {
+  const auto users = users_of_blocks(map.blocks().size(), view.stages);
+  for (const ShardAssignment& shard : view.shards) {
+    const BlockIndex block = map.block_of(TileIndex(shard.tiles.begin));
+    const bool one_block = map.block_of(TileIndex(shard.tiles.end - 1)) == block;
+    if (!one_block || !std::ranges::binary_search(users[block.value()], shard.owner)) {
+      return Error(ErrorCode::corrupt,
+                   "layout: the owner of tile " + number(shard.tiles.begin) + " doesn't compute with its block");
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Status check_view(const ViewRecord& view, const StateMap& map, std::uint32_t slots) {
+  const auto blocks = static_cast<std::uint32_t>(map.blocks().size());
   if (view.view == ViewNumber(0)) return Error(ErrorCode::corrupt, "a view has a number above 0");
   if (view.members.empty()) return Error(ErrorCode::corrupt, "a view has members");
   for (std::size_t i = 1; i < view.members.size(); ++i) {
@@ -297,13 +387,15 @@ Status check_view(const ViewRecord& view, const LayoutBounds& bounds) {
     }
   }
   if (!view.has(view.checkpoint_writer)) return Error(ErrorCode::corrupt, "the checkpoint writer is no member");
-  PLANARIA_TRY(check_stages(view, view.stages, bounds, true, "layout"));
-  PLANARIA_TRY(check_stages(view, view.resume.stages, bounds, view.resume.compute, "resume plan"));
-  PLANARIA_TRY(check_shards(view, view.shards, bounds.tiles, "layout"));
-  PLANARIA_TRY(check_shards(view, view.resume.shards, bounds.tiles, "resume plan"));
+  if (view.resume.step == Step(0)) return Error(ErrorCode::corrupt, "a view goes on with a step above 0");
+  PLANARIA_TRY(check_stages(view, view.stages, blocks, slots, true, "layout"));
+  PLANARIA_TRY(check_stages(view, view.resume.stages, blocks, slots, view.resume.compute, "resume plan"));
+  PLANARIA_TRY(check_shards(view, view.shards, map.tile_count(), "layout"));
+  PLANARIA_TRY(check_shards(view, view.resume.shards, map.tile_count(), "resume plan"));
+  PLANARIA_TRY(check_shard_users(view, map));
   for (const StateFetch& fetch : view.resume.fetches) {
     const bool from_member = fetch.source != StateSource::peer || (view.has(fetch.from) && fetch.from != fetch.worker);
-    if (!view.has(fetch.worker) || !from_member || fetch.tiles.empty() || fetch.tiles.end > bounds.tiles) {
+    if (!view.has(fetch.worker) || !from_member || fetch.tiles.empty() || fetch.tiles.end > map.tile_count()) {
       return Error(ErrorCode::corrupt, "a state fetch names no members or no tiles");
     }
   }

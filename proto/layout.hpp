@@ -37,21 +37,6 @@ struct SlotRange {
   }
 };
 
-// Consecutive blocks [begin, end) by BlockIndex.
-struct BlockRange {
-  std::uint32_t begin = 0;
-  std::uint32_t end = 0;
-
-  [[nodiscard]] bool empty() const { return begin >= end; }
-  [[nodiscard]] std::uint32_t size() const { return empty() ? 0 : end - begin; }
-  [[nodiscard]] bool contains(BlockIndex block) const { return begin <= block.value() && block.value() < end; }
-  auto operator<=>(const BlockRange&) const = default;
-  template <class V>
-  void fields(V& v) {
-    v(begin, end);
-  }
-};
-
 // A node of the one canonical summation tree over V slots: it sums slots [index·2^level, (index+1)·2^level).
 struct TreeNode {
   std::uint32_t level = 0;
@@ -134,35 +119,47 @@ enum class StateSource : std::uint8_t {
   initialize,  // from the seed
   checkpoint,  // the worker reads the durable one
   peer,
-  own_previous,  // the worker goes back to the generation before its newest
   count_
 };
 
-// How a member gets state that it lacks.
+// How a member gets what it lacks, of state r-1.
 struct StateFetch {
   WorkerId worker;  // who lacks it
   StateSource source = StateSource::initialize;
   WorkerId from;  // for peer
   TileRange tiles;
-  Step stamp;  // the step of the state: 0 for initialize
+  bool parameters_only = false;  // else the moments as well
 
   template <class V>
   void fields(V& v) {
-    v(worker, source, from, tiles, stamp);
+    v(worker, source, from, tiles, parameters_only);
+  }
+};
+
+// A member whose state isn't believed, or is of steps that the others went back behind, gives it up: all, or all but
+// that of step r-1.
+struct Distrust {
+  WorkerId worker;
+  bool all = true;
+  template <class V>
+  void fields(V& v) {
+    v(worker, all);
   }
 };
 
 // How the members of a new view go on with the first step they work on. From the step after it, ViewRecord::stages
-// and ViewRecord::shards hold.
+// and ViewRecord::shards hold; what those ask a member to keep, it keeps from this step's update on (proto/duty.hpp).
 struct ResumePlan {
-  Step step;                  // r: every member has or fetches state r-1, or has r already
+  Step step;                  // r: every member has or fetches what it needs of state r-1, or has it of r already
   std::uint32_t attempt = 0;  // raised when the step's gradient is computed anew after a numeric alarm
   bool discard = false;       // partial work of step r that members hold is of an older attempt: drop it
   bool skip_update = false;   // the gradient is nonfinite by nature: parameters r = parameters r-1
   bool compute = true;        // false: every shard is ready and no slot is needed
-  std::uint32_t tier = 0;     // 0 nothing rolled back, 1 older state in memory, 2 checkpoint, 3 initial state
+  std::uint32_t tier = 0;     // 0 nothing rolled back, 1 older state in memory, 2 checkpoint, 3 initial state;
+                              // above 0 all state but r-1 is given up
   // Raised when members' newest states proved wrong: what descends from those isn't believed any more.
   std::uint32_t lineage = 0;
+  std::vector<Distrust> distrusted;
   std::vector<StageAssignment> stages;  // a worker may have several; each is folded on its own
   std::vector<ShardAssignment> shards;
   std::vector<StateFetch> fetches;
@@ -172,7 +169,7 @@ struct ResumePlan {
 
   template <class V>
   void fields(V& v) {
-    v(step, attempt, discard, skip_update, compute, tier, lineage, stages, shards, fetches);
+    v(step, attempt, discard, skip_update, compute, tier, lineage, distrusted, stages, shards, fetches);
   }
 };
 
@@ -182,6 +179,7 @@ struct ViewRecord {
   std::vector<Member> members;          // by WorkerId
   std::vector<StageAssignment> stages;  // tile blocks × slots
   std::vector<ShardAssignment> shards;  // covers all tiles
+  bool sharded = false;                 // a shard's state is at its owner alone (proto/duty.hpp)
   WorkerId checkpoint_writer;           // the member that writes durable checkpoints
   ResumePlan resume;
   std::string reason;
@@ -191,12 +189,15 @@ struct ViewRecord {
 
   template <class V>
   void fields(V& v) {
-    v(view, members, stages, shards, checkpoint_writer, resume, reason);
+    v(view, members, stages, shards, sharded, checkpoint_writer, resume, reason);
   }
 };
 
-// Splits all tiles over the members in order, by bytes, cut at block boundaries.
-[[nodiscard]] std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const WorkerId> owners);
+// Splits each block's tiles, by bytes, over the workers that have a stage with it, so that all of them together have
+// shards of about the same size. A tile stays with its owner in `former` as far as that allows. Precondition: stages
+// that cover every block.
+[[nodiscard]] std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const StageAssignment> stages,
+                                                        std::span<const ShardAssignment> former = {});
 
 // Splits V slots over pipelines, in order, in proportion to their speeds (micro-batches a second), each at least one
 // while slots suffice; of splits within `slack` of the best predicted time the one with the fewest tree nodes wins.
@@ -216,14 +217,7 @@ struct ViewRecord {
 [[nodiscard]] std::vector<StageWork> uncovered_work(std::span<const StageAssignment> stages, std::uint32_t blocks,
                                                     std::uint32_t slots);
 
-// The sizes that a view's ranges must fit.
-struct LayoutBounds {
-  std::uint32_t blocks = 1;
-  std::uint32_t slots = 1;
-  std::uint32_t tiles = 1;
-};
-
 // Structural rules that any view must hold; a worker refuses a view that breaks them.
-[[nodiscard]] Status check_view(const ViewRecord& view, const LayoutBounds& bounds);
+[[nodiscard]] Status check_view(const ViewRecord& view, const StateMap& map, std::uint32_t slots);
 
 }  // namespace planaria

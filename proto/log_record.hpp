@@ -97,14 +97,13 @@ struct Committed {
 struct NumericDecision {  // about a nonfinite gradient
   Step step;
   std::uint32_t attempt = 0;
-  Hash128 digest;
   std::vector<SlotRange> nonfinite;       // slots; known from attempt 1 on
   std::vector<StageAssignment> computed;  // who computed what in this attempt
   std::string decision;
   std::vector<WorkerId> expelled;  // those that computed wrongly
   template <class V>
   void fields(V& v) {
-    v(step, attempt, digest, nonfinite, computed, decision, expelled);
+    v(step, attempt, nonfinite, computed, decision, expelled);
   }
 };
 struct MemberHash {
@@ -117,14 +116,15 @@ struct MemberHash {
 };
 struct Disagreement {  // members hold what should be alike, and isn't
   Step step;
-  bool gradient = false;    // else the state after the step
+  bool gradient = false;  // else the state after the step
+  std::uint32_t block = 0;
   std::uint32_t round = 0;  // the step's attempt, or the state's lineage: the same disagreement may be reported twice
   std::vector<MemberHash> hashes;
   std::string decision;
   std::vector<WorkerId> expelled;
   template <class V>
   void fields(V& v) {
-    v(step, gradient, round, hashes, decision, expelled);
+    v(step, gradient, block, round, hashes, decision, expelled);
   }
 };
 struct StepLogged {  // the first report of a commit; sequences used = logged steps · M · B

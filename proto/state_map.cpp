@@ -115,11 +115,17 @@ StateMap::StateMap(const ModelSpec& model, std::uint32_t tile_elements) : tile_e
       tiles_.push_back({{block.offset + at, block.offset + end}, BlockIndex(index), at >= tied_from});
     }
     block.tiles = static_cast<std::uint32_t>(tiles_.size()) - block.first_tile;
+    first_tied_ = static_cast<std::uint32_t>(std::ranges::find_if(tiles_, &Tile::tied) - tiles_.begin());
     vector_elements_ += round_up(block.elements, kBlockAlignment);
     for (const TensorInfo& tensor : block.tensors) {
       if (!tensor.tied) parameter_count_ += tensor.elements();
     }
   }
+}
+
+TileRange StateMap::tiles_of(BlockRange blocks) const {
+  if (blocks.empty()) return {};
+  return {blocks_[blocks.begin].tile_range().begin, blocks_[blocks.end - 1].tile_range().end};
 }
 
 std::uint64_t StateMap::bytes(TileRange range) const {

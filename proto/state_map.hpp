@@ -16,6 +16,7 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -35,6 +36,21 @@ struct TileRange {
 
   [[nodiscard]] bool empty() const { return begin >= end; }
   auto operator<=>(const TileRange&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(begin, end);
+  }
+};
+
+// Consecutive blocks [begin, end) by BlockIndex.
+struct BlockRange {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
+
+  [[nodiscard]] bool empty() const { return begin >= end; }
+  [[nodiscard]] std::uint32_t size() const { return empty() ? 0 : end - begin; }
+  [[nodiscard]] bool contains(BlockIndex block) const { return begin <= block.value() && block.value() < end; }
+  auto operator<=>(const BlockRange&) const = default;
   template <class V>
   void fields(V& v) {
     v(begin, end);
@@ -91,6 +107,14 @@ class StateMap {
   [[nodiscard]] BlockIndex block_of(TileIndex index) const { return tiles_[index.value()].block; }
   // True for tiles of a tied copy.
   [[nodiscard]] bool is_tied(TileIndex index) const { return tiles_[index.value()].tied; }
+  // Those are the last ones of all, if there are any; the others have state of their own.
+  [[nodiscard]] TileRange tied_tiles() const { return {first_tied_, tile_count()}; }
+  [[nodiscard]] TileRange tiles_with_state() const { return {0, first_tied_}; }
+  // The embedding's tiles of which tied ones are copies: element for element, from each tile's start on.
+  [[nodiscard]] TileRange originals_of(TileRange tied) const {
+    return {tied.begin - first_tied_, tied.end - first_tied_};
+  }
+  [[nodiscard]] TileRange tiles_of(BlockRange blocks) const;
   // Bytes of fp32 values in the range, block padding excluded.
   [[nodiscard]] std::uint64_t bytes(TileRange range) const;
 
@@ -101,6 +125,7 @@ class StateMap {
     bool tied = false;
   };
   std::uint32_t tile_elements_;
+  std::uint32_t first_tied_ = 0;
   std::uint64_t vector_elements_ = 0;
   std::uint64_t parameter_count_ = 0;
   std::vector<BlockInfo> blocks_;

@@ -115,13 +115,18 @@ std::span<const float> exported_values(const ExportTensor& tensor, std::span<con
   return scratch;
 }
 
-void add_to_hash(Hasher& hasher, std::string_view name, std::span<const std::uint64_t> shape,
-                 std::span<const std::byte> bytes) {
+void add_to_hash(Hasher& hasher, std::string_view name, std::span<const std::uint64_t> shape, const Hash128& values) {
   hasher.update(std::uint64_t{name.size()});
   hasher.update(name);
   hasher.update(std::uint64_t{shape.size()});
   for (const std::uint64_t dimension : shape) hasher.update(dimension);
-  hasher.update(hash_bytes(bytes));
+  hasher.update(values);
+}
+
+// The block that a tensor is of.
+std::uint32_t block_of(const StateMap& map, const ExportTensor& tensor) {
+  const auto after = std::ranges::upper_bound(map.blocks(), tensor.offset, {}, &BlockInfo::offset);
+  return static_cast<std::uint32_t>(after - map.blocks().begin() - 1);
 }
 
 Status write_model(FileSystem& fs, const std::string& path, const std::vector<ExportTensor>& tensors,
@@ -192,11 +197,37 @@ std::vector<ExportTensor> export_tensors(const ModelSpec& model, const StateMap&
 }
 
 Hash128 weights_hash(const ModelSpec& model, const StateMap& map, std::span<const float> parameters) {
-  Hasher hasher;
+  std::vector<std::vector<Hash128>> hashes;
+  for (std::uint32_t block = 0; block < map.blocks().size(); ++block) {
+    hashes.push_back(tensor_hashes(model, map, BlockIndex(block), parameters));
+  }
+  return weights_hash(model, map, hashes);
+}
+
+std::vector<Hash128> tensor_hashes(const ModelSpec& model, const StateMap& map, BlockIndex block,
+                                   std::span<const float> parameters) {
+  std::vector<Hash128> hashes;
   std::vector<float> scratch;
   for (const ExportTensor& tensor : export_tensors(model, map)) {
-    const auto values = exported_values(tensor, parameters, scratch);
-    add_to_hash(hasher, tensor.name, tensor.shape(), std::as_bytes(values));
+    if (block_of(map, tensor) != block.value()) continue;
+    hashes.push_back(hash_bytes(std::as_bytes(exported_values(tensor, parameters, scratch))));
+  }
+  return hashes;
+}
+
+std::uint32_t tensor_count(const ModelSpec& model, const StateMap& map, BlockIndex block) {
+  const auto tensors = export_tensors(model, map);
+  return static_cast<std::uint32_t>(std::ranges::count_if(
+      tensors, [&](const ExportTensor& tensor) { return block_of(map, tensor) == block.value(); }));
+}
+
+Hash128 weights_hash(const ModelSpec& model, const StateMap& map,
+                     std::span<const std::vector<Hash128>> hashes_of_blocks) {
+  Hasher hasher;
+  std::vector<std::size_t> used(hashes_of_blocks.size(), 0);
+  for (const ExportTensor& tensor : export_tensors(model, map)) {
+    const std::uint32_t block = block_of(map, tensor);
+    add_to_hash(hasher, tensor.name, tensor.shape(), hashes_of_blocks[block][used[block]++]);
   }
   return hasher.digest();
 }
@@ -207,7 +238,8 @@ Result<Hash128> weights_hash_of_file(FileSystem& fs, const std::string& safetens
   for (const TensorEntry& entry : file.header().tensors) entries.push_back(&entry);
   std::ranges::sort(entries, {}, &TensorEntry::name);
   Hasher hasher;
-  for (const TensorEntry* entry : entries) add_to_hash(hasher, entry->name, entry->shape, file.bytes(*entry));
+  for (const TensorEntry* entry : entries)
+    add_to_hash(hasher, entry->name, entry->shape, hash_bytes(file.bytes(*entry)));
   return hasher.digest();
 }
 

@@ -41,6 +41,13 @@ struct ExportTensor {
 // bytes, the number of dimensions and each of them, and the XXH3-128 of the exported bytes; integers as u64.
 // `parameters` is the whole flat vector of fp32 masters.
 [[nodiscard]] Hash128 weights_hash(const ModelSpec& model, const StateMap& map, std::span<const float> parameters);
+// The same in parts: the hashes of the exported bytes of a block's tensors, in the order of their names, and the whole
+// from those of all blocks. Precondition: as many as there are.
+[[nodiscard]] std::vector<Hash128> tensor_hashes(const ModelSpec& model, const StateMap& map, BlockIndex block,
+                                                 std::span<const float> parameters);
+[[nodiscard]] std::uint32_t tensor_count(const ModelSpec& model, const StateMap& map, BlockIndex block);
+[[nodiscard]] Hash128 weights_hash(const ModelSpec& model, const StateMap& map,
+                                   std::span<const std::vector<Hash128>> hashes_of_blocks);
 // The same from an exported file alone.
 [[nodiscard]] Result<Hash128> weights_hash_of_file(FileSystem& fs, const std::string& safetensors_path);
 

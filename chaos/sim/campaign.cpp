@@ -82,7 +82,7 @@ Failure shrink(const SimOptions& failing) {
       break;
     }
   }
-  constexpr std::size_t kTraceLines = 4000;
+  constexpr std::size_t kTraceLines = 20'000;
   RunResult last = run_seed(failure.options, kTraceLines);
   if (last.violation) failure.violation = *last.violation;
   failure.trace = std::move(last.trace);

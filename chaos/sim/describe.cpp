@@ -27,7 +27,12 @@ std::string range(TileRange tiles) {
 }
 
 std::string held(const Holdings& holdings) {
-  return fmt::format("state {} previous {}", to_string(holdings.state), to_string(holdings.previous_state));
+  std::string text = "states";
+  for (const HeldState& state : holdings.states) {
+    text += fmt::format(" {}:", state.stamp.value());
+    for (const TileRange run : state.state) text += fmt::format("{},", range(run));
+  }
+  return text;
 }
 
 std::string describe(const BoundaryId& id) {
@@ -69,6 +74,7 @@ std::string describe(const DataMeta& meta) {
             return fmt::format("StateTiles {} tiles {}{}", m.stamp.value(), range(m.tiles),
                                m.available ? "" : " (not held)");
           },
+          [](const Parameters& m) { return fmt::format("Parameters step {}", m.step.value()); },
       },
       meta);
 }
@@ -126,13 +132,12 @@ std::string describe(const ViewRecord& record) {
   }
   std::string fetches;
   for (const StateFetch& fetch : record.resume.fetches) {
-    fetches +=
-        fmt::format(" {}<-{}{}@{}", fetch.worker.value(),
-                    fetch.source == StateSource::peer           ? "w"
-                    : fetch.source == StateSource::checkpoint   ? "checkpoint"
-                    : fetch.source == StateSource::own_previous ? "own previous"
-                                                                : "seed",
-                    fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "", fetch.stamp.value());
+    fetches += fmt::format(" {}<-{}{}:{}{}", fetch.worker.value(),
+                           fetch.source == StateSource::peer         ? "w"
+                           : fetch.source == StateSource::checkpoint ? "checkpoint"
+                                                                     : "seed",
+                           fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "",
+                           range(fetch.tiles), fetch.parameters_only ? "p" : "");
   }
   return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; stages{}; fetches{}; {}",
                      record.view.value(), members, record.resume.step.value(), record.resume.attempt,
@@ -205,18 +210,27 @@ std::string describe(const WorkerAction& action) {
             return fmt::format("ApplyUpdate step {}{}", a.step.value(), a.skip ? " skip" : "");
           },
           [](const StoreState& a) { return fmt::format("StoreState {} tiles {}", a.stamp.value(), range(a.tiles)); },
+          [](const CopyTied& a) { return fmt::format("CopyTied {}", a.stamp.value()); },
+          [](const StoreParameters& a) { return fmt::format("StoreParameters {}", a.stamp.value()); },
           [](const InitializeState&) { return std::string("InitializeState"); },
           [](const LoadCheckpoint& a) { return fmt::format("LoadCheckpoint {}", a.step.value()); },
-          [](const RevertState& a) { return fmt::format("RevertState {}", a.stamp.value()); },
+          [](const RevertState& a) { return fmt::format("RevertState {}", to_string(a.stamp)); },
           [](const ListCheckpoints&) { return std::string("ListCheckpoints"); },
           [](const HashState& a) { return fmt::format("HashState {}", a.stamp.value()); },
           [](const HashWeights& a) { return fmt::format("HashWeights {}", a.step.value()); },
-          [](const SaveCheckpoint& a) { return fmt::format("SaveCheckpoint {}", a.step.value()); },
+          [](const BeginCheckpoint& a) { return fmt::format("BeginCheckpoint {}", a.step.value()); },
+          [](const AddToCheckpoint& a) {
+            return fmt::format("AddToCheckpoint {} tiles {}", a.step.value(), range(a.tiles));
+          },
+          [](const WriteCheckpoint& a) { return fmt::format("WriteCheckpoint {}", a.step.value()); },
           [](const ReleaseStep& a) { return fmt::format("ReleaseStep {}", a.step.value()); },
           [](const EnterView& a) { return fmt::format("EnterView {}", a.view.value()); },
           [](const FenceView& a) { return fmt::format("FenceView {} closing [{}]", a.view.value(), list(a.excluded)); },
           [](const SendPiece& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
           [](const SendBoundary& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
+          [](const SendParameters& a) {
+            return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value());
+          },
           [](const SendReduced& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
           [](const SendSmall& a) { return fmt::format("send {} to {}", describe(a.meta), a.to.value()); },
           [](const SendState& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },

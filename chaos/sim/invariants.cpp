@@ -18,8 +18,8 @@ Hash128 content(const ViewRecord& record) {
 }
 
 bool fetches(const ViewRecord& view, WorkerId worker, Step stamp) {
-  return std::ranges::any_of(view.resume.fetches,
-                             [&](const StateFetch& fetch) { return fetch.worker == worker && fetch.stamp == stamp; });
+  return stamp == view.resume.step.previous() &&
+         std::ranges::any_of(view.resume.fetches, [&](const StateFetch& fetch) { return fetch.worker == worker; });
 }
 
 }  // namespace
@@ -28,13 +28,19 @@ void Oracle::fail(const std::string& invariant, const WorkerProcess& process, co
   world_.fail(invariant, process.name() + ": " + detail);
 }
 
+Duty Oracle::duty(const ViewRecord& view, WorkerId worker) const {
+  return duty_of(*world_.options.shape.map, view.sharded, view.stages, view.shards, worker);
+}
+
 // Every member of the process's view has had state `step`, save those whom the view's plan lets fetch it.
 void Oracle::members_hold(const WorkerProcess& process, Step step, const char* invariant) {
   const auto& view = process.core().view_record();
   if (!view || step > world_.options.shape.total_steps) return;
   for (const Member& member : view->members) {
     const WorkerProcess* other = simulation_.process_at(member.address);
-    if (other == nullptr || other->trainer().reached(step) || fetches(*view, member.worker, step)) continue;
+    if (other == nullptr || other->trainer().reached(step, duty(*view, member.worker).kept) ||
+        fetches(*view, member.worker, step))
+      continue;
     return fail(invariant, process, "step " + to_string(step) + " isn't at " + other->name());
   }
 }
@@ -45,14 +51,19 @@ void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
   if (const auto* release = std::get_if<ReleaseStep>(&action)) {
     check_release(process, release->step);
   } else if (const auto* small = std::get_if<SendSmall>(&action)) {
+    const auto& view = process.core().view_record();
+    const auto& trainer = process.trainer();
     if (const auto* gate = std::get_if<Gate>(&small->meta)) {
-      const auto held = process.trainer().newest_state();
-      if (!held || held->next() < gate->step) {
-        fail("14: a worker votes before it holds the state", process, describe(action));
-      }
+      TileSet missing = duty(*view, process.core().identity()->worker).kept;
+      missing.remove(trainer.state_tiles(gate->step.previous()));
+      missing.remove(trainer.state_tiles(gate->step));
+      if (!missing.empty()) fail("14: a worker votes before it holds the state", process, describe(action));
+      if (!gate->losses.empty()) check_losses(process, gate->step, gate->losses);
     } else if (const auto* ack = std::get_if<Ack>(&small->meta)) {
-      const auto held = process.trainer().newest_state();
-      if (ack->step <= world_.options.shape.total_steps && (!held || *held < ack->step)) {
+      const Duty own = duty(*view, process.core().identity()->worker);
+      const bool held =
+          trainer.state_tiles(ack->step).contains(own.kept) && trainer.parameter_tiles(ack->step).contains(own.used);
+      if (ack->step <= world_.options.shape.total_steps && !held) {
         fail("2: parameters are acknowledged that aren't there", process, describe(action));
       }
     }
@@ -64,7 +75,9 @@ void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
     } else if (const auto* commit = std::get_if<StepCommitted>(&control->message)) {
       check_committed(process, *commit);
     } else if (const auto* done = std::get_if<Done>(&control->message)) {
-      if (done->weights != weights_of(world_.reference.state(world_.options.shape.total_steps))) {
+      const TermVector& expected = world_.reference.state(world_.options.shape.total_steps);
+      for (const BlockWeights& block : done->weights) {
+        if (block == block_weights(world_.options.shape, expected, block.block)) continue;
         wrong("1: the final weights differ from the undisturbed run",
               process.name() + ": " + describe(control->message));
       }
@@ -74,15 +87,23 @@ void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
 
 void Oracle::check_holdings(const WorkerProcess& process, const Holdings& holdings, const char* what) {
   const auto newest = process.trainer().newest_state();
-  for (const auto& stamp : {holdings.state, holdings.previous_state}) {
-    if (stamp && !process.trainer().holds_state(*stamp)) {
-      return fail("8: state is offered that isn't held", process, std::string(what) + " offers " + to_string(stamp));
+  for (const HeldState& held : holdings.states) {
+    TileSet parameters(held.parameters);
+    parameters.add(TileSet(held.state));
+    TileSet servable = process.trainer().parameter_tiles(held.stamp);  // a tied copy from the original
+    servable.add(tied_to(*world_.options.shape.map, servable));
+    if (process.trainer().state_tiles(held.stamp).contains(TileSet(held.state)) && servable.contains(parameters)) {
+      continue;
     }
+    return fail("8: state is offered that isn't held", process, std::string(what) + " offers " + to_string(held.stamp));
   }
-  if (damaged_ || process.busy() || !newest) return;
-  if (!holdings.state || *holdings.state < *newest) {
+  if (damaged_ || process.busy() || !newest || !process.trainer().idle()) return;
+  const auto offered = std::ranges::find(holdings.states, *newest, &HeldState::stamp);
+  const bool all =
+      offered != holdings.states.end() && TileSet(offered->state).contains(process.trainer().state_tiles(*newest));
+  if (!all) {
     fail("12: good state isn't offered", process,
-         std::string(what) + " offers " + to_string(holdings.state) + " of " + to_string(newest));
+         std::string(what) + " offers " + to_string(holdings.newest()) + " of " + to_string(newest));
   }
 }
 
@@ -97,18 +118,26 @@ void Oracle::check_report(const WorkerProcess& process, const Report& report) {
   }
 }
 
+// Before members compared, and went back, wrong values could be in everything.
+bool Oracle::tainted(ViewNumber view) const {
+  return damaged_ && (!clean_from_ || view < *clean_from_);
+}
+
 void Oracle::check_committed(const WorkerProcess& process, const StepCommitted& commit) {
   const JobShape& shape = world_.options.shape;
   // Who comes back after a rollback repeats what it knew before.
   if (commit.view >= rolled_back_in_) highest_commit_ = std::max(highest_commit_, commit.step);
   // Until members compare, and go back, what was made from a wrong value is published.
-  const bool tainted = damaged_ && (!clean_from_ || commit.view < *clean_from_);
-  if (tainted && world_.options.job.integrity.check_every != 1) return;
+  if (tainted(commit.view) && world_.options.job.integrity.check_every != 1) return;
   const double loss = world_.reference.loss(commit.step) / static_cast<double>(simulation_.sequence_tokens());
   const auto what = [&] { return process.name() + ": " + describe(WorkerMessage(commit)); };
   if (commit.loss != loss) wrong("15: a published loss differs from the undisturbed run", what());
   const auto& compared = process.core().compared();
-  if (compared && compared->step == commit.step && compared->hash != world_.reference.state_digest(commit.step)) {
+  const bool alike =
+      !compared || compared->step != commit.step || std::ranges::all_of(compared->blocks, [&](const BlockHash& block) {
+        return block == block_hash(shape, world_.reference.state(commit.step), block.block);
+      });
+  if (!alike) {
     wrong("1: members agree on state that differs from the undisturbed run", what());
   }
   if (commit.skipped != (shape.natural_nan == commit.step)) {
@@ -156,12 +185,17 @@ void Oracle::micro_batch_ends(const WorkerProcess&, const ComputeMicroBatch&) {
 void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   const auto& view = process.core().view_record();
   if (!view) return fail("6: an update outside a view", process, describe(WorkerAction(action)));
-  // Where all compute wrongly, all agree.
-  const bool nobody_computes = std::ranges::all_of(view->members, [&](const Member& member) {
+  // Where all compute wrongly, or nobody else has the blocks, nobody can contradict.
+  const auto computes_wrongly = [&](const Member& member) {
     const WorkerProcess* other = simulation_.process_at(member.address);
     return other != nullptr && other->trainer().computes_wrongly();
-  });
-  if (action.skip && nobody_computes) world_.beyond_promise = true;
+  };
+  std::set<SlotRange> pipelines;
+  for (const StageAssignment& stage : view->resume.stages) pipelines.insert(stage.work.slots);
+  const bool nobody_else = pipelines.size() < 2 && std::ranges::any_of(view->members, computes_wrongly);
+  if (action.skip && (nobody_else || std::ranges::all_of(view->members, computes_wrongly))) {
+    world_.beyond_promise = true;
+  }
   const StepWork& work = process.core().work();
   for (const Member& member : view->members) {
     if (process.core().identity() && member.worker == process.core().identity()->worker) continue;
@@ -173,7 +207,7 @@ void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   if (action.step.value() > 1)
     members_hold(process, action.step.previous(), "9: state is overwritten before the next is everywhere");
   const bool rolled_back = view->resume.tier > 0 || view->resume.discard || damaged_;
-  if (process.trainer().holds_state(action.step) && !rolled_back) {
+  if (process.trainer().state_tiles(action.step).intersects(TileSet(action.tiles)) && !rolled_back) {
     fail("2: an update is made twice", process, describe(WorkerAction(action)));
   }
 }
@@ -182,23 +216,25 @@ void Oracle::state_written(const WorkerProcess& process, const Buffer& state) {
   simulation_.note_progress();
   if (damaged_) return;  // members find it when they compare, before the step is committed
   const TermVector& expected = world_.reference.state(state.stamp);
-  for (std::size_t tile = 0; tile < expected.size(); ++tile) {
-    if (state.tiles[tile] == expected[tile]) continue;
+  for (std::uint32_t tile = 0; tile < expected.size(); ++tile) {
+    if (!state.parameters.contains(TileIndex(tile)) || state.tiles[tile] == expected[tile]) continue;
     return fail("1: state differs from the undisturbed run", process,
                 "tile " + std::to_string(tile) + " of step " + to_string(state.stamp));
   }
 }
 
-void Oracle::state_fetched(const WorkerProcess& process, Step stamp) {
+void Oracle::state_fetched(const WorkerProcess& process, Step stamp, TileRange tiles) {
   const auto& view = process.core().view_record();
-  const auto newest = process.trainer().newest_state();
-  if (!view || !newest || *newest < stamp || damaged_) return;
-  if (view->resume.tier > 0 || view->resume.discard) return;
-  fail("8: fetched state replaces state that is as new", process, to_string(stamp) + " over " + to_string(newest));
+  if (!view || damaged_ || view->resume.tier > 0 || view->resume.discard) return;
+  for (const BufferRef& held : process.trainer().states()) {
+    if (held->stamp < stamp || !held->state.intersects(tiles)) continue;
+    fail("8: fetched state replaces state that is as new", process,
+         to_string(stamp) + " over " + to_string(held->stamp));
+  }
 }
 
-void Oracle::losses_known(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses) {
-  if (damaged_) return;
+void Oracle::check_losses(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses) {
+  if (damaged_) return;  // members find it when they compare, before the step is committed
   const auto expected = world_.reference.losses(step);
   for (std::size_t slot = 0; slot < expected.size(); ++slot) {
     if (slot < losses.size() && losses[slot].train == expected[slot].train &&
@@ -293,11 +329,6 @@ void Oracle::check_view_record(const ViewRecord& record) {
       world_.fail("8: a view rests on a report of an earlier Prepare",
                   describe(record) + ": w" + std::to_string(member.worker.value()));
     }
-    const auto report = report_of_.find({member.worker, member.incarnation});
-    const auto state = report == report_of_.end() ? std::nullopt : report->second.holdings.state;
-    if (record.resume.tier > 0 && state && *state >= record.resume.step && !damaged_) {
-      world_.fail("12: a worse tier is chosen while a member holds newer state", describe(record));
-    }
   }
   if (record.resume.tier > 0 && !damaged_) check_nothing_better(record);
   if (record.resume.tier == 0 && record.resume.step < highest_commit_) {
@@ -314,19 +345,21 @@ void Oracle::wrong(const std::string& invariant, const std::string& detail) {
   }
 }
 
-// A worse tier is for when nobody within reach holds anything newer.
+// A worse tier is for when those within reach don't hold all of anything newer.
 void Oracle::check_nothing_better(const ViewRecord& record) {
+  std::map<Step, TileSet> held;
   for (const auto& [id, worker] : simulation_.coordinator().core()->workers()) {
     const WorkerProcess* process = simulation_.process_at(worker.address);
     const bool here = worker.session && process != nullptr && process->state() == ProcessState::running &&
                       process->incarnation() == worker.incarnation && worker.status != WorkerStatus::lost &&
                       worker.status != WorkerStatus::left;
     if (!here) continue;
-    const auto held = process->trainer().newest_state();
-    if (held && *held >= record.resume.step) {
-      fail("12: a worse tier is chosen while a worker within reach holds newer state", *process,
-           to_string(held) + " against " + describe(record));
-    }
+    for (const BufferRef& state : process->trainer().states()) held[state->stamp].add(state->state);
+  }
+  for (const auto& [stamp, tiles] : held) {
+    if (stamp < record.resume.step || !tiles.contains(world_.options.shape.map->tiles_with_state())) continue;
+    world_.fail("12: a worse tier is chosen while workers within reach hold newer state",
+                to_string(stamp) + " against " + describe(record));
   }
 }
 

@@ -15,6 +15,7 @@
 #include "chaos/sim/trainer_model.hpp"
 #include "chaos/sim/world.hpp"
 #include "coordinator/core/coordinator_core.hpp"
+#include "proto/duty.hpp"
 
 namespace planaria::sim {
 
@@ -31,8 +32,7 @@ class Oracle {
   void micro_batch_ends(const WorkerProcess& process, const worker_action::ComputeMicroBatch& action);
   void update_starts(WorkerProcess& process, const worker_action::ApplyUpdate& action);
   void state_written(const WorkerProcess& process, const Buffer& state);
-  void state_fetched(const WorkerProcess& process, Step stamp);
-  void losses_known(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses);
+  void state_fetched(const WorkerProcess& process, Step stamp, TileRange tiles);
   void step_released(const WorkerProcess& process, Step step);
   void stops(const WorkerProcess& process, const worker_action::Stop& stop);
 
@@ -61,9 +61,12 @@ class Oracle {
   [[nodiscard]] const std::map<std::uint32_t, std::uint32_t>& tiers() const { return tiers_; }
 
  private:
+  void check_losses(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses);
+  [[nodiscard]] Duty duty(const ViewRecord& view, WorkerId worker) const;
   void check_holdings(const WorkerProcess& process, const Holdings& holdings, const char* what);
   void check_report(const WorkerProcess& process, const Report& report);
   void check_committed(const WorkerProcess& process, const StepCommitted& commit);
+  [[nodiscard]] bool tainted(ViewNumber view) const;
   void check_release(const WorkerProcess& process, Step step);
   void check_prepared(const log_record::Prepared& record);
   void check_view_record(const ViewRecord& record);

@@ -117,6 +117,10 @@ void DataPlane::send(ProcessIndex from, WorkerId to, ViewNumber view, DataMeta m
 void DataPlane::read(Frame& frame) {
   auto payload = std::make_shared<TermPayload>();
   payload->tiles = frame.source->tiles;
+  const StateMap& map = *world_.options.shape.map;
+  const auto* state = std::get_if<StateTiles>(&frame.meta);
+  const bool copies = state != nullptr && state->parameters_only && !frame.source->parameters.contains(state->tiles);
+  if (copies || std::holds_alternative<Parameters>(frame.meta)) fill_tied(map, payload->tiles);
   frame.payload = std::move(payload);
   frame.source.reset();
 }
@@ -254,6 +258,15 @@ void ControlPlane::to_worker(SessionId id, CoordinatorEnvelope envelope) {
   Session& session = found->second;
   const std::uint64_t life = simulation_.coordinator().life();
   Instant at = arrival(kCoordinatorNode, session.process, session.last_down);
+  // Should this coordinator die soon, its words may be heard once more, after those of its successor.
+  constexpr double kEcho = 0.02;
+  if (world_.noise.chance(kEcho)) {
+    world_.queue.after(world_.about(milliseconds(100)), [this, process = session.process, life, envelope] {
+      WorkerProcess& worker = simulation_.process(process);
+      if (life == simulation_.coordinator().life() || !worker.alive()) return;
+      worker.arrive([&worker, envelope] { worker.post(worker_event::Control{envelope.generation, envelope.message}); });
+    });
+  }
   world_.queue.at(at, [this, id, life, envelope = std::move(envelope)]() mutable {
     const auto current = sessions_.find(id);
     if (current == sessions_.end()) return;

@@ -7,6 +7,7 @@
 
 #include "common/philox.hpp"
 #include "proto/state_map.hpp"
+#include "storage/export.hpp"
 
 namespace planaria::sim {
 
@@ -67,17 +68,19 @@ std::string Fault::describe() const {
 
 std::string SimOptions::describe() const {
   std::string text = fmt::format(
-      "seed {}: {} workers, layout \"{}\", {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on {} "
+      "seed {}: {} workers, layout \"{}\"{}, {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on "
+      "{} "
       "disks; "
       "integrity "
       "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
       "{} "
       "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}",
-      seed, starts.size(), job.cluster.layout, rescues.size(), job.train.steps, job.batch.slots,
-      job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own",
-      job.integrity.check_every, job.train.evaluate_every, job.cluster.heartbeat_ms, job.cluster.lease_ms,
-      job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms, job.cluster.stall_timeout_ms,
-      job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency), duplicate_chance,
+      seed, starts.size(), job.cluster.layout, job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps,
+      job.batch.slots, job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps,
+      shared_checkpoints ? "shared" : "own", job.integrity.check_every, job.train.evaluate_every,
+      job.cluster.heartbeat_ms, job.cluster.lease_ms, job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms,
+      job.cluster.stall_timeout_ms, job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency),
+      duplicate_chance,
       shape.natural_nan ? fmt::format("; step {} is nonfinite by nature ({})", shape.natural_nan->value(),
                                       shape.nonfinite == NonfinitePolicy::skip ? "skip" : "halt")
                         : "");
@@ -133,9 +136,13 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
   job.cluster.join_timeout_ms = static_cast<std::uint32_t>(draw.between(300, 3000));
 
   JobShape& shape = options.shape;
-  const StateMap map(job.model, job.train.tile_elements);
+  shape.map = std::make_shared<StateMap>(job.model, job.train.tile_elements);
+  const StateMap& map = *shape.map;
   shape.tiles = map.tile_count();
-  for (const BlockInfo& block : map.blocks()) shape.blocks.push_back(block.tile_range());
+  for (std::uint32_t block = 0; block < map.blocks().size(); ++block) {
+    shape.blocks.push_back(map.blocks()[block].tile_range());
+    shape.tensors.push_back(tensor_count(job.model, map, BlockIndex(block)));
+  }
   shape.evaluated = job.train.evaluation_batches;
   shape.slots = job.batch.slots;
   shape.micro_batches_per_slot = job.micro_batches_per_slot();
@@ -151,6 +158,7 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
     constexpr const char* kLayouts[] = {"2", "3", "2+1", "1+2", "3+1", "3+2"};
     job.cluster.layout = kLayouts[draw.below(std::size(kLayouts))];
   }
+  job.optimizer.shard = draw.chance(0.35);
 }
 
 FaultKind draw_kind(Draw& draw, const SimOptions& options) {

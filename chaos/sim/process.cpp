@@ -104,7 +104,7 @@ void WorkerProcess::handle(const WorkerEvent& event) {
   if (stale && core_.refused_messages() == refused) {
     world_.fail("7: data of a view that is over has an effect", name());
   }
-  after(event, actions);
+  after(event, actions, core_.refused_messages() > refused);
   for (WorkerAction& action : actions) {
     simulation_.oracle().decided(*this, action);
     actions_.push_back(std::move(action));
@@ -141,13 +141,13 @@ void WorkerProcess::before(const WorkerEvent& event) {
   world_.trace.add(world_.now(), [&] { return name() + " hears " + describe(control->message); });
 }
 
-void WorkerProcess::after(const WorkerEvent& event, const WorkerActions& actions) {
+void WorkerProcess::after(const WorkerEvent& event, const WorkerActions& actions, bool refused) {
   const auto* control = std::get_if<worker_event::Control>(&event);
   if (control == nullptr) return;
   if (control->generation < highest_generation_) {
     const bool obeyed = std::ranges::any_of(
         actions, [](const WorkerAction& action) { return !std::holds_alternative<worker_action::Note>(action); });
-    if (obeyed)
+    if (obeyed || !refused)
       world_.fail("11: a message of an older coordinator generation is obeyed",
                   name() + ": " + describe(control->message));
     return;

@@ -64,7 +64,7 @@ class WorkerProcess {
   void handle(const WorkerEvent& event);
   [[nodiscard]] bool is_stale(const WorkerEvent& event) const;
   void before(const WorkerEvent& event);
-  void after(const WorkerEvent& event, const WorkerActions& actions);
+  void after(const WorkerEvent& event, const WorkerActions& actions, bool refused);
   void drain_mailbox();
   void execute();
   void execute_one(WorkerAction& action);

@@ -70,10 +70,10 @@ WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string
   WorkerCoreConfig config;
   config.slots = job.batch.slots;
   config.micro_batches_per_slot = job.micro_batches_per_slot();
-  config.tiles = options_.shape.tiles;
-  config.blocks = options_.shape.blocks;
+  config.map = options_.shape.map;
   // Simulated blocks all take the same time.
-  config.block_shares.assign(config.blocks.size(), 1.0 / static_cast<double>(config.blocks.size()));
+  const std::size_t blocks = options_.shape.blocks.size();
+  config.block_shares.assign(blocks, 1.0 / static_cast<double>(blocks));
   config.evaluation_batches = options_.shape.evaluated;
   config.total_steps = Step(job.train.steps);
   config.checkpoint_every = job.checkpoint.every_steps;
@@ -123,11 +123,23 @@ void Simulation::start_send(WorkerProcess& process, WorkerAction& action) {
     }
     data_.send(process.index(), boundary->to, boundary->view, std::move(boundary->meta), std::move(source));
   } else if (auto* state = std::get_if<SendState>(&action)) {
-    BufferRef source = process.trainer().state_buffer(state->meta.stamp);
-    if (source == nullptr) {
+    const StateTiles& meta = state->meta;
+    BufferRef source = process.trainer().state_buffer(meta.stamp);
+    TileSet has = source == nullptr ? TileSet() : meta.parameters_only ? source->parameters : source->state;
+    if (meta.parameters_only) has.add(tied_to(*options_.shape.map, has));
+    if (!has.contains(meta.tiles)) {
       return world_.fail("8: state is sent that isn't held", process.name() + ": " + describe(action));
     }
     data_.send(process.index(), state->to, state->view, std::move(state->meta), std::move(source));
+  } else if (auto* parameters = std::get_if<SendParameters>(&action)) {
+    BufferRef source = process.trainer().state_buffer(parameters->meta.step);
+    const TileSet tiles(parameters->meta.tiles);
+    TileSet read = tiles.common(options_.shape.map->tiles_with_state());
+    read.add(originals_of(*options_.shape.map, tiles));
+    if (source == nullptr || !source->state.contains(read)) {
+      return world_.fail("8: parameters are sent that weren't made here", process.name() + ": " + describe(action));
+    }
+    data_.send(process.index(), parameters->to, parameters->view, std::move(parameters->meta), std::move(source));
   }
 }
 

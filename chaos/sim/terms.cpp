@@ -1,9 +1,11 @@
 #include "chaos/sim/terms.hpp"
 
 #include <array>
+#include <bit>
+#include <limits>
 #include <span>
 
-#include "worker/core/evaluation.hpp"
+#include "proto/evaluation.hpp"
 
 namespace planaria::sim {
 namespace {
@@ -30,23 +32,6 @@ Hash128 mix(Operation operation, const Hash128& a, const Hash128& b, std::uint64
   std::uint64_t high = fold(a.high ^ kSecret[2] ^ op, a.low ^ kSecret[3]);
   high = fold(high ^ b.high ^ kSecret[1] ^ x, b.low ^ kSecret[0]);
   return {fold(high ^ kSecret[3], low ^ kSecret[0]), fold(low ^ kSecret[1], high ^ kSecret[2])};
-}
-
-Hash128 digest_of(const TermVector& tiles) {
-  Hash128 digest;
-  for (const Term& tile : tiles) digest = mix(Operation::norm, digest, tile.id, tile.finite ? 1 : 2);
-  return digest;
-}
-
-Hash128 digest_of(const TermVector& reduced, const std::vector<SlotLoss>& losses) {
-  Hash128 digest = digest_of(reduced);
-  for (const SlotLoss& loss : losses) {
-    std::uint64_t bits = 0;
-    static_assert(sizeof bits == sizeof loss.train);
-    __builtin_memcpy(&bits, &loss.train, sizeof bits);
-    digest = mix(Operation::loss, digest, {loss.slot.value(), bits});
-  }
-  return digest;
 }
 
 Term zero_sum(std::uint32_t tile) {
@@ -87,8 +72,14 @@ Term accumulate(const Term& sum, const Term& gradient) {
   return {mix(Operation::accumulate, sum.id, gradient.id)};
 }
 
-Hash128 norm_of(const TermVector& reduced) {
-  return mix(Operation::norm, digest_of(reduced), {});
+double sum_of_squares(const Term& reduced) {
+  return reduced.finite ? number_of(reduced.id) : std::numeric_limits<double>::quiet_NaN();
+}
+
+Hash128 norm_of(const std::vector<double>& sums) {
+  Hash128 digest;
+  for (const double sum : sums) digest = mix(Operation::norm, digest, {std::bit_cast<std::uint64_t>(sum), 0});
+  return digest;
 }
 
 Term updated(const Term& state, const Term& reduced, const Hash128& norm, Step step) {
@@ -100,16 +91,36 @@ double number_of(const Hash128& id) {
   return static_cast<double>(id.low >> 11) * 0x1.0p-53;
 }
 
-Hash128 weights_of(const TermVector& state) {
-  return mix(Operation::weights, digest_of(state), {});
-}
-
 Hash128 block_digest(const JobShape& shape, const TermVector& state, std::uint32_t block) {
   Hash128 digest;
   for (std::uint32_t tile = shape.blocks[block].begin; tile < shape.blocks[block].end; ++tile) {
     digest = mix(Operation::norm, digest, state[tile].id, state[tile].finite ? 1 : 2);
   }
   return digest;
+}
+
+BlockHash block_hash(const JobShape& shape, const TermVector& state, std::uint32_t block) {
+  return {block, mix(Operation::norm, block_digest(shape, state, block), {})};
+}
+
+BlockWeights block_weights(const JobShape& shape, const TermVector& state, std::uint32_t block) {
+  BlockWeights weights{block, {}};
+  for (std::uint32_t tensor = 0; tensor < shape.tensors[block]; ++tensor) {
+    weights.tensors.push_back(mix(Operation::weights, block_digest(shape, state, block), {}, tensor));
+  }
+  return weights;
+}
+
+Term whole_gradient(const StateMap& map, const TermVector& reduced, std::uint32_t tile) {
+  const std::uint32_t copy = map.tied_tiles().begin + tile;
+  const bool has_copy = !map.tied_tiles().empty() && copy < map.tile_count();
+  return has_copy ? add(reduced[tile], reduced[copy]) : reduced[tile];
+}
+
+void fill_tied(const StateMap& map, TermVector& state) {
+  for (std::uint32_t tile = map.tied_tiles().begin; tile < map.tied_tiles().end; ++tile) {
+    state[tile] = state[map.originals_of({tile, tile + 1}).begin];
+  }
 }
 
 std::vector<Hash128> block_digests(const JobShape& shape, const TermVector& state) {
@@ -125,7 +136,7 @@ ReferenceRun::ReferenceRun(const JobShape& shape) : shape_(shape) {
   for (std::uint32_t tile = 0; tile < shape.tiles; ++tile) {
     initial[tile].id = mix(Operation::initial, {shape.seed, tile}, {});
   }
-  digests_.push_back(digest_of(initial));
+  fill_tied(*shape_.map, initial);
   block_digests_.push_back(block_digests(shape_, initial));
   states_.push_back(std::move(initial));
 }
@@ -133,11 +144,6 @@ ReferenceRun::ReferenceRun(const JobShape& shape) : shape_(shape) {
 const TermVector& ReferenceRun::state(Step step) {
   extend(step);
   return states_[step.value()];
-}
-
-const Hash128& ReferenceRun::state_digest(Step step) {
-  extend(step);
-  return digests_[step.value()];
 }
 
 std::vector<SlotLoss> ReferenceRun::losses(Step step) {
@@ -192,7 +198,6 @@ void ReferenceRun::extend(Step step) {
     const TermVector& state = states_.back();
     if (shape_.natural_nan == next) {
       states_.push_back(state);
-      digests_.push_back(digests_.back());
       block_digests_.push_back(block_digests_.back());
       continue;
     }
@@ -210,12 +215,19 @@ void ReferenceRun::extend(Step step) {
         }
       }
     }
-    const Hash128 norm = norm_of(level[0]);
-    TermVector result(shape_.tiles);
-    for (std::uint32_t tile = 0; tile < shape_.tiles; ++tile) {
-      result[tile] = updated(state[tile], level[0][tile], norm, next);
+    const StateMap& map = *shape_.map;
+    TermVector gradient = level[0];
+    std::vector<double> sums(shape_.tiles, 0);
+    for (std::uint32_t tile = 0; tile < map.tiles_with_state().end; ++tile) {
+      gradient[tile] = whole_gradient(map, level[0], tile);
+      sums[tile] = sum_of_squares(gradient[tile]);
     }
-    digests_.push_back(digest_of(result));
+    const Hash128 norm = norm_of(sums);
+    TermVector result(shape_.tiles);
+    for (std::uint32_t tile = 0; tile < map.tiles_with_state().end; ++tile) {
+      result[tile] = updated(state[tile], gradient[tile], norm, next);
+    }
+    fill_tied(map, result);
     block_digests_.push_back(block_digests(shape_, result));
     states_.push_back(std::move(result));
   }

@@ -10,11 +10,13 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "common/hash.hpp"
 #include "common/ids.hpp"
+#include "proto/control.hpp"
 #include "proto/data_message.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/state_map.hpp"
@@ -47,8 +49,6 @@ enum class Operation : std::uint64_t {
 
 [[nodiscard]] Hash128 mix(Operation operation, const Hash128& a, const Hash128& b, std::uint64_t x = 0);
 
-[[nodiscard]] Hash128 digest_of(const TermVector& tiles);
-[[nodiscard]] Hash128 digest_of(const TermVector& reduced, const std::vector<SlotLoss>& losses);
 [[nodiscard]] Term zero_sum(std::uint32_t tile);
 [[nodiscard]] Term add(const Term& left, const Term& right);
 
@@ -64,14 +64,16 @@ enum class Operation : std::uint64_t {
 
 [[nodiscard]] Term accumulate(const Term& sum, const Term& gradient);
 [[nodiscard]] Term updated(const Term& state, const Term& reduced, const Hash128& norm, Step step);
-[[nodiscard]] Hash128 norm_of(const TermVector& reduced);
-[[nodiscard]] double number_of(const Hash128& id);  // in [0, 1), for losses and norms
-[[nodiscard]] Hash128 weights_of(const TermVector& state);
+[[nodiscard]] double number_of(const Hash128& id);         // in [0, 1), for losses and norms
+[[nodiscard]] double sum_of_squares(const Term& reduced);  // a number, or NaN
+[[nodiscard]] Hash128 norm_of(const std::vector<double>& sums);
 
 struct JobShape {
+  std::shared_ptr<const StateMap> map;
   std::uint32_t tiles = 1;
-  std::vector<TileRange> blocks;  // the last one is the head
-  std::uint32_t evaluated = 0;    // validation micro-batches of an evaluation
+  std::vector<TileRange> blocks;       // the last one is the head
+  std::vector<std::uint32_t> tensors;  // exported ones, of each block
+  std::uint32_t evaluated = 0;         // validation micro-batches of an evaluation
   std::uint32_t slots = 1;
   std::uint32_t micro_batches_per_slot = 1;
   Step total_steps;
@@ -89,6 +91,12 @@ struct JobShape {
 // The digest of each block's parameters.
 [[nodiscard]] std::vector<Hash128> block_digests(const JobShape& shape, const TermVector& state);
 [[nodiscard]] Hash128 block_digest(const JobShape& shape, const TermVector& state, std::uint32_t block);
+// What workers that hold the block compare, and what stands for its exported tensors.
+[[nodiscard]] BlockHash block_hash(const JobShape& shape, const TermVector& state, std::uint32_t block);
+[[nodiscard]] BlockWeights block_weights(const JobShape& shape, const TermVector& state, std::uint32_t block);
+// The gradient that a tile with state is updated with: its own and that of its tied copy.
+[[nodiscard]] Term whole_gradient(const StateMap& map, const TermVector& reduced, std::uint32_t tile);
+void fill_tied(const StateMap& map, TermVector& state);
 
 // What every correct run must hold, step by step; computed as far as asked for.
 class ReferenceRun {
@@ -96,7 +104,6 @@ class ReferenceRun {
   explicit ReferenceRun(const JobShape& shape);
 
   [[nodiscard]] const TermVector& state(Step step);
-  [[nodiscard]] const Hash128& state_digest(Step step);
   // The mean loss that the step publishes, before the division by its tokens.
   [[nodiscard]] double loss(Step step);
   [[nodiscard]] std::vector<SlotLoss> losses(Step step);
@@ -108,7 +115,6 @@ class ReferenceRun {
   JobShape shape_;
   // Deques: references that were given out stay good.
   std::deque<TermVector> states_;
-  std::deque<Hash128> digests_;
   std::deque<std::vector<Hash128>> block_digests_;
 };
 

@@ -7,7 +7,7 @@
 #include "chaos/sim/invariants.hpp"
 #include "chaos/sim/process.hpp"
 #include "chaos/sim/simulation.hpp"
-#include "worker/core/evaluation.hpp"
+#include "proto/evaluation.hpp"
 
 namespace planaria::sim {
 
@@ -41,7 +41,8 @@ void TrainerModel::start_next() {
     WorkerAction action = std::move(queue_.front());
     queue_.pop_front();
     const bool sends = std::holds_alternative<SendPiece>(action) || std::holds_alternative<SendReduced>(action) ||
-                       std::holds_alternative<SendBoundary>(action) || std::holds_alternative<SendState>(action);
+                       std::holds_alternative<SendBoundary>(action) || std::holds_alternative<SendState>(action) ||
+                       std::holds_alternative<SendParameters>(action);
     if (sends) {
       process_.simulation().start_send(process_, action);
       continue;
@@ -101,7 +102,7 @@ Duration TrainerModel::duration_of(const WorkerAction& action) {
     base = world_.options.micro_batch * thirds * blocks / (3 * world_.options.shape.blocks.size());
   } else if (std::holds_alternative<ReduceShards>(action) || std::holds_alternative<MeasureGradient>(action) ||
              std::holds_alternative<HashState>(action) || std::holds_alternative<ListCheckpoints>(action) ||
-             std::holds_alternative<HashWeights>(action) || std::holds_alternative<SaveCheckpoint>(action)) {
+             std::holds_alternative<HashWeights>(action) || std::holds_alternative<BeginCheckpoint>(action)) {
     base = kPass;
   } else if (std::holds_alternative<ApplyUpdate>(action) || std::holds_alternative<InitializeState>(action)) {
     base = kPass * 2;
@@ -120,7 +121,7 @@ void TrainerModel::begin(const WorkerAction& action) {
     oracle.micro_batch_starts(process_, *compute);
   } else if (const auto* apply = std::get_if<ApplyUpdate>(&action)) {
     oracle.update_starts(process_, *apply);
-    std::erase_if(states_, [&](const BufferRef& state) { return state->stamp.next() != apply->step; });
+    std::erase_if(states_, [&](const BufferRef& state) { return state->stamp.next() < apply->step; });
   }
 }
 
@@ -142,25 +143,29 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
     update(*update_action);
   } else if (const auto* store_action = std::get_if<StoreState>(&action)) {
     store_state(*store_action);
-  } else if (std::holds_alternative<InitializeState>(action)) {
-    replace_all(Step(0), world_.reference.state(Step(0)), true, "");
-  } else if (const auto* load = std::get_if<LoadCheckpoint>(&action)) {
-    load_checkpoint(*load);
+  } else if (const auto* parameters = std::get_if<StoreParameters>(&action)) {
+    store_parameters(*parameters);
+  } else if (const auto* tied = std::get_if<CopyTied>(&action)) {
+    copy_tied(*tied);
+  } else if (const auto* initialize = std::get_if<InitializeState>(&action)) {
+    load(Step(0), &world_.reference.state(Step(0)), initialize->state, initialize->parameters);
+  } else if (const auto* checkpoint = std::get_if<LoadCheckpoint>(&action)) {
+    const TermVector* stored = process_.simulation().disks().load(process_.disk(), checkpoint->step);
+    load(checkpoint->step, stored, checkpoint->state, checkpoint->parameters);
   } else if (const auto* revert = std::get_if<RevertState>(&action)) {
     std::erase_if(states_, [&](const BufferRef& state) { return state->stamp != revert->stamp; });
-    if (states_.empty()) fail("8: a worker goes back to state that isn't held", to_string(revert->stamp));
   } else if (std::holds_alternative<ListCheckpoints>(action)) {
     process_.post(worker_event::CheckpointsListed{process_.simulation().disks().list(process_.disk())});
   } else if (const auto* hash = std::get_if<HashState>(&action)) {
-    const BufferRef state = state_buffer(hash->stamp);
-    if (state == nullptr) return fail("3: state is hashed that isn't held", to_string(hash->stamp));
-    process_.post(worker_event::StateHashed{hash->stamp, digest_of(state->tiles)});
+    hash_state(*hash);
   } else if (const auto* weights = std::get_if<HashWeights>(&action)) {
-    const BufferRef state = state_buffer(weights->step);
-    if (state == nullptr) return fail("3: weights are hashed that aren't held", to_string(weights->step));
-    process_.post(worker_event::WeightsHashed{weights->step, weights_of(state->tiles)});
-  } else if (const auto* save = std::get_if<SaveCheckpoint>(&action)) {
-    save_checkpoint(*save);
+    hash_weights(*weights);
+  } else if (const auto* begin = std::get_if<BeginCheckpoint>(&action)) {
+    begin_checkpoint(*begin);
+  } else if (const auto* more = std::get_if<AddToCheckpoint>(&action)) {
+    add_to_checkpoint(*more);
+  } else if (const auto* write = std::get_if<WriteCheckpoint>(&action)) {
+    write_checkpoint(*write);
   } else if (const auto* free = std::get_if<ReleaseStep>(&action)) {
     release(free->step);
   }
@@ -171,7 +176,7 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
 void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
   const JobShape& shape = world_.options.shape;
   const BufferRef state = state_buffer(action.step.previous());
-  if (state == nullptr) {
+  if (state == nullptr || !state->parameters.contains(shape.map->tiles_of(action.work.blocks))) {
     return fail("2: a gradient is computed without the parameters it needs", describe(WorkerAction(action)));
   }
   if (boundaries_step_ != action.step) boundaries_.clear();
@@ -347,8 +352,8 @@ void TrainerModel::reduce(const ReduceShards& action) {
         terms[addition.sum] = add(terms[addition.left], terms[addition.right]);
       }
       target.tiles[tile] = additions.value().empty() ? terms.begin()->second : terms[additions.value().back().sum];
-      reduced_held_[tile] = true;
     }
+    reduced_held_.add(range);
   }
   process_.post(worker_event::ShardsReduced{action.step, action.attempt, action.tiles});
 }
@@ -360,7 +365,7 @@ Buffer& TrainerModel::reduced_of(Step step) {
     reduced_ = std::make_shared<Buffer>();
     reduced_->tiles.resize(world_.options.shape.tiles);
     reduced_step_ = step;
-    reduced_held_.assign(world_.options.shape.tiles, false);
+    reduced_held_ = TileSet();
   }
   return *reduced_;
 }
@@ -371,27 +376,28 @@ void TrainerModel::store_reduced(const StoreReduced& action) {
   for (const TileRange range : action.tiles) {
     for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
       target.tiles[tile] = payload.tiles[tile];
-      reduced_held_[tile] = true;
     }
+    reduced_held_.add(range);
   }
 }
 
+bool TrainerModel::holds_gradient(Step step, const std::vector<TileRange>& tiles) const {
+  TileSet needed(tiles);
+  needed.add(tied_to(*world_.options.shape.map, needed));
+  return reduced_ != nullptr && reduced_step_ == step && reduced_held_.contains(needed);
+}
+
 void TrainerModel::measure(const MeasureGradient& action) {
-  process_.simulation().oracle().losses_known(process_, action.step, action.losses);
-  worker_event::GradientMeasured measured;
-  measured.step = action.step;
-  measured.attempt = action.attempt;
-  if (action.step > world_.options.shape.total_steps) {
-    measured.digest = digest_of({}, action.losses);
-    return process_.post(measured);
-  }
-  if (reduced_ == nullptr || reduced_step_ != action.step || std::ranges::count(reduced_held_, false) != 0) {
+  if (!holds_gradient(action.step, action.tiles)) {
     return fail("3: an incomplete gradient is measured", describe(WorkerAction(action)));
   }
-  measured.digest = digest_of(reduced_->tiles, action.losses);
-  measured.finite = std::ranges::all_of(reduced_->tiles, &Term::finite);
-  measured.gradient_norm = number_of(norm_of(reduced_->tiles));
-  process_.post(measured);
+  worker_event::GradientMeasured measured{action.step, action.attempt, action.tiles, {}};
+  for (const TileRange range : action.tiles) {
+    for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
+      measured.sums.push_back(sum_of_squares(whole_gradient(*world_.options.shape.map, reduced_->tiles, tile)));
+    }
+  }
+  process_.post(std::move(measured));
 }
 
 void TrainerModel::release(Step step) {
@@ -410,94 +416,216 @@ BufferRef TrainerModel::find_state(Step stamp) const {
   return found == states_.end() ? nullptr : *found;
 }
 
-bool TrainerModel::holds_sound_state() const {
-  return std::ranges::any_of(
-      states_, [this](const BufferRef& state) { return state->tiles == world_.reference.state(state->stamp); });
+Buffer& TrainerModel::open_state(Step stamp) {
+  if (const BufferRef held = find_state(stamp)) return *held;
+  auto fresh = std::make_shared<Buffer>();
+  fresh->stamp = stamp;
+  fresh->tiles.resize(world_.options.shape.tiles);
+  states_.push_back(fresh);
+  return *fresh;
 }
 
-void TrainerModel::publish(BufferRef state) {
-  const Step stamp = state->stamp;
-  std::erase_if(states_, [&](const BufferRef& held) { return held->stamp == stamp; });
-  process_.simulation().oracle().state_written(process_, *state);
-  states_.push_back(std::move(state));
-  reached_ = std::max(reached_.value_or(stamp), stamp);
+void TrainerModel::add_tiles(Buffer& state, const TileSet& tiles, const TileSet& parameters) {
+  state.state.add(tiles);
+  state.parameters.add(tiles);
+  state.parameters.add(parameters);
+  reached_[state.stamp].add(tiles);
+  process_.simulation().oracle().state_written(process_, state);
+}
+
+TileSet TrainerModel::state_tiles(Step stamp) const {
+  const BufferRef held = find_state(stamp);
+  return held == nullptr ? TileSet() : held->state;
+}
+
+TileSet TrainerModel::parameter_tiles(Step stamp) const {
+  const BufferRef held = find_state(stamp);
+  return held == nullptr ? TileSet() : held->parameters;
+}
+
+bool TrainerModel::reached(Step step, const TileSet& tiles) const {
+  TileSet missing = tiles;
+  for (const Step at : {step, step.next()}) {
+    if (const auto found = reached_.find(at); found != reached_.end()) missing.remove(found->second);
+  }
+  return missing.empty();
 }
 
 void TrainerModel::update(const ApplyUpdate& action) {
-  const BufferRef source = find_state(action.step.previous());
-  if (source == nullptr) {
-    return fail("2: an update without the state before it", describe(WorkerAction(action)));
-  }
-  auto target = std::make_shared<Buffer>(*source);
-  target->stamp = action.step;
-  if (!action.skip) {
-    if (reduced_ == nullptr || reduced_step_ != action.step || std::ranges::count(reduced_held_, false) != 0) {
-      return fail("6: an update without the whole gradient", describe(WorkerAction(action)));
+  const StateMap& map = *world_.options.shape.map;
+  const Hash128 norm = norm_of(action.sums);
+  if (!action.tiles.empty()) {
+    const BufferRef source = find_state(action.step.previous());
+    const TileSet tiles(action.tiles);
+    if (source == nullptr || !source->state.contains(tiles)) {
+      return fail("2: an update without the state before it", describe(WorkerAction(action)));
     }
-    const Hash128 norm = norm_of(reduced_->tiles);
-    for (std::size_t tile = 0; tile < target->tiles.size(); ++tile) {
-      target->tiles[tile] = updated(source->tiles[tile], reduced_->tiles[tile], norm, action.step);
+    if (!action.skip && !holds_gradient(action.step, action.tiles)) {
+      return fail("6: an update without its gradient", describe(WorkerAction(action)));
     }
+    Buffer& target = open_state(action.step);
+    for (const TileRange range : action.tiles) {
+      for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
+        const Term& before = source->tiles[tile];
+        target.tiles[tile] =
+            action.skip ? before : updated(before, whole_gradient(map, reduced_->tiles, tile), norm, action.step);
+      }
+    }
+    for (const TileRange range : action.copies) {
+      for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
+        target.tiles[tile] = target.tiles[map.originals_of({tile, tile + 1}).begin];
+      }
+    }
+    add_tiles(target, tiles, TileSet(action.copies));
   }
-  // Wrong values show where several compare.
-  const auto& view = process_.core().view_record();
-  const bool flips = flip_armed_ != FlipFault::none && action.hash && view && view->members.size() >= 2;
-  if (flips && flip_armed_ == FlipFault::in_update) damage(*target);
-  worker_event::UpdateDone done;
-  done.step = action.step;
-  if (action.hash) done.state_hash = digest_of(target->tiles);
-  if (flips && flip_armed_ == FlipFault::at_rest) damage(*target);
-  if (flips) flip_armed_ = FlipFault::none;
-  done.learning_rate = 1e-3;
-  publish(std::move(target));
-  process_.post(done);
+  process_.post(worker_event::UpdateDone{action.step, 1e-3, number_of(norm)});
 }
 
+// Wrong values show where several compare.
+void TrainerModel::hash_state(const HashState& action) {
+  const BufferRef state = find_state(action.stamp);
+  worker_event::StateHashed hashed{action.stamp, {}};
+  if (state == nullptr) return process_.post(hashed);
+  const bool flips = flip_armed_ != FlipFault::none && action.stamp == process_.core().work().step;
+  if (flips && flip_armed_ == FlipFault::in_update) damage(*state);
+  const JobShape& shape = world_.options.shape;
+  for (std::uint32_t block = 0; block < shape.blocks.size(); ++block) {
+    const TileSet kept = TileSet(shape.blocks[block]).common(shape.map->tiles_with_state());
+    if (!state->parameters.contains(shape.blocks[block])) continue;
+    if (!action.parameters_only && !state->state.contains(kept)) continue;
+    hashed.hashes.push_back(block_hash(shape, state->tiles, block));
+  }
+  if (flips && flip_armed_ == FlipFault::at_rest) damage(*state);
+  if (flips) flip_armed_ = FlipFault::none;
+  process_.post(std::move(hashed));
+}
+
+// Of a tile that several members hold.
 void TrainerModel::damage(Buffer& state) {
+  const auto& view = process_.core().view_record();
+  if (!view) return;
+  TileSet seen, several;
+  for (const Member& member : view->members) {
+    const TileSet kept =
+        duty_of(*world_.options.shape.map, view->sharded, view->stages, view->shards, member.worker).kept;
+    several.add(seen.common(kept));
+    seen.add(kept);
+  }
+  const TileSet candidates = several.common(state.state);
+  if (candidates.empty()) return;
+  std::uint64_t chosen = world_.noise.below(candidates.size());
+  for (const TileRange run : candidates.runs()) {
+    const std::uint32_t size = run.end - run.begin;
+    if (chosen < size) {
+      Term& victim = state.tiles[run.begin + chosen];
+      victim.id = mix(Operation::damage, victim.id, {world_.noise.next_u64(), 1});
+      break;
+    }
+    chosen -= size;
+  }
   process_.simulation().oracle().state_damaged();
-  Term& victim = state.tiles[world_.noise.below(state.tiles.size())];
-  victim.id = mix(Operation::damage, victim.id, {world_.noise.next_u64(), 1});
 }
 
 void TrainerModel::store_state(const StoreState& action) {
-  process_.simulation().oracle().state_fetched(process_, action.stamp);
-  if (building_ == nullptr || building_->stamp != action.stamp) {
-    building_ = std::make_shared<Buffer>();
-    building_->stamp = action.stamp;
-    building_->tiles.resize(world_.options.shape.tiles);
-    built_.assign(world_.options.shape.tiles, false);
+  process_.simulation().oracle().state_fetched(process_, action.stamp, action.tiles);
+  Buffer& state = open_state(action.stamp);
+  const auto& payload = static_cast<const TermPayload&>(*action.payload);
+  for (std::uint32_t tile = action.tiles.begin; tile < action.tiles.end; ++tile) {
+    state.tiles[tile] = payload.tiles[tile];
+  }
+  add_tiles(state, TileSet(action.tiles), {});
+  process_.post(worker_event::StateStored{action.stamp, {action.tiles}, false, true, ""});
+}
+
+void TrainerModel::store_parameters(const StoreParameters& action) {
+  Buffer& state = open_state(action.stamp);
+  const auto& payload = static_cast<const TermPayload&>(*action.payload);
+  for (const TileRange range : action.tiles) {
+    for (std::uint32_t tile = range.begin; tile < range.end; ++tile) state.tiles[tile] = payload.tiles[tile];
+  }
+  add_tiles(state, {}, TileSet(action.tiles));
+  process_.post(worker_event::StateStored{action.stamp, action.tiles, true, true, ""});
+}
+
+void TrainerModel::copy_tied(const CopyTied& action) {
+  const StateMap& map = *world_.options.shape.map;
+  const BufferRef state = find_state(action.stamp);
+  const TileSet tiles(action.tiles);
+  if (state == nullptr || !state->parameters.contains(originals_of(map, tiles))) {
+    return fail("8: a tied copy is made of what isn't there", describe(WorkerAction(action)));
+  }
+  for (const TileRange range : action.tiles) {
+    for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
+      state->tiles[tile] = state->tiles[map.originals_of({tile, tile + 1}).begin];
+    }
+  }
+  add_tiles(*state, {}, tiles);
+}
+
+// `tiles` null: they can't be read.
+void TrainerModel::load(Step stamp, const TermVector* tiles, const std::vector<TileRange>& state,
+                        const std::vector<TileRange>& parameters) {
+  if (tiles == nullptr) {
+    return process_.post(worker_event::StateLoaded{stamp, false, "the checkpoint can't be read", {}});
+  }
+  Buffer& target = open_state(stamp);
+  for (const auto* part : {&state, &parameters}) {
+    for (const TileRange range : *part) {
+      for (std::uint32_t tile = range.begin; tile < range.end; ++tile) target.tiles[tile] = (*tiles)[tile];
+    }
+  }
+  add_tiles(target, TileSet(state), TileSet(parameters));
+  process_.post(worker_event::StateLoaded{stamp, true, "", {}});
+}
+
+void TrainerModel::hash_weights(const HashWeights& action) {
+  const JobShape& shape = world_.options.shape;
+  worker_event::WeightsHashed hashed{action.step, {}};
+  if (const BufferRef state = find_state(action.step)) {
+    for (std::uint32_t block = 0; block < shape.blocks.size(); ++block) {
+      if (!state->parameters.contains(shape.blocks[block])) continue;
+      hashed.weights.push_back(block_weights(shape, state->tiles, block));
+    }
+  }
+  process_.post(std::move(hashed));
+}
+
+void TrainerModel::begin_checkpoint(const BeginCheckpoint& action) {
+  collected_ = Buffer{TermVector(world_.options.shape.tiles), action.step, {}, {}};
+  if (action.tiles.empty()) return;
+  const BufferRef state = find_state(action.step);
+  if (state == nullptr || !state->state.contains(TileSet(action.tiles))) {
+    return fail("10: a checkpoint of state that isn't held", to_string(action.step));
+  }
+  for (const TileRange range : action.tiles) {
+    for (std::uint32_t tile = range.begin; tile < range.end; ++tile) collected_->tiles[tile] = state->tiles[tile];
+  }
+}
+
+void TrainerModel::add_to_checkpoint(const AddToCheckpoint& action) {
+  if (!collected_ || collected_->stamp != action.step) {
+    return fail("10: state for a checkpoint that wasn't begun", to_string(action.step));
   }
   const auto& payload = static_cast<const TermPayload&>(*action.payload);
   for (std::uint32_t tile = action.tiles.begin; tile < action.tiles.end; ++tile) {
-    building_->tiles[tile] = payload.tiles[tile];
-    built_[tile] = true;
+    collected_->tiles[tile] = payload.tiles[tile];
   }
-  if (std::ranges::count(built_, false) == 0) publish(std::exchange(building_, nullptr));
-  process_.post(worker_event::StateStored{action.stamp, action.tiles, false, true, ""});
 }
 
-void TrainerModel::replace_all(Step stamp, const TermVector& tiles, bool ok, const std::string& detail) {
-  if (ok) {
-    states_.clear();
-    building_.reset();
-    auto state = std::make_shared<Buffer>();
-    state->stamp = stamp;
-    state->tiles = tiles;
-    publish(std::move(state));
+void TrainerModel::write_checkpoint(const WriteCheckpoint& action) {
+  if (!collected_ || collected_->stamp != action.step) {
+    return fail("10: a checkpoint is written that wasn't begun", to_string(action.step));
   }
-  process_.post(worker_event::StateStored{stamp, {0, world_.options.shape.tiles}, true, ok, detail});
-}
-
-void TrainerModel::load_checkpoint(const LoadCheckpoint& action) {
-  const TermVector* stored = process_.simulation().disks().load(process_.disk(), action.step);
-  if (stored == nullptr) return replace_all(action.step, {}, false, "the checkpoint can't be read");
-  replace_all(action.step, *stored, true, "");
-}
-
-void TrainerModel::save_checkpoint(const SaveCheckpoint& action) {
-  const BufferRef state = state_buffer(action.step);
-  if (state == nullptr) return fail("10: a checkpoint of state that isn't held", to_string(action.step));
-  process_.simulation().disks().save(process_, action.step, state->tiles);
+  const JobShape& shape = world_.options.shape;
+  fill_tied(*shape.map, collected_->tiles);
+  const bool sound = std::ranges::all_of(action.expected, [&](const BlockHash& expected) {
+    return block_hash(shape, collected_->tiles, expected.block) == expected;
+  });
+  if (!sound) {
+    return process_.post(worker_event::CheckpointWritten{action.step, false, "its parts aren't what was compared"});
+  }
+  process_.simulation().disks().save(process_, action.step, std::move(collected_->tiles));
+  collected_.reset();
 }
 
 BufferRef TrainerModel::boundary_buffer(Step step, const BoundaryId& id) {

@@ -1,8 +1,8 @@
 // The trainer thread of a simulated worker: carries out trainer actions in order, each taking virtual time, on symbolic
 // values, and models the memory that they live in: sums of tree nodes, the reduced gradient, generations of state.
 //
-// It keeps and gives up what the real one does (worker/trainer): an update gives up every state but the one that it
-// reads, fetched tiles gather apart until all are there.
+// It keeps and gives up what the real one does (worker/trainer): an update gives up what is older than the state that
+// it reads; what was fetched gathers in the state of its step.
 //
 // Thread contract: belongs to one simulation.
 #pragma once
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "chaos/sim/world.hpp"
+#include "proto/duty.hpp"
 #include "worker/core/events.hpp"
 
 namespace planaria::sim {
@@ -29,7 +30,8 @@ struct TermPayload final : Payload {
 // Values that the network may read as long as it holds a reference: what is given up is never written again.
 struct Buffer {
   TermVector tiles;
-  Step stamp;  // of a state
+  Step stamp;                 // of a state, and what of it is there
+  TileSet state, parameters;  // the former are among the latter
 };
 using BufferRef = std::shared_ptr<Buffer>;
 
@@ -63,10 +65,11 @@ class TrainerModel {
   [[nodiscard]] BufferRef state_buffer(Step stamp) const { return find_state(stamp); }
 
   [[nodiscard]] std::optional<Step> newest_state() const;
-  [[nodiscard]] bool holds_state(Step stamp) const { return find_state(stamp) != nullptr; }
-  [[nodiscard]] bool holds_sound_state() const;
-  // Ever complete here, in this process's life.
-  [[nodiscard]] bool reached(Step step) const { return reached_ && *reached_ >= step; }
+  [[nodiscard]] const std::vector<BufferRef>& states() const { return states_; }
+  [[nodiscard]] TileSet state_tiles(Step stamp) const;
+  [[nodiscard]] TileSet parameter_tiles(Step stamp) const;
+  // Whether it held the tiles of the step or the next, ever in this process's life.
+  [[nodiscard]] bool reached(Step step, const TileSet& tiles) const;
   // A finished sum of one of the blocks for the slot.
   [[nodiscard]] bool holds_slot(Step step, std::uint32_t attempt, const StageWork& work, Incarnation incarnation) const;
   [[nodiscard]] bool idle() const { return !running_ && queue_.empty(); }
@@ -102,16 +105,24 @@ class TrainerModel {
   void reduce(const worker_action::ReduceShards& action);
   void store_reduced(const worker_action::StoreReduced& action);
   void measure(const worker_action::MeasureGradient& action);
+  [[nodiscard]] bool holds_gradient(Step step, const std::vector<TileRange>& tiles) const;
   void update(const worker_action::ApplyUpdate& action);
   void store_state(const worker_action::StoreState& action);
-  void replace_all(Step stamp, const TermVector& tiles, bool ok, const std::string& detail);
-  void load_checkpoint(const worker_action::LoadCheckpoint& action);
-  void save_checkpoint(const worker_action::SaveCheckpoint& action);
+  void copy_tied(const worker_action::CopyTied& action);
+  void store_parameters(const worker_action::StoreParameters& action);
+  void load(Step stamp, const TermVector* tiles, const std::vector<TileRange>& state,
+            const std::vector<TileRange>& parameters);
+  void hash_state(const worker_action::HashState& action);
+  void hash_weights(const worker_action::HashWeights& action);
+  void begin_checkpoint(const worker_action::BeginCheckpoint& action);
+  void add_to_checkpoint(const worker_action::AddToCheckpoint& action);
+  void write_checkpoint(const worker_action::WriteCheckpoint& action);
   void release(Step step);
   void damage(Buffer& state);
 
   [[nodiscard]] BufferRef find_state(Step stamp) const;
-  void publish(BufferRef state);
+  [[nodiscard]] Buffer& open_state(Step stamp);
+  void add_tiles(Buffer& state, const TileSet& tiles, const TileSet& parameters);
   [[nodiscard]] Buffer& reduced_of(Step step);
   void fail(const std::string& invariant, const std::string& detail);
 
@@ -130,11 +141,10 @@ class TrainerModel {
   std::map<std::uint32_t, SlotLoss> losses_;                                // by slot
   BufferRef reduced_;
   Step reduced_step_;
-  std::vector<bool> reduced_held_;
-  std::vector<BufferRef> states_;  // complete ones
-  BufferRef building_;             // being fetched
-  std::vector<bool> built_;        // its tiles that are there
-  std::optional<Step> reached_;
+  TileSet reduced_held_;
+  std::vector<BufferRef> states_;
+  std::map<Step, TileSet> reached_;
+  std::optional<Buffer> collected_;  // a checkpoint that is being put together
 
   std::set<std::tuple<Step, std::uint32_t, std::uint32_t, std::uint32_t>> finished_;  // step, attempt, block, slot
   std::uint64_t micro_batches_computed_ = 0;

@@ -353,12 +353,12 @@ void CoordinatorCore::check_balance() {
   std::vector<WorkerId> ids;
   for (const Member& member : view_->members) {
     const WorkerRecord& worker = workers_[member.worker];
-    if (worker.speed <= 0) return;
-    members.push_back({member, {}, true, worker.speed});
+    if (worker.speed <= 0 || worker.status == WorkerStatus::draining) return;
+    members.push_back({member, {}, true, false, worker.speed});
     ids.push_back(member.worker);
   }
   const std::vector<double> speeds = filled_speeds(members);
-  const auto even = steady_stages({ids, speeds, block_shares_, depths_, config_.job.batch.slots});
+  const auto even = steady_stages({ids, speeds, block_shares_, depths_, config_.job.batch.slots, {}});
   const double now = predicted_time(view_->stages, members, speeds, block_shares_);
   const double best = predicted_time(even, members, speeds, block_shares_);
   unbalanced_checks_ = now > best * (1 + config_.job.cluster.rebalance_gain) ? unbalanced_checks_ + 1 : 0;

@@ -146,6 +146,14 @@ struct RecoveryRecord {
   std::optional<Instant> step_committed_at;
 };
 
+// What a successful job ends with.
+struct JobResult {
+  Step step;
+  Hash128 weights;
+  std::optional<double> final_loss;
+  double final_validation_loss = 0;
+};
+
 class CoordinatorCore {
  public:
   explicit CoordinatorCore(CoordinatorCoreConfig config);
@@ -162,7 +170,7 @@ class CoordinatorCore {
   [[nodiscard]] const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
   [[nodiscard]] const std::vector<RecoveryRecord>& recoveries() const { return recoveries_; }
   [[nodiscard]] const std::optional<StepCommitted>& last_commit() const { return last_commit_; }
-  [[nodiscard]] const std::optional<Done>& result() const { return result_; }
+  [[nodiscard]] const std::optional<JobResult>& result() const { return result_; }
   [[nodiscard]] std::uint64_t steps_committed() const { return steps_committed_; }
   [[nodiscard]] std::uint64_t views_committed() const { return views_committed_; }
   [[nodiscard]] const std::string& numeric_class() const { return numeric_class_; }
@@ -230,6 +238,7 @@ class CoordinatorCore {
   [[nodiscard]] std::optional<Refused> objection(const Register& message) const;
   [[nodiscard]] Status check_holdings(const Holdings& holdings) const;
   [[nodiscard]] Status check_report(const Report& report) const;
+  [[nodiscard]] Status check_weights(const Done& message) const;
   [[nodiscard]] static bool same_process(const WorkerRecord& worker, const Register& message);
   WorkerRecord& accept_worker(const WorkerRecord* earlier, const Register& message);
   void attach(WorkerRecord& worker, SessionId session, const Register& message);
@@ -303,7 +312,7 @@ class CoordinatorCore {
   std::set<WorkerId> expelled_;           // for computing wrongly: they may not come back
   std::set<std::uint32_t> faults_fired_;  // their numbers
   std::optional<StepCommitted> last_commit_;
-  std::optional<Done> result_;
+  std::optional<JobResult> result_;
   std::string result_unsaved_;  // why, when the last step's checkpoint failed and none succeeded
   bool waiting_ = false;
   std::string status_reason_ = "waiting for workers";

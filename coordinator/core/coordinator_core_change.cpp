@@ -100,7 +100,7 @@ void CoordinatorCore::consider_first_view() {
 
 bool CoordinatorCore::may_help(WorkerId joiner) const {
   const Holdings& holdings = workers_.at(joiner).holdings;
-  return !change_->members.contains(joiner) && (holdings.state || !holdings.checkpoints.empty());
+  return !change_->members.contains(joiner) && (!holdings.states.empty() || !holdings.checkpoints.empty());
 }
 
 void CoordinatorCore::start_change(ChangeCause cause) {
@@ -123,15 +123,10 @@ void CoordinatorCore::start_change(ChangeCause cause) {
       }
     }
   }
-  // Who drains stays for one view more when nobody else holds the state: joiners fetch it from there.
-  if (change.leaving.size() == change.members.size()) change.leaving.clear();
   const bool takes_joiners = cause.planned || cause.with_joiners || !view_ || waiting_ || change.members.empty();
   if (cause.with_joiners) change.rollback_at = change_->rollback_at;
   if (takes_joiners) {
-    for (const WorkerId id : pending_joiners()) {
-      change.members.insert(id);
-      change.leaving.clear();  // who drains goes with the next change, when those who come hold the state
-    }
+    for (const WorkerId id : pending_joiners()) change.members.insert(id);
   }
   if (cause.planned) {
     Step newest = view_->resume.step;
@@ -199,9 +194,12 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   RecoveryInput input;
   input.view = change.view;
   for (const auto& [id, report] : change.reports) {
-    if (change.leaving.contains(id)) continue;
     const WorkerRecord& worker = workers_.at(id);
-    input.members.push_back({{id, worker.incarnation, worker.host, worker.address}, report, in_view(id), worker.speed});
+    input.members.push_back({{id, worker.incarnation, worker.host, worker.address},
+                             report,
+                             in_view(id),
+                             change.leaving.contains(id),
+                             worker.speed});
   }
   input.previous = view_;
   if (view_) {
@@ -211,6 +209,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.slots = config_.job.batch.slots;
   input.total_steps = Step(config_.job.train.steps);
   input.map = &map_;
+  input.sharded = config_.job.optimizer.shard;
   input.block_shares = block_shares_;
   input.depths = depths_;
   input.nonfinite = config_.job.optimizer.nonfinite;
@@ -229,8 +228,9 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
 void CoordinatorCore::finish_change() {
   if (!change_) return;
   const RecoveryInput input = recovery_input(*change_);
-  if (input.members.size() < config_.job.cluster.min_workers) {
-    wait(std::to_string(input.members.size()) +
+  const std::size_t staying = input.members.size() - change_->leaving.size();
+  if (staying < config_.job.cluster.min_workers) {
+    wait(std::to_string(staying) +
          " worker(s) are here, cluster.min_workers = " + std::to_string(config_.job.cluster.min_workers));
     return;
   }
@@ -318,7 +318,7 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
     worker.unreachable_since.reset();
     send(worker, CommitView{*view_});
   }
-  for (const WorkerId id : change.leaving) {
+  for (const WorkerId id : decision.released) {
     WorkerRecord& worker = workers_[id];
     worker.status = WorkerStatus::left;
     log(log_record::WorkerReleased{id, worker.incarnation});

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "coordinator/core/coordinator_core.hpp"
+#include "storage/export.hpp"
 
 namespace planaria {
 namespace {
@@ -280,9 +281,19 @@ void CoordinatorCore::handle(const coordinator_event::DrainWorker& event) {
 Status CoordinatorCore::check_holdings(const Holdings& holdings) const {
   constexpr std::size_t kMaxCheckpoints = 100'000;
   const Step total(config_.job.train.steps);
-  const auto beyond = [&](const std::optional<Step>& step) { return step && *step > total; };
-  if (beyond(holdings.state) || beyond(holdings.previous_state) ||
-      (holdings.compared && beyond(holdings.compared->step)) || holdings.checkpoints.size() > kMaxCheckpoints ||
+  constexpr std::size_t kMaxStates = 16;
+  const auto sound = [&](const HeldState& held) {
+    const auto known = [&](const TileRange& range) {
+      return range.begin < range.end && range.end <= map_.tile_count();
+    };
+    return held.stamp <= total && std::ranges::all_of(held.state, known) &&
+           std::ranges::all_of(held.parameters, known) && held.hashes.size() <= map_.blocks().size();
+  };
+  const bool beyond =
+      holdings.compared && (holdings.compared->step > total || holdings.compared->blocks.size() > map_.blocks().size());
+  if (beyond || holdings.states.size() > kMaxStates || !std::ranges::all_of(holdings.states, sound) ||
+      !std::ranges::is_sorted(holdings.states, std::ranges::less_equal{}, &HeldState::stamp) ||
+      holdings.checkpoints.size() > kMaxCheckpoints ||
       std::ranges::any_of(holdings.checkpoints, [&](Step step) { return step > total; })) {
     return Error(ErrorCode::corrupt, "it names state of steps that the job doesn't have");
   }
@@ -303,15 +314,14 @@ Status CoordinatorCore::check_report(const Report& report) const {
     cells += stage.work.cells();
   }
   if (cells > blocks * slots) return Error(ErrorCode::corrupt, "it tells of more work than there is");
+  if (report.gradient.size() > map_.blocks().size()) return Error(ErrorCode::corrupt, "it names unknown blocks");
   for (const TileRange range : report.reduced) {
     if (range.begin > range.end || range.end > map_.tile_count()) {
       return Error(ErrorCode::corrupt, "it names unknown tiles");
     }
   }
-  if (report.alarm) {
-    for (const SlotRange range : report.alarm->slots) {
-      if (range.begin > range.end || range.end > slots) return Error(ErrorCode::corrupt, "it names unknown slots");
-    }
+  for (const SlotRange range : report.nonfinite) {
+    if (range.begin > range.end || range.end > slots) return Error(ErrorCode::corrupt, "it names unknown slots");
   }
   return ok_status();
 }
@@ -334,9 +344,7 @@ void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
   }
   worker.holdings = message.holdings;
   if (!change_ || message.prepare != change_->view || !change_->members.contains(worker.worker)) return;
-  const Step total(config_.job.train.steps);  // the evaluation after it makes no state
-  const bool early =
-      change_->boundary && in_view(worker.worker) && message.holdings.state < std::min(*change_->boundary, total);
+  const bool early = change_->boundary && in_view(worker.worker) && message.work_step <= *change_->boundary;
   if (early) return;  // of a boundary that was moved since
   change_->reports[worker.worker] = message;
   if (change_->reports.size() == change_->members.size()) finish_change();
@@ -454,28 +462,54 @@ void CoordinatorCore::message(WorkerRecord& worker, const DrainRequest& message)
   accept_drain(worker, message.reason);
 }
 
+Status CoordinatorCore::check_weights(const Done& message) const {
+  for (const BlockWeights& block : message.weights) {
+    if (block.block >= map_.blocks().size() ||
+        block.tensors.size() != tensor_count(config_.job.model, map_, BlockIndex(block.block))) {
+      return Error(ErrorCode::corrupt, "it names weights that there aren't");
+    }
+  }
+  return ok_status();
+}
+
 void CoordinatorCore::message(WorkerRecord& worker, const Done& message) {
   if (!view_ || message.view != view_->view || !in_view(worker.worker) || finished_) return;
+  if (const Status sound = check_weights(message); !sound) {
+    lose(worker, "its result makes no sense: " + sound.error().message());
+    return;
+  }
   done_[worker.worker] = message;
   last_progress_at_ = now_;
   if (done_.size() < view_->members.size()) return;
+  std::vector<std::vector<Hash128>> weights(map_.blocks().size());
   for (const auto& [id, done] : done_) {
-    if (done.weights == message.weights) continue;
+    for (const BlockWeights& block : done.weights) {
+      if (weights[block.block].empty()) weights[block.block] = block.tensors;
+      if (weights[block.block] == block.tensors) continue;
+      done_.clear();
+      start_change({.reason = "members disagree about the final weights: " + name(id),
+                    .planned = false,
+                    .victims = {},
+                    .suspicion = {.compare_state = true, .discard_work = true, .distrust_state = false}});
+      return;
+    }
+  }
+  for (std::uint32_t block = 0; block < weights.size(); ++block) {
+    if (weights[block].size() == tensor_count(config_.job.model, map_, BlockIndex(block))) continue;
     done_.clear();
-    start_change({.reason = "members disagree about the final weights: " + name(id),
-                  .planned = false,
-                  .victims = {},
-                  .suspicion = {.compare_state = true, .discard_work = true, .distrust_state = false}});
+    start_change(
+        {.reason = "nobody told the final weights of " + map_.blocks()[block].name, .planned = false, .victims = {}});
     return;
   }
-  result_ = message;
+  result_ = JobResult{message.step, weights_hash(config_.job.model, map_, weights), message.final_loss,
+                      message.final_validation_loss};
   // Who only took part in the evaluation after the last step doesn't know that step's loss.
   for (const auto& [id, done] : done_) {
     if (done.final_loss) result_->final_loss = done.final_loss;
   }
   std::string reason = "finished step " + std::to_string(message.step.value());
   if (!result_unsaved_.empty()) reason += ", but its result isn't saved: " + result_unsaved_;
-  finish_job(true, std::move(reason), message.step, message.weights);
+  finish_job(true, std::move(reason), message.step, result_->weights);
 }
 
 }  // namespace planaria

@@ -88,7 +88,9 @@ NumericJudgement judge_nonfinite(const Attempt& now, std::span<const Attempt> ea
   }
   const bool last = now.attempt + 1 >= kMaxAttempts;
   if (observed(now)) {
-    const bool alone = members.size() < 2;
+    std::set<SlotRange> pipelines;
+    for (const StageAssignment& stage : now.computed) pipelines.insert(stage.work.slots);
+    const bool alone = pipelines.size() < 2;  // nobody else has the blocks
     natural =
         natural || std::ranges::any_of(attempts, [&](const Attempt& before) { return by_nature(now, before, alone); });
     // Nobody ever contradicted it, though the same workers had the same slots each time.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <ranges>
 #include <set>
 #include <string>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "coordinator/core/numeric_policy.hpp"
 #include "coordinator/core/steady_layout.hpp"
 #include "proto/block_cost.hpp"
+#include "proto/duty.hpp"
 
 namespace planaria {
 namespace {
@@ -16,15 +18,18 @@ namespace {
 // Works out one decision; its members are the facts found on the way.
 class RecoveryPlanner {
  public:
-  explicit RecoveryPlanner(const RecoveryInput& input) : in_(input), speeds_(filled_speeds(input.members)) {}
+  explicit RecoveryPlanner(const RecoveryInput& input)
+      : in_(input), all_(input.map->tiles_with_state()), speeds_(filled_speeds(input.members)) {}
 
   Result<RecoveryDecision> decide() {
     find_trusted_state();
     judge_members();
     if (decision_.halt || !decision_.expelled.empty()) return decision_;
+    collect_holdings();
     PLANARIA_TRY(find_base());
     judge_numbers();
     if (decision_.halt || !decision_.expelled.empty()) return decision_;
+    choose_members();
     plan_steady();
     plan_resume();
     plan_fetches();
@@ -36,32 +41,57 @@ class RecoveryPlanner {
   ResumePlan& plan() { return decision_.record.resume; }
   [[nodiscard]] std::size_t count() const { return in_.members.size(); }
   [[nodiscard]] const Report& report(std::size_t i) const { return in_.members[i].report; }
-  // Of the states that a member holds, those that may be used.
-  [[nodiscard]] std::optional<Step> state(std::size_t i) const {
-    const Holdings& held = report(i).holdings;
-    return trusted(i, held.state, held.state_hash) ? held.state : std::nullopt;
-  }
-  [[nodiscard]] std::optional<Step> previous_state(std::size_t i) const {
-    const Holdings& held = report(i).holdings;
-    return trusted(i, held.previous_state, held.previous_hash) ? held.previous_state : std::nullopt;
-  }
+  [[nodiscard]] WorkerId worker(std::size_t i) const { return in_.members[i].member.worker; }
   [[nodiscard]] std::uint32_t lineage() const { return in_.previous ? in_.previous->resume.lineage : 0; }
   // It missed that the newest states proved wrong: what it holds may be of them.
   [[nodiscard]] bool outdated(std::size_t i) const {
     return report(i).holdings.lineage < lineage() && !in_.mutations.has(Mutation::trust_old_lineage);
   }
-  [[nodiscard]] bool trusted(std::size_t i, const std::optional<Step>& stamp,
-                             const std::optional<Hash128>& hash) const {
-    if (!stamp) return true;
-    const bool compared = compared_ && *stamp == compared_->step;
-    if (compared && hash) return *hash == compared_->hash;
+  [[nodiscard]] bool trusted(std::size_t i, const HeldState& held) const {
+    const bool compared = compared_ && held.stamp == compared_->step && !held.hashes.empty();
+    if (compared) return agree(held.hashes, compared_->blocks);
     return !distrusted_ && !outdated(i);
   }
-  [[nodiscard]] bool holds(std::size_t i, Step stamp) const { return state(i) == stamp || previous_state(i) == stamp; }
-  // Its state lets it take part in step r: it is at r-1, or at r already.
-  [[nodiscard]] bool takes_part(std::size_t i) const {
-    const auto stamp = state(i);
-    return stamp && (*stamp == base_ || (!rolled_back_ && *stamp == base_.next()));
+
+  // Of what a member holds, that which may be used; nothing when it isn't there.
+  struct Held {
+    TileSet state;
+    TileSet parameters;  // those of `state` among them, and tied copies that follow from them
+  };
+  [[nodiscard]] const Held& held(std::size_t i, Step stamp) const {
+    static const Held kNothing;
+    const auto found = held_[i].find(stamp);
+    return found == held_[i].end() ? kNothing : found->second;
+  }
+  void collect_holdings() {
+    held_.resize(count());
+    for (std::size_t i = 0; i < count(); ++i) {
+      for (const HeldState& told : report(i).holdings.states) {
+        if (!trusted(i, told)) continue;
+        Held& held = held_[i][told.stamp];
+        held.state = TileSet(told.state).common(all_);
+        held.parameters = TileSet(told.parameters);
+        held.parameters.add(held.state);
+        held.parameters.add(tied_to(*in_.map, held.parameters));
+        state_of_[told.stamp].add(held.state);
+      }
+    }
+  }
+  // Something that it holds, and would not give up by itself, isn't believed, or is of a future that is no more: before
+  // the others had to go back it was a part of what they all held.
+  [[nodiscard]] std::optional<Distrust> distrust(std::size_t i) const {
+    std::optional<Distrust> found;
+    for (const HeldState& told : report(i).holdings.states) {
+      const bool goes_anyway = plan().tier > 0 && told.stamp != base_;
+      if (goes_anyway || (trusted(i, told) && told.stamp <= base_.next())) continue;
+      if (!found) found = Distrust{worker(i), false};
+      found->all = found->all || told.stamp == base_;
+    }
+    return found;
+  }
+  [[nodiscard]] bool is_held(Step stamp) const {
+    const auto found = state_of_.find(stamp);
+    return found != state_of_.end() && found->second == all_;
   }
   [[nodiscard]] bool belongs_to_previous(std::size_t i) const {
     return in_.previous && in_.members[i].continuing && report(i).view == in_.previous->view;
@@ -71,7 +101,7 @@ class RecoveryPlanner {
     return belongs_to_previous(i) && report(i).work_step == step && report(i).attempt == attempt;
   }
   [[nodiscard]] bool works_on_step(std::size_t i) const {
-    return !plan().discard && takes_part(i) && current_work(i, plan().step, plan().attempt);
+    return !plan().discard && current_work(i, plan().step, plan().attempt);
   }
   [[nodiscard]] std::uint32_t newest_attempt(Step step) const {
     std::uint32_t attempt = 0;
@@ -89,44 +119,42 @@ class RecoveryPlanner {
     plan().lineage = lineage();
     if (in_.mutations.has(Mutation::trust_majority)) return;
     distrusted_ = in_.distrust_state;
-    std::map<Step, Hash128> hashes;
     for (std::size_t i = 0; i < count(); ++i) {
       if (outdated(i)) continue;
-      const Holdings& held = report(i).holdings;
-      if (held.compared && (!compared_ || held.compared->step > compared_->step)) compared_ = held.compared;
-      // What a newcomer brings says nothing about the members' states.
-      if (!in_.members[i].continuing || !held.state || !held.state_hash) continue;
-      const auto known = hashes.try_emplace(*held.state, *held.state_hash).first;
-      distrusted_ = distrusted_ || known->second != *held.state_hash;
+      const auto& compared = report(i).holdings.compared;
+      if (compared && (!compared_ || compared->step > compared_->step)) compared_ = compared;
     }
-    for (const auto& [stamp, hash] : hashes) {
-      distrusted_ = distrusted_ || (compared_ && stamp == compared_->step && hash != compared_->hash);
+    for (const auto& [of, hashes] : hashes_of_states()) {
+      const auto& [stamp, block] = of;
+      const BlockHash first{block, hashes.front().hash};
+      distrusted_ = distrusted_ || differ(hashes);
+      if (compared_ && stamp == compared_->step) {
+        distrusted_ = distrusted_ || !agree(std::span(&first, 1), compared_->blocks);
+      }
     }
     plan().lineage = lineage() + (distrusted_ ? 1 : 0);
+  }
+
+  // What members say of each block of their newest states. What a newcomer brings says nothing about those.
+  using Hashes = std::map<std::pair<Step, std::uint32_t>, std::vector<log_record::MemberHash>>;
+  [[nodiscard]] Hashes hashes_of_states() const {
+    Hashes hashes;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (!in_.members[i].continuing || outdated(i) || report(i).holdings.states.empty()) continue;
+      const HeldState& newest = report(i).holdings.states.back();
+      for (const BlockHash& block : newest.hashes)
+        hashes[{newest.stamp, block.block}].push_back({worker(i), block.hash});
+    }
+    return hashes;
   }
 
   // Of members whose states or gradients should be alike and aren't.
   void judge_members() {
     std::optional<log_record::Disagreement> now;
-    std::map<Step, std::vector<log_record::MemberHash>> states;
-    std::vector<log_record::MemberHash> gradients;
-    Step step;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (belongs_to_previous(i) && report(i).digest) step = std::max(step, report(i).work_step);
+    for (const auto& [of, hashes] : hashes_of_states()) {
+      if (differ(hashes)) now = {of.first, false, of.second, lineage(), hashes, {}, {}};
     }
-    const std::uint32_t attempt = newest_attempt(step);
-    for (std::size_t i = 0; i < count(); ++i) {
-      const WorkerId worker = in_.members[i].member.worker;
-      const Holdings& held = report(i).holdings;
-      if (current_work(i, step, attempt) && report(i).digest) gradients.push_back({worker, *report(i).digest});
-      if (in_.members[i].continuing && !outdated(i) && held.state && held.state_hash) {
-        states[*held.state].push_back({worker, *held.state_hash});
-      }
-    }
-    for (const auto& [stamp, hashes] : states) {
-      if (differ(hashes)) now = {stamp, false, lineage(), hashes, {}, {}};
-    }
-    if (!now && differ(gradients)) now = {step, true, attempt, gradients, {}, {}};
+    if (!now) now = gradient_disagreement();
     if (!now || in_.mutations.has(Mutation::trust_majority)) return;
     gradients_differ_ = now->gradient;
     NumericJudgement judgement = judge_disagreement(*now, in_.disagreements);
@@ -136,55 +164,72 @@ class RecoveryPlanner {
     decision_.record.reason = judgement.reason;
     decision_.halt = judgement.verdict == NumericVerdict::halt;
   }
+  [[nodiscard]] std::optional<log_record::Disagreement> gradient_disagreement() const {
+    Step step;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (belongs_to_previous(i) && !report(i).gradient.empty()) step = std::max(step, report(i).work_step);
+    }
+    const std::uint32_t attempt = newest_attempt(step);
+    std::map<std::uint32_t, std::vector<log_record::MemberHash>> blocks;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (!current_work(i, step, attempt)) continue;
+      for (const BlockHash& block : report(i).gradient) blocks[block.block].push_back({worker(i), block.hash});
+    }
+    for (const auto& [block, hashes] : blocks) {
+      if (differ(hashes)) return log_record::Disagreement{step, true, block, attempt, hashes, {}, {}};
+    }
+    return std::nullopt;
+  }
   static bool differ(const std::vector<log_record::MemberHash>& hashes) {
     return std::ranges::any_of(hashes, [&](const auto& member) { return member.hash != hashes.front().hash; });
   }
 
   Status find_base() {
-    std::optional<Step> newest, oldest, checkpoint;
+    std::optional<Step> whole, newest, checkpoint;  // the newest state that members hold all of, or any of
+    for (const auto& [stamp, tiles] : state_of_) {
+      newest = stamp;
+      if (tiles == all_) whole = stamp;
+    }
     for (std::size_t i = 0; i < count(); ++i) {
       for (const Step step : report(i).holdings.checkpoints) {
         checkpoint = checkpoint ? std::max(*checkpoint, step) : step;
-      }
-      for (const auto& stamp : {state(i), distrusted_ ? previous_state(i) : std::nullopt}) {
-        if (stamp) newest = newest ? std::max(*newest, *stamp) : *stamp;
       }
     }
     const bool first_start = !in_.previous;
     if (distrusted_) {
       rolled_back_ = true;
-      if (newest) {
-        base_ = *newest;
-        plan().tier = 1;
-        return ok_status();
-      }
-      return fall_back(checkpoint);
-    }
-    for (std::size_t i = 0; i < count(); ++i) {
-      const auto stamp = state(i);  // one that lags further fetches anyway
-      if (!in_.members[i].continuing || !stamp || stamp->next() < *newest) continue;
-      oldest = oldest ? std::min(*oldest, *stamp) : *stamp;
+      if (!whole) return fall_back(checkpoint);
+      base_ = *whole;
+      plan().tier = 1;
+      return ok_status();
     }
     // State is named by its step, not by a view: what a fenced worker kept is as good as a member's.
-    const bool current = newest && *newest >= in_.reached && (!first_start || !checkpoint || *newest >= *checkpoint);
+    const bool current = whole && *whole >= in_.reached && (!first_start || !checkpoint || *whole >= *checkpoint);
     if (current) {
-      // A member that is a step ahead keeps that step's gradient until all acknowledged: the others finish it.
-      const bool finish_newest = !in_.discard_work && !gradients_differ_ && oldest && oldest->next() == *newest &&
-                                 gradient_held(*newest) && base_held(newest->previous());
-      base_ = finish_newest ? newest->previous() : *newest;
+      base_ = finishes(*whole) ? whole->previous() : *whole;
       return ok_status();
     }
     if (!first_start && !in_.allow_rollback) {
-      return Error(ErrorCode::unavailable, "no member holds the newest state; waiting for workers that may");
+      return Error(ErrorCode::unavailable,
+                   "the members don't hold all of the newest state; waiting for workers that may");
     }
     if (!first_start && !in_.checkpoints_listed) return not_listed();
-    if (newest && (!checkpoint || *newest >= *checkpoint)) {
-      base_ = *newest;
+    if (whole && (!checkpoint || *whole >= *checkpoint)) {
+      base_ = *whole;
       rolled_back_ = true;
       plan().tier = 1;
       return ok_status();
     }
     return fall_back(checkpoint);
+  }
+
+  // Members that are a step ahead keep that step's gradient until all acknowledged: the others make the state from it.
+  [[nodiscard]] bool finishes(Step newest) const {
+    if (in_.discard_work || gradients_differ_ || newest == Step(0)) return false;
+    const bool behind = std::ranges::any_of(std::views::iota(std::size_t{0}, count()), [&](std::size_t i) {
+      return in_.members[i].continuing && !held(i, newest.previous()).state.empty() && held(i, newest).state.empty();
+    });
+    return behind && is_held(newest.previous()) && gradient_held(newest);
   }
 
   static Error not_listed() { return Error(ErrorCode::not_found, "looking for durable checkpoints"); }
@@ -200,30 +245,26 @@ class RecoveryPlanner {
     return ok_status();
   }
 
-  [[nodiscard]] bool base_held(Step stamp) const {
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (holds(i, stamp)) return true;
-    }
-    return false;
-  }
-
   [[nodiscard]] bool gradient_held(Step step) const {
-    std::vector<bool> held(in_.map->tile_count(), false);
+    TileSet held;
     for (std::size_t i = 0; i < count(); ++i) {
-      if (!current_work(i, step, newest_attempt(step))) continue;
-      for (const TileRange range : report(i).reduced)
-        std::fill(held.begin() + range.begin, held.begin() + range.end, true);
+      if (current_work(i, step, newest_attempt(step))) held.add(TileSet(report(i).reduced));
     }
-    return std::ranges::find(held, false) == held.end();
+    return held.contains(TileRange{0, in_.map->tile_count()});
   }
 
   void judge_numbers() {
     plan().step = base_.next();
     plan().attempt = newest_attempt(plan().step);
     plan().discard = in_.discard_work || rolled_back_ || gradients_differ_;
-    std::optional<NumericAlarm> alarm;
+    bool alarm = false;
+    std::set<std::uint32_t> nonfinite;
     for (std::size_t i = 0; i < count(); ++i) {
-      if (current_work(i, plan().step, plan().attempt) && report(i).alarm) alarm = report(i).alarm;
+      if (!current_work(i, plan().step, plan().attempt)) continue;
+      alarm = alarm || report(i).alarm;
+      for (const SlotRange slots : report(i).nonfinite) {
+        for (std::uint32_t slot = slots.begin; slot < slots.end; ++slot) nonfinite.insert(slot);
+      }
     }
     if (!alarm || plan().discard) {
       if (plan().discard) ++plan().attempt;
@@ -231,10 +272,12 @@ class RecoveryPlanner {
     }
     std::vector<WorkerId> members;
     for (const RecoveryMember& member : in_.members) members.push_back(member.member.worker);
-    log_record::NumericDecision now{plan().step, plan().attempt, alarm->digest, alarm->slots, {}, {}, {}};
-    if (in_.previous) {
-      now.computed = previous_stages();
+    log_record::NumericDecision now{plan().step, plan().attempt, {}, {}, {}, {}};
+    for (const std::uint32_t slot : nonfinite) {
+      if (now.nonfinite.empty() || now.nonfinite.back().end != slot) now.nonfinite.push_back({slot, slot});
+      ++now.nonfinite.back().end;
     }
+    if (in_.previous) now.computed = previous_stages();
     NumericJudgement judgement = judge_nonfinite(now, in_.numeric, members, in_.nonfinite);
     if (in_.mutations.has(Mutation::nonfinite_at_once)) judgement.verdict = NumericVerdict::skip;
     now.decision = to_string(judgement.verdict);
@@ -249,72 +292,120 @@ class RecoveryPlanner {
     }
   }
 
+  // Who is drained goes when the others hold all that the job goes on from; until then it is a member without a part in
+  // what comes after the step.
+  void choose_members() {
+    TileSet left;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (!in_.members[i].leaving) left.add(held(i, base_).state);
+    }
+    const bool may_go = source_ != StateSource::peer || left == all_;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (in_.members[i].leaving && may_go) {
+        decision_.released.push_back(worker(i));
+      } else {
+        members_.push_back(i);
+        if (!in_.members[i].leaving) staying_.push_back(i);
+      }
+    }
+  }
+
   void plan_steady() {
     ViewRecord& record = decision_.record;
     record.view = in_.view;
+    record.sharded = in_.sharded;
+    for (const std::size_t i : members_) record.members.push_back(in_.members[i].member);
+    SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots, {}};
+    std::vector<double> speeds;
     std::vector<WorkerId> workers;
-    for (const RecoveryMember& member : in_.members) {
-      record.members.push_back(member.member);
-      workers.push_back(member.member.worker);
+    for (const std::size_t i : staying_) {
+      workers.push_back(worker(i));
+      speeds.push_back(speeds_[i]);
+      layout.held.push_back(share_held(i));
     }
-    record.stages = steady_stages({workers, speeds_, in_.block_shares, in_.depths, in_.slots});
+    layout.workers = workers;
+    layout.speeds = speeds;
+    record.stages = steady_stages(layout);
     if (in_.previous && same_members()) {
       const double now = predicted_time(in_.previous->stages, in_.members, speeds_, in_.block_shares);
       const double then = predicted_time(record.stages, in_.members, speeds_, in_.block_shares);
-      if (then * (1 + in_.rebalance_gain) > now) {
-        record.stages = in_.previous->stages;
-      }
+      if (then * (1 + in_.rebalance_gain) > now) record.stages = in_.previous->stages;
     }
-    record.shards = split_shards(*in_.map, workers);
-    const bool keep_writer = in_.previous && record.has(in_.previous->checkpoint_writer);
+    std::vector<ShardAssignment> former;
+    if (in_.previous && in_.sharded) former = in_.previous->shards;
+    record.shards = split_shards(*in_.map, record.stages, former);
+    const bool keep_writer =
+        in_.previous && std::ranges::find(workers, in_.previous->checkpoint_writer) != workers.end();
     record.checkpoint_writer = keep_writer ? in_.previous->checkpoint_writer : workers.front();
+    for (const std::size_t i : members_) {
+      duties_[worker(i)] = duty_of(*in_.map, in_.sharded, record.stages, record.shards, worker(i));
+    }
+    for (const std::size_t i : members_) {
+      if (const auto found = distrust(i)) plan().distrusted.push_back(*found);
+    }
+  }
+
+  // Of each block, the part whose state a member holds.
+  [[nodiscard]] std::vector<double> share_held(std::size_t i) const {
+    std::vector<double> shares;
+    for (std::uint32_t block = 0; block < blocks(); ++block) {
+      const TileSet inside = TileSet(in_.map->tiles_of({block, block + 1})).common(all_);
+      const double whole = inside.empty() ? 1 : inside.size();
+      shares.push_back(held(i, base_).state.common(inside).size() / whole);
+    }
+    return shares;
   }
 
   [[nodiscard]] bool same_members() const {
-    return in_.previous->members.size() == count() &&
-           std::ranges::equal(in_.previous->members, in_.members, {}, &Member::worker,
-                              [](const RecoveryMember& m) { return m.member.worker; });
+    return staying_.size() == count() && std::ranges::equal(in_.previous->members, in_.members, {}, &Member::worker,
+                                                            [](const RecoveryMember& m) { return m.member.worker; });
   }
 
   [[nodiscard]] bool epilogue() const { return plan().step > in_.total_steps; }
 
-  // Workers that can compute and sum step r at once; all of them when everybody must load state first.
-  void find_able() {
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (takes_part(i)) able_.push_back(i);
-    }
-    if (able_.empty()) {
-      for (std::size_t i = 0; i < count(); ++i) able_.push_back(i);
-    }
-  }
-
   void plan_resume() {
-    find_able();
+    plan_resume_stages();
     plan_resume_shards();
     plan().compute = epilogue() || std::ranges::any_of(plan().shards, [](const auto& shard) { return !shard.ready; });
-    if (in_.planned || epilogue() || plan().discard || !in_.previous) {
-      split_over_able();
+    if (plan().compute) return;
+    std::erase_if(plan().stages, &StageAssignment::recompute);
+    decision_.lost_slots = 0;
+  }
+
+  void plan_resume_stages() {
+    const auto& steady = decision_.record.stages;
+    const bool anew = epilogue() || plan().discard || !in_.previous;
+    const bool able = std::ranges::all_of(
+        steady, [&](const StageAssignment& stage) { return can_compute(index_of(stage.worker), stage.work.blocks); });
+    if (anew || (in_.planned && able)) {
+      plan().stages = steady;
+      if (plan().discard && decision_.numeric) rotate_slots();
     } else {
       carry_stages();
     }
   }
 
-  // After a numeric alarm in equal shares, each at another worker than in the attempt before, and whole: so it shows
-  // who computes wrongly.
-  void split_over_able() {
-    const bool elsewhere = plan().discard && decision_.numeric;
-    const std::uint32_t rotation = elsewhere ? plan().attempt : 0;
-    std::vector<WorkerId> workers;
-    std::vector<double> speeds;
-    for (std::size_t k = 0; k < able_.size(); ++k) {
-      const std::size_t i = able_[(k + rotation) % able_.size()];
-      workers.push_back(in_.members[i].member.worker);
-      speeds.push_back(elsewhere ? 1.0 : speeds_[i]);
+  [[nodiscard]] std::size_t index_of(WorkerId id) const {
+    const auto found =
+        std::ranges::lower_bound(in_.members, id, {}, [](const RecoveryMember& m) { return m.member.worker; });
+    return static_cast<std::size_t>(found - in_.members.begin());
+  }
+  [[nodiscard]] bool can_compute(std::size_t i, BlockRange of) const {
+    return held(i, base_).parameters.contains(in_.map->tiles_of(of));
+  }
+
+  // After a numeric alarm each pipeline gets the slots that another one had: so it shows who computes wrongly.
+  void rotate_slots() {
+    std::set<SlotRange> distinct;
+    for (const StageAssignment& stage : plan().stages) {
+      if (!stage.work.empty()) distinct.insert(stage.work.slots);
     }
-    const bool steady = able_.size() == count() && !elsewhere;
-    const std::vector<std::uint32_t> depths = elsewhere ? std::vector<std::uint32_t>{} : in_.depths;
-    plan().stages =
-        steady ? decision_.record.stages : steady_stages({workers, speeds, in_.block_shares, depths, in_.slots});
+    const std::vector<SlotRange> ranges(distinct.begin(), distinct.end());
+    for (StageAssignment& stage : plan().stages) {
+      if (stage.work.empty()) continue;
+      const auto at = std::ranges::lower_bound(ranges, stage.work.slots) - ranges.begin();
+      stage.work.slots = ranges[(static_cast<std::size_t>(at) + plan().attempt) % ranges.size()];
+    }
   }
 
   [[nodiscard]] std::uint32_t blocks() const { return static_cast<std::uint32_t>(in_.map->blocks().size()); }
@@ -327,10 +418,10 @@ class RecoveryPlanner {
   // Inside a step only stages without a worker change hands.
   void carry_stages() {
     std::vector<double> remaining(count(), 0);  // micro-batches' worth of time, in slots
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (!in_.members[i].continuing || !takes_part(i)) continue;
+    for (const std::size_t i : members_) {
+      if (!in_.members[i].continuing) continue;
       for (const StageAssignment& stage : previous_stages()) {
-        if (stage.worker != in_.members[i].member.worker || stage.work.empty()) continue;
+        if (stage.worker != worker(i) || stage.work.empty() || !can_compute(i, stage.work.blocks)) continue;
         plan().stages.push_back({stage.worker, stage.work, false});
         remaining[i] += stage.work.slots.size() * share_of(in_.block_shares, stage.work.blocks);
       }
@@ -340,41 +431,63 @@ class RecoveryPlanner {
       }
       remaining[i] = std::max(0.0, remaining[i]);
     }
-    if (!plan().compute) return;
-    for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) share_lost(gap, remaining);
+    for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) share_gap(gap, remaining);
     for (const SlotRange range : plan().lost_slots()) decision_.lost_slots += range.size();
   }
 
-  // Lost slots go one by one to whoever would be done first, then in contiguous runs to the workers in order.
-  void share_lost(StageWork lost, std::vector<double>& remaining) {
+  // Cuts lost work into runs of blocks that the same workers can compute. Where none can, those take it that fetch the
+  // blocks for the next step anyway.
+  void share_gap(const StageWork& gap, std::vector<double>& remaining) {
+    BlockRange run{gap.blocks.begin, gap.blocks.begin};
+    std::vector<std::size_t> able;
+    for (std::uint32_t block = gap.blocks.begin; block < gap.blocks.end; ++block) {
+      const std::vector<std::size_t> next = able_for(block);
+      if (run.empty() || next != able) {
+        if (!run.empty()) share_lost({run, gap.slots}, able, remaining);
+        run = {block, block};
+        able = next;
+      }
+      ++run.end;
+    }
+    share_lost({run, gap.slots}, able, remaining);
+  }
+
+  [[nodiscard]] std::vector<std::size_t> able_for(std::uint32_t block) const {
+    std::vector<std::size_t> able, fetching;
+    for (const std::size_t i : members_) {
+      if (can_compute(i, {block, block + 1})) able.push_back(i);
+      if (duties_.at(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) fetching.push_back(i);
+    }
+    return able.empty() ? fetching : able;
+  }
+
+  // Slots go one by one to whoever would be done first, then in contiguous runs to the workers in order.
+  void share_lost(StageWork lost, const std::vector<std::size_t>& able, std::vector<double>& remaining) {
     std::map<std::size_t, std::uint32_t> shares;
     const double cost = share_of(in_.block_shares, lost.blocks);
     for (std::uint32_t k = 0; k < lost.slots.size(); ++k) {
       const auto first =
-          std::ranges::min_element(able_, {}, [&](std::size_t i) { return (remaining[i] + cost) / speeds_[i]; });
+          std::ranges::min_element(able, {}, [&](std::size_t i) { return (remaining[i] + cost) / speeds_[i]; });
       ++shares[*first];
       remaining[*first] += cost;
     }
     for (const auto& [i, share] : shares) {
       const SlotRange slots{lost.slots.begin, lost.slots.begin + share};
-      plan().stages.push_back({in_.members[i].member.worker, {lost.blocks, slots}, true});
+      plan().stages.push_back({worker(i), {lost.blocks, slots}, !in_.planned});
       lost.slots.begin = slots.end;
     }
   }
 
+  // A tile that is reduced already stays where it is; others are summed by those who keep them after the step, or,
+  // where all keep them, by those who make the sums.
   void plan_resume_shards() {
-    std::vector<WorkerId> owners;
-    for (const std::size_t i : able_) owners.push_back(in_.members[i].member.worker);
-    plan().shards = split_shards(*in_.map, owners);
+    plan().shards = in_.sharded ? decision_.record.shards : split_shards(*in_.map, plan().stages);
     if (epilogue()) return;
-    // Who holds which reduced tile; the default owner first, else the lowest worker.
-    std::vector<std::optional<WorkerId>> holder(in_.map->tile_count());
     std::vector<std::set<WorkerId>> holders(in_.map->tile_count());
-    for (std::size_t i = 0; i < count(); ++i) {
+    for (const std::size_t i : members_) {
       if (!works_on_step(i)) continue;
       for (const TileRange range : report(i).reduced) {
-        for (std::uint32_t tile = range.begin; tile < range.end; ++tile)
-          holders[tile].insert(in_.members[i].member.worker);
+        for (std::uint32_t tile = range.begin; tile < range.end; ++tile) holders[tile].insert(worker(i));
       }
     }
     std::vector<ShardAssignment> shards;
@@ -394,32 +507,92 @@ class RecoveryPlanner {
     plan().shards = std::move(shards);
   }
 
-  // Who lacks the base gets it from all who hold it, each an equal run of tiles.
+  // Who lacks something of the base gets it from all who hold it, each an equal run of tiles.
   void plan_fetches() {
-    const std::uint32_t tiles = in_.map->tile_count();
-    std::vector<WorkerId> sources;
-    for (std::size_t i = 0; i < count(); ++i) {
-      const bool loads =
-          source_ == StateSource::checkpoint &&
-          std::ranges::find(report(i).holdings.checkpoints, base_) != report(i).holdings.checkpoints.end();
-      if (source_ == StateSource::peer ? holds(i, base_) : loads) sources.push_back(in_.members[i].member.worker);
+    struct Need {
+      WorkerId worker;
+      TileSet state, parameters;
+    };
+    std::vector<Need> needs;
+    for (const std::size_t i : members_) {
+      Need need{worker(i), duties_.at(worker(i)).kept, {}};
+      need.state.remove(held(i, base_).state);
+      if (!rolled_back_ && !distrust(i)) need.state.remove(held(i, base_.next()).state);
+      if (plan().compute) need.parameters = tiles_used(*in_.map, plan().stages, worker(i));
+      need.parameters.remove(held(i, base_).parameters);
+      need.parameters.remove(need.state);
+      needs.push_back(std::move(need));
     }
+    if (source_ == StateSource::initialize) {
+      for (const Need& need : needs) {
+        fetch(need.worker, source_, need.worker, need.state, false);
+        fetch(need.worker, source_, need.worker, need.parameters, true);
+      }
+      return;
+    }
+    std::map<WorkerId, Held> sources;
     for (std::size_t i = 0; i < count(); ++i) {
-      const WorkerId worker = in_.members[i].member.worker;
-      if (takes_part(i)) continue;
-      if (source_ == StateSource::peer && previous_state(i) == base_) {  // it goes back on its own
-        plan().fetches.push_back({worker, StateSource::own_previous, worker, {0, tiles}, base_});
+      if (std::ranges::find(members_, i) == members_.end()) continue;
+      const auto& checkpoints = report(i).holdings.checkpoints;
+      const TileSet all(TileRange{0, in_.map->tile_count()});
+      if (source_ == StateSource::peer) {
+        sources[worker(i)] = held(i, base_);
+      } else if (std::ranges::find(checkpoints, base_) != checkpoints.end()) {
+        sources[worker(i)] = {all_, all};
+      }
+    }
+    std::map<WorkerId, Held> loads;  // from a checkpoint: also what others ask for
+    for (const Need& need : needs) {
+      if (source_ == StateSource::checkpoint && sources.contains(need.worker)) {
+        loads[need.worker].state.add(need.state);
+        loads[need.worker].parameters.add(need.parameters);
         continue;
       }
-      if (source_ == StateSource::initialize) {
-        plan().fetches.push_back({worker, StateSource::initialize, worker, {0, tiles}, base_});
-      } else if (source_ == StateSource::checkpoint && std::ranges::find(sources, worker) != sources.end()) {
-        plan().fetches.push_back({worker, StateSource::checkpoint, worker, {0, tiles}, base_});
-      } else {
-        for (std::uint64_t k = 0; k < sources.size(); ++k) {
-          const TileRange share{static_cast<std::uint32_t>(k * tiles / sources.size()),
-                                static_cast<std::uint32_t>((k + 1) * tiles / sources.size())};
-          if (!share.empty()) plan().fetches.push_back({worker, StateSource::peer, sources[k], share, base_});
+      fetch_from_peers(need.worker, need.state, false, sources, loads);
+      fetch_from_peers(need.worker, need.parameters, true, sources, loads);
+    }
+    if (source_ != StateSource::checkpoint) return;
+    for (const auto& [from, load] : loads) {
+      fetch(from, source_, from, load.state, false);
+      fetch(from, source_, from, load.parameters.without(load.state), true);
+    }
+  }
+
+  void fetch(WorkerId to, StateSource source, WorkerId from, const TileSet& tiles, bool parameters_only) {
+    for (const TileRange run : tiles.runs()) plan().fetches.push_back({to, source, from, run, parameters_only});
+  }
+
+  // Tiles with the same holders go together, split evenly over those.
+  void fetch_from_peers(WorkerId to, const TileSet& tiles, bool parameters_only,
+                        const std::map<WorkerId, Held>& sources, std::map<WorkerId, Held>& loads) {
+    std::map<std::vector<WorkerId>, TileSet> by_holders;
+    for (const TileRange run : tiles.runs()) {
+      for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
+        std::vector<WorkerId> holders;
+        for (const auto& [from, held] : sources) {
+          const TileSet& has = parameters_only ? held.parameters : held.state;
+          if (from != to && has.contains(TileIndex(tile))) holders.push_back(from);
+        }
+        if (!holders.empty()) by_holders[holders].add({tile, tile + 1});
+      }
+    }
+    for (const auto& [holders, held] : by_holders) {
+      std::uint64_t before = 0;
+      const std::uint64_t all = held.size();
+      for (const TileRange run : held.runs()) {
+        for (std::uint32_t tile = run.begin; tile < run.end; ++tile, ++before) {
+          const WorkerId from = holders[before * holders.size() / all];
+          auto& fetches = plan().fetches;
+          const bool joins = !fetches.empty() && fetches.back().worker == to && fetches.back().from == from &&
+                             fetches.back().tiles.end == tile && fetches.back().parameters_only == parameters_only;
+          if (joins) {
+            ++fetches.back().tiles.end;
+          } else {
+            fetches.push_back({to, StateSource::peer, from, {tile, tile + 1}, parameters_only});
+          }
+          if (source_ == StateSource::checkpoint) {
+            (parameters_only ? loads[from].parameters : loads[from].state).add({tile, tile + 1});
+          }
         }
       }
     }
@@ -427,7 +600,8 @@ class RecoveryPlanner {
 
   void explain() {
     std::string& reason = decision_.record.reason;
-    reason += "resume step " + std::to_string(plan().step.value()) + " on " + std::to_string(count()) + " worker(s)";
+    reason +=
+        "resume step " + std::to_string(plan().step.value()) + " on " + std::to_string(staying_.size()) + " worker(s)";
     if (decision_.lost_slots > 0) reason += ", " + std::to_string(decision_.lost_slots) + " lost slot(s) computed anew";
     if (!plan().compute) reason += ", every sum of the step survives";
     if (plan().tier == 1) {
@@ -441,9 +615,11 @@ class RecoveryPlanner {
     if (!fetching.empty() && source_ == StateSource::peer) {
       reason += ", " + std::to_string(fetching.size()) + " worker(s) fetch state";
     }
+    if (members_.size() > staying_.size()) reason += "; who drains hands over what nobody else holds";
   }
 
   const RecoveryInput& in_;
+  const TileSet all_;  // tiles with state
   const std::vector<double> speeds_;
   RecoveryDecision decision_;
   std::optional<ComparedState> compared_;  // the newest that a member knows
@@ -452,7 +628,11 @@ class RecoveryPlanner {
   bool rolled_back_ = false;
   StateSource source_ = StateSource::peer;
   Step base_;
-  std::vector<std::size_t> able_;
+  std::vector<std::map<Step, Held>> held_;  // by member
+  std::map<Step, TileSet> state_of_;        // what all of them hold together
+  std::vector<std::size_t> members_;        // of the new view
+  std::vector<std::size_t> staying_;        // of those, who work on after the step
+  std::map<WorkerId, Duty> duties_;
 };
 
 }  // namespace

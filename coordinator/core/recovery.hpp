@@ -21,6 +21,7 @@ struct RecoveryMember {
   Member member;
   Report report;
   bool continuing = false;  // it was a member of the previous view in this incarnation
+  bool leaving = false;     // drained: it goes as soon as the others hold all that is needed
   double speed = 0;         // micro-batches a second; 0 = not measured
 };
 
@@ -32,6 +33,7 @@ struct RecoveryInput {
   std::uint32_t slots = 1;              // V
   Step total_steps;
   const StateMap* map = nullptr;
+  bool sharded = false;               // optimizer.shard
   std::vector<double> block_shares;   // of a micro-batch's time
   std::vector<std::uint32_t> depths;  // of pipelines; see steady_stages
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
@@ -53,9 +55,10 @@ struct RecoveryDecision {
   std::optional<log_record::Disagreement> disagreement;  // likewise
   bool halt = false;                                     // the job can't go on; record.reason says why
   std::vector<WorkerId> expelled;  // must be excluded first, for record.reason; nothing else is set
+  std::vector<WorkerId> released;  // leaving ones that aren't members any more
 };
 
-// Errors with `unavailable` when no member holds the newest state and falling back isn't allowed yet, and with
+// Errors with `unavailable` when the members don't hold the newest state and falling back isn't allowed yet, and with
 // `not_found` when that needs members' checkpoints, listed anew.
 [[nodiscard]] Result<RecoveryDecision> decide_recovery(const RecoveryInput& input);
 

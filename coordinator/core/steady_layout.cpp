@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <limits>
+#include <numeric>
 
 namespace planaria {
 namespace {
@@ -41,30 +42,81 @@ Cut cut_blocks(std::span<const double> shares, std::span<const double> speeds) {
   return cut;
 }
 
+// The stages of each pipeline.
+std::vector<std::size_t> depths_of(const SteadyLayoutInput& input) {
+  std::vector<std::size_t> depths;
+  for (std::size_t left = input.workers.size(); left > 0; left -= depths.back()) {
+    const std::size_t wanted = input.depths.empty() ? 1 : input.depths[depths.size() % input.depths.size()];
+    depths.push_back(std::min({wanted, input.block_shares.size(), left}));
+  }
+  return depths;
+}
+
+// Which worker has which place in the pipelines, one after another: places and workers that have most in common first.
+// Where nobody holds anything, or all hold all, the order stays.
+std::vector<std::size_t> seat(const SteadyLayoutInput& input, std::span<const std::size_t> depths) {
+  constexpr std::size_t kMaxWorkers = 512;  // every pair of place and worker is looked at
+  const std::size_t count = input.workers.size();
+  std::vector<std::size_t> seats(count);
+  std::iota(seats.begin(), seats.end(), 0);
+  if (input.held.empty() || count > kMaxWorkers) return seats;
+  struct Match {
+    double common = 0;
+    std::size_t place = 0;
+    std::size_t worker = 0;
+  };
+  std::vector<Match> matches;
+  std::size_t place = 0;
+  for (const std::size_t depth : depths) {
+    const std::vector<double> alike(depth, 1.0);
+    for (const BlockRange blocks : cut_blocks(input.block_shares, alike).stages) {
+      for (std::size_t worker = 0; worker < count; ++worker) {
+        Match match{0, place, worker};
+        for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) {
+          match.common += input.held[worker][b] * input.block_shares[b];
+        }
+        matches.push_back(match);
+      }
+      ++place;
+    }
+  }
+  // Of equal ones, a worker's own place comes first, so that nobody moves without need.
+  std::ranges::stable_sort(matches, [](const Match& a, const Match& b) {
+    if (a.common != b.common) return a.common > b.common;
+    return (a.place == a.worker) > (b.place == b.worker);
+  });
+  std::vector<bool> seated(count, false), taken(count, false);
+  for (const Match& match : matches) {
+    if (seated[match.worker] || taken[match.place]) continue;
+    seated[match.worker] = taken[match.place] = true;
+    seats[match.place] = match.worker;
+  }
+  return seats;
+}
+
 }  // namespace
 
 std::vector<StageAssignment> steady_stages(const SteadyLayoutInput& input) {
   assert(!input.workers.empty() && input.workers.size() == input.speeds.size());
-  struct Pipeline {
-    std::size_t first = 0;
-    std::vector<BlockRange> stages;
-  };
-  std::vector<Pipeline> pipelines;
+  const std::vector<std::size_t> depths = depths_of(input);
+  const std::vector<std::size_t> seats = seat(input, depths);
+  std::vector<std::vector<BlockRange>> pipelines;
   std::vector<double> speeds;
-  for (std::size_t first = 0; first < input.workers.size();) {
-    const std::size_t wanted = input.depths.empty() ? 1 : input.depths[pipelines.size() % input.depths.size()];
-    const std::size_t depth = std::min({wanted, input.block_shares.size(), input.workers.size() - first});
-    Cut cut = cut_blocks(input.block_shares, input.speeds.subspan(first, depth));
-    pipelines.push_back({first, std::move(cut.stages)});
+  std::size_t first = 0;
+  for (const std::size_t depth : depths) {
+    std::vector<double> of_stages;
+    for (std::size_t k = 0; k < depth; ++k) of_stages.push_back(input.speeds[seats[first + k]]);
+    Cut cut = cut_blocks(input.block_shares, of_stages);
+    pipelines.push_back(std::move(cut.stages));
     speeds.push_back(1 / cut.slowest);
     first += depth;
   }
   const std::vector<SlotRange> slots = split_slots(input.slots, speeds);
   std::vector<StageAssignment> stages;
+  auto seated = seats.begin();
   for (std::size_t p = 0; p < pipelines.size(); ++p) {
-    for (std::size_t k = 0; k < pipelines[p].stages.size(); ++k) {
-      stages.push_back({input.workers[pipelines[p].first + k], {pipelines[p].stages[k], slots[p]}, false});
-    }
+    for (const BlockRange& blocks : pipelines[p])
+      stages.push_back({input.workers[*seated++], {blocks, slots[p]}, false});
   }
   return stages;
 }

@@ -140,12 +140,12 @@ struct RecordFields {
   void operator()(const log_record::NumericDecision& r) const {
     out["step"] = r.step.value();
     out["attempt"] = r.attempt;
-    out["digest"] = r.digest.hex();
     out["decision"] = r.decision;
   }
   void operator()(const log_record::Disagreement& r) const {
     out["step"] = r.step.value();
     out["about"] = r.gradient ? "gradient" : "state";
+    out["block"] = r.block;
     json hashes = json::array();
     for (const auto& member : r.hashes)
       hashes.push_back({{"worker", member.worker.value()}, {"hash", member.hash.hex()}});

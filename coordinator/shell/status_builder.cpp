@@ -227,7 +227,7 @@ void StatusBuilder::add_workers(StatusSnapshot& s, const CoordinatorCore& core, 
     row.threads = worker.threads;
     row.connected = worker.session.has_value();
     row.step = worker.heartbeat.step;
-    row.state = worker.holdings.state;
+    row.state = worker.holdings.newest();
     row.bytes_sent = worker.heartbeat.bytes_sent;
     row.bytes_received = worker.heartbeat.bytes_received;
     row.faults = worker.faults;

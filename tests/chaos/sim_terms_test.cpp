@@ -7,8 +7,13 @@ namespace {
 
 JobShape shape() {
   JobShape shape;
-  shape.tiles = 3;
-  shape.blocks = {{0, 2}, {2, 3}};
+  ModelSpec model;
+  model.layers = model.heads = model.kv_heads = 1;
+  model.width = model.vocab = model.context = 16;
+  model.ffn_width = 32;
+  shape.map = std::make_shared<StateMap>(model, 512);
+  shape.tiles = shape.map->tile_count();
+  for (const BlockInfo& block : shape.map->blocks()) shape.blocks.push_back(block.tile_range());
   shape.slots = 4;
   shape.micro_batches_per_slot = 2;
   shape.total_steps = Step(10);

@@ -161,6 +161,7 @@ std::uint32_t violations_of_absences(MutationSet mutations) {
   for (std::uint32_t k = 0; k < 60; ++k) {
     SimOptions options = quiet(4);
     options.mutations = mutations;
+    options.job.cluster.layout.clear();  // who was away brings a whole state
     options.job.integrity.check_every = 3;
     options.job.checkpoint.every_steps = 3;
     options.faults = {fault(FaultKind::flip_state, 3, SimPhase::update),

@@ -5,6 +5,8 @@
 
 #include <memory>
 
+#include "tests/coordinator/final_weights.hpp"
+
 namespace planaria {
 namespace {
 
@@ -77,7 +79,8 @@ class Core : public testing::Test {
     Report report;
     report.prepare = prepared();
     report.view = in;
-    report.holdings.state = state;
+    report.holdings.states = {
+        {state, {StateMap(small_job().model, small_job().train.tile_elements).tiles_with_state()}, {}, {}}};
     report.work_step = state.next();
     return report;
   }
@@ -127,9 +130,18 @@ TEST_F(Core, AReportOfUnknownSlotsOrTilesCostsItsSenderItsPlace) {
                               r.reduced = {{0, 4'000'000'000U}};
                             },
                             [](Report& r) {
-                              r.alarm = NumericAlarm{{}, {{0, 4'000'000'000U}}};
+                              r.nonfinite = {{0, 4'000'000'000U}};
                             },
-                            [](Report& r) { r.holdings.state = Step(1'000'000); }};
+                            [](Report& r) {
+                              r.holdings.states = {{Step(1'000'000), {}, {}, {}}};
+                            },
+                            [](Report& r) {
+                              r.holdings.states = {{Step(1), {{5, 4'000'000'000U}}, {}, {}}};
+                            },
+                            [](Report& r) {
+                              r.holdings.states = {{Step(2), {}, {}, {}}, {Step(1), {}, {}, {}}};
+                            },
+                            [](Report& r) { r.gradient.resize(1000); }};
   for (const Damage damage : damages) {
     fresh();
     begin();
@@ -186,6 +198,7 @@ TEST_F(Core, AtTheEndNobodyIsTakenInAnyMore) {
   Done done;
   done.view = core_->view()->view;
   done.step = Step(20);
+  done.weights = all_weights(small_job());
   say(1, done);
   join(3);
   EXPECT_EQ(prepared(), core_->view()->view);

@@ -18,7 +18,6 @@ NumericDecision attempt(std::uint32_t number, std::vector<SlotRange> nonfinite, 
   const WorkerId first(number % 2), second(1 - number % 2);
   return {.step = Step(5),
           .attempt = number,
-          .digest = {},
           .nonfinite = std::move(nonfinite),
           .computed = {{first, {{0, 3}, {0, kSlots / 2}}, false}, {second, {{0, 3}, {kSlots / 2, kSlots}}, false}},
           .decision = std::move(decision),

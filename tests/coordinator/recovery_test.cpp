@@ -32,7 +32,7 @@ class Recovery : public testing::Test {
     std::vector<WorkerId> ids;
     for (std::uint32_t i = 0; i < workers; ++i) ids.emplace_back(i);
     previous.stages = single_stages(blocks(), ids, split_slots(kSlots, std::vector<double>(workers, 1.0)));
-    previous.shards = split_shards(map_, ids);
+    previous.shards = split_shards(map_, previous.stages);
     previous.resume.step = Step(2);
     for (const WorkerId id : ids) {
       RecoveryMember member;
@@ -40,10 +40,10 @@ class Recovery : public testing::Test {
       member.continuing = true;
       member.report.view = previous.view;
       member.report.work_step = Step(6);
-      member.report.holdings.state = Step(5);
       member.report.stages = {{previous.stages[id.value()].work, 0}};
       previous.members.push_back(member.member);
       input_.members.push_back(std::move(member));
+      holds(id.value(), {Step(5)});
     }
     input_.view = ViewNumber(2);
     input_.previous = std::move(previous);
@@ -57,15 +57,28 @@ class Recovery : public testing::Test {
   [[nodiscard]] std::uint32_t blocks() const { return static_cast<std::uint32_t>(map_.blocks().size()); }
   Holdings& holdings(std::size_t i) { return input_.members[i].report.holdings; }
 
+  // The member holds all of these states, and of each this hash of its first block.
+  void holds(std::size_t i, std::vector<Step> stamps) {
+    holdings(i).states.clear();
+    for (const Step stamp : stamps) {
+      HeldState held{stamp, {map_.tiles_with_state()}, {}, {}};
+      if (!map_.tied_tiles().empty()) held.parameters = {map_.tied_tiles()};
+      holdings(i).states.push_back(std::move(held));
+    }
+  }
+  static std::vector<BlockHash> hash(const Hash128& of_first_block) { return {{0, of_first_block}}; }
+  [[nodiscard]] const std::vector<Distrust>& distrusted(const RecoveryDecision& decision) const {
+    return decision.record.resume.distrusted;
+  }
+
   // All finished update 6 and compared then; they had state 5 alike.
   void disagree_at_six() {
     input_.distrust_state = input_.discard_work = true;
     for (std::size_t i = 0; i < input_.members.size(); ++i) {
-      holdings(i).state = Step(6);
-      holdings(i).previous_state = Step(5);
-      holdings(i).compared = ComparedState{Step(5), kRight};
-      holdings(i).state_hash = i == 1 ? kWrong : kRight;
-      holdings(i).previous_hash = kRight;
+      holds(i, {Step(5), Step(6)});
+      holdings(i).compared = ComparedState{Step(5), hash(kRight)};
+      holdings(i).states[0].hashes = hash(kRight);
+      holdings(i).states[1].hashes = hash(i == 1 ? kWrong : kRight);
     }
   }
 
@@ -84,25 +97,30 @@ TEST_F(Recovery, GoesOnWithTheStepWhenAllAgree) {
 
 TEST_F(Recovery, MembersThatDisagreeGoBackToWhatAllHadAlike) {
   disagree_at_six();
-  holdings(1).previous_hash = kWrong;  // it went wrong after they had compared state 5
+  holdings(1).states[0].hashes = hash(kWrong);  // it went wrong after they had compared state 5
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   const ResumePlan& resume = decision->record.resume;
   EXPECT_EQ(resume.step, Step(6));
   EXPECT_TRUE(resume.discard);
   EXPECT_THAT(decision->record.reason, HasSubstr("all members had alike"));
+  EXPECT_EQ(resume.tier, 1U);  // the others give up state 6 for that
+  ASSERT_EQ(resume.distrusted.size(), 1U);
+  EXPECT_EQ(resume.distrusted[0].worker, WorkerId(1));
+  EXPECT_TRUE(resume.distrusted[0].all);
+  EXPECT_FALSE(resume.fetches.empty());
   for (const StateFetch& fetch : resume.fetches) {
-    EXPECT_EQ(fetch.source, fetch.worker == WorkerId(1) ? StateSource::peer : StateSource::own_previous);
-    EXPECT_NE(fetch.source == StateSource::peer ? fetch.from : WorkerId(0), WorkerId(1));
-    EXPECT_EQ(fetch.stamp, Step(5));
+    EXPECT_EQ(fetch.worker, WorkerId(1));
+    EXPECT_EQ(fetch.source, StateSource::peer);
+    EXPECT_NE(fetch.from, WorkerId(1));
   }
-  EXPECT_TRUE(check_view(decision->record, {blocks(), kSlots, map_.tile_count()}).ok());
+  EXPECT_TRUE(check_view(decision->record, map_, kSlots).ok());
 }
 
 TEST_F(Recovery, TheMajorityIsNotBelieved) {
   // They compared last at step 3: any wrong value since went into everybody's sums.
   disagree_at_six();
-  for (std::size_t i = 0; i < 3; ++i) holdings(i).compared = ComparedState{Step(3), kRight};
+  for (std::size_t i = 0; i < 3; ++i) holdings(i).compared = ComparedState{Step(3), hash(kRight)};
   holdings(2).checkpoints = {Step(2), Step(3)};
   input_.checkpoints_listed = false;
   const auto asks = decide_recovery(input_);
@@ -123,7 +141,7 @@ TEST_F(Recovery, TheMajorityIsNotBelieved) {
 }
 
 TEST_F(Recovery, NobodyHoldsTheNewestStateAndCheckpointsAreAskedForOnlyThen) {
-  for (std::size_t i = 0; i < 3; ++i) holdings(i).state.reset();
+  for (std::size_t i = 0; i < 3; ++i) holdings(i).states.clear();
   input_.allow_rollback = false;
   input_.checkpoints_listed = false;
   EXPECT_EQ(decide_recovery(input_).error().code(), ErrorCode::unavailable);
@@ -133,8 +151,7 @@ TEST_F(Recovery, NobodyHoldsTheNewestStateAndCheckpointsAreAskedForOnlyThen) {
 
 TEST_F(Recovery, WorkOfAnOlderViewDoesntStandForTheStepsGradient) {
   // Worker 0 is a step ahead and holds the whole gradient, but of a view that worker 1 has left behind.
-  holdings(0).state = Step(6);
-  holdings(0).previous_state = Step(5);
+  holds(0, {Step(5), Step(6)});
   input_.members[0].report.reduced = {{0, map_.tile_count()}};
   input_.members[0].report.view = ViewNumber(0);
   const auto decision = decide_recovery(input_);
@@ -151,20 +168,22 @@ TEST_F(Recovery, WorkOfAnOlderViewDoesntStandForTheStepsGradient) {
 TEST_F(Recovery, WhoMissedThatStatesProvedWrongCantBringThemBack) {
   input_.previous->resume.lineage = 1;
   for (std::size_t i = 0; i < 2; ++i) holdings(i).lineage = 1;
-  holdings(2).state = Step(9);  // frozen since before all went back
+  holds(2, {Step(9)});  // frozen since before all went back
   input_.members[2].continuing = false;
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   EXPECT_EQ(decision->record.resume.step, Step(6));
   EXPECT_EQ(decision->record.resume.lineage, 1U);
   for (const StateFetch& fetch : decision->record.resume.fetches) EXPECT_EQ(fetch.worker, WorkerId(2));
+  ASSERT_EQ(distrusted(*decision).size(), 1U);
+  EXPECT_EQ(distrusted(*decision)[0].worker, WorkerId(2));
   EXPECT_FALSE(decision->record.resume.fetches.empty());
 }
 
 TEST_F(Recovery, ANewcomersWrongHashCostsTheMembersNothing) {
-  for (std::size_t i = 0; i < 3; ++i) holdings(i).compared = ComparedState{Step(4), kRight};
-  holdings(2).state = Step(4);
-  holdings(2).state_hash = kWrong;
+  for (std::size_t i = 0; i < 3; ++i) holdings(i).compared = ComparedState{Step(4), hash(kRight)};
+  holds(2, {Step(4)});
+  holdings(2).states[0].hashes = hash(kWrong);
   input_.members[2].continuing = false;
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
@@ -190,10 +209,13 @@ TEST_F(Recovery, WhoDiffersFromEqualOthersASecondTimeIsExpelled) {
   EXPECT_EQ(second->expelled, std::vector{WorkerId(1)});
 }
 
-TEST_F(Recovery, WhereNobodyIsAloneTheJobEndsAfterManyDisagreements) {
+class RecoveryOfTwo : public Recovery {
+ protected:
+  RecoveryOfTwo() : Recovery(2) {}
+};
+
+TEST_F(RecoveryOfTwo, WhereNobodyIsAloneTheJobEndsAfterManyDisagreements) {
   disagree_at_six();
-  input_.members.pop_back();
-  input_.previous->members.pop_back();
   for (std::uint32_t round = 1; round < 8; ++round) {
     input_.previous->resume.lineage = round;
     for (std::size_t i = 0; i < 2; ++i) holdings(i).lineage = round;
@@ -208,7 +230,7 @@ TEST_F(Recovery, WhereNobodyIsAloneTheJobEndsAfterManyDisagreements) {
 }
 
 TEST_F(Recovery, DifferentGradientsAreComputedAnew) {
-  for (std::size_t i = 0; i < 3; ++i) input_.members[i].report.digest = i == 0 ? kWrong : kRight;
+  for (std::size_t i = 0; i < 3; ++i) input_.members[i].report.gradient = hash(i == 0 ? kWrong : kRight);
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   EXPECT_TRUE(decision->record.resume.discard);
@@ -218,10 +240,9 @@ TEST_F(Recovery, DifferentGradientsAreComputedAnew) {
 }
 
 TEST_F(Recovery, AMemberThatLagsFurtherDoesntHideThatTheNewestStepCanBeFinished) {
-  holdings(0).state = Step(6);
-  holdings(0).previous_state = Step(5);
+  holds(0, {Step(5), Step(6)});
   input_.members[0].report.reduced = {{0, map_.tile_count()}};
-  holdings(2).state = Step(2);  // it was fetching
+  holds(2, {Step(2)});  // it was fetching
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   EXPECT_EQ(decision->record.resume.step, Step(6));

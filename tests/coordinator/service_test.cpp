@@ -12,6 +12,7 @@
 #include "coordinator/shell/barrier_queue.hpp"
 #include "coordinator/shell/status_builder.hpp"
 #include "tests/coordinator/fake_worker.hpp"
+#include "tests/coordinator/final_weights.hpp"
 #include "tests/coordinator/raw_socket.hpp"
 #include "tests/sanitized.hpp"
 #include "tests/temporary_directory.hpp"
@@ -51,7 +52,7 @@ class Member : public FakeWorker {
     message.numeric_class = "test";
     message.host = "here";
     message.identity = identity;
-    if (identity) message.holdings.state = Step(0);
+    if (identity) message.holdings.states = {{Step(0), {{0, 1}}, {}, {}}};
     send(message);
     const auto welcome = await<Welcome>();
     ASSERT_TRUE(welcome);
@@ -77,7 +78,7 @@ class Member : public FakeWorker {
     commit.micro_batches_computed = 4;
     send(commit);
   }
-  void finish(std::uint64_t number) { send(Done{view, Step(number), Hash128{7, 8}, 1.0, 1.5}); }
+  void finish(std::uint64_t number) { send(Done{view, Step(number), all_weights(small_job()), 1.0, 1.5}); }
 
   ViewNumber view;
 };
@@ -131,7 +132,7 @@ TEST_F(Service, RunsAJobToItsEndAndTheLogTellsEverySampleOnce) {
   EXPECT_TRUE(finish->success) << finish->reason;
   const auto outcome = service_->wait();
   EXPECT_TRUE(outcome.finished && outcome.success);
-  EXPECT_EQ(outcome.status->weights, (Hash128{7, 8}));
+  EXPECT_EQ(outcome.status->weights, hash_of_all_weights(job_));
   EXPECT_EQ(outcome.status->sequences_used, 24U);
   EXPECT_EQ(outcome.status->micro_batches_computed, 12U);
   const auto contents = read_log(directory_.path() + "/coordinator");

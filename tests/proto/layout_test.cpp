@@ -1,4 +1,5 @@
 #include "proto/layout.hpp"
+#include "proto/duty.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -130,8 +131,7 @@ ModelSpec small_model() {
 
 TEST(SplitShards, CoverAllTilesStayInBlocksAndAreEven) {
   const StateMap map(small_model(), 256);
-  const auto owners = ids(3);
-  const auto shards = split_shards(map, owners);
+  const auto shards = split_shards(map, single_stages(5, ids(3), split_slots(8, std::vector<double>{1, 1, 1})));
   std::map<WorkerId, std::uint64_t> bytes;
   std::uint32_t at = 0;
   for (const ShardAssignment& shard : shards) {
@@ -144,6 +144,44 @@ TEST(SplitShards, CoverAllTilesStayInBlocksAndAreEven) {
   for (const auto& [owner, size] : bytes) EXPECT_NEAR(double(size), double(map.bytes({0, at})) / 3, 2048);
 }
 
+// Worker 0 has all blocks, 1 the lower and 2 the upper ones.
+std::vector<StageAssignment> three_stages(std::uint32_t cut) {
+  return {{WorkerId(0), {{0, 5}, {0, 4}}, false},
+          {WorkerId(1), {{0, cut}, {4, 8}}, false},
+          {WorkerId(2), {{cut, 5}, {4, 8}}, false}};
+}
+
+TEST(SplitShards, BelongToWhoComputesWithThem) {
+  const StateMap map(small_model(), 256);
+  const auto stages = three_stages(2);
+  std::map<WorkerId, std::uint64_t> bytes;
+  for (const ShardAssignment& shard : split_shards(map, stages)) {
+    EXPECT_TRUE(tiles_used(map, stages, shard.owner).contains(shard.tiles));
+    bytes[shard.owner] += map.bytes(shard.tiles);
+  }
+  EXPECT_GT(bytes[WorkerId(1)], 0U);
+  EXPECT_LT(bytes[WorkerId(2)], 2 * bytes[WorkerId(0)]);
+}
+
+TEST(SplitShards, StayWithTheirOwnersAsFarAsTheyCan) {
+  const StateMap map(small_model(), 256);
+  const auto before = split_shards(map, three_stages(2));
+  EXPECT_EQ(split_shards(map, three_stages(2), before), before);
+  // A block moves from worker 1 to 2: what worker 0 has of the others stays there.
+  std::uint64_t moved = 0;
+  const auto after = split_shards(map, three_stages(1), before);
+  for (const ShardAssignment& shard : after) {
+    const auto same = [&](const ShardAssignment& old) { return old.owner == shard.owner; };
+    TileSet kept;
+    for (const ShardAssignment& old : before) {
+      if (same(old)) kept.add(old.tiles);
+    }
+    moved += map.bytes(shard.tiles);
+    for (const TileRange run : TileSet(shard.tiles).common(kept).runs()) moved -= map.bytes(run);
+  }
+  EXPECT_LT(moved, map.bytes({0, map.tile_count()}) / 3);
+}
+
 constexpr std::uint32_t kBlocks = 5;  // of the small model
 
 ViewRecord good_view(const StateMap& map) {
@@ -152,7 +190,7 @@ ViewRecord good_view(const StateMap& map) {
   const auto workers = ids(2);
   for (const WorkerId id : workers) view.members.push_back({id, Incarnation(1), "host", {}});
   view.stages = single_stages(kBlocks, workers, split_slots(8, std::vector<double>{1, 1}));
-  view.shards = split_shards(map, workers);
+  view.shards = split_shards(map, view.stages);
   view.checkpoint_writer = workers[0];
   view.resume.step = Step(5);
   view.resume.stages = view.stages;
@@ -163,7 +201,7 @@ ViewRecord good_view(const StateMap& map) {
 TEST(CheckView, AcceptsAGoodViewAndSurvivesTheCodec) {
   const StateMap map(small_model(), 256);
   const ViewRecord view = good_view(map);
-  EXPECT_TRUE(check_view(view, {kBlocks, 8, map.tile_count()}).ok());
+  EXPECT_TRUE(check_view(view, map, 8).ok());
   const auto decoded = decode<ViewRecord>(encode(view));
   ASSERT_TRUE(decoded.ok());
   EXPECT_EQ(encode(*decoded), encode(view));
@@ -180,7 +218,9 @@ TEST(CheckView, TakesPipelinesOfDifferentDepth) {
   const StateMap map(small_model(), 256);
   ViewRecord view = good_view(map);
   view.stages = uneven_stages();
-  EXPECT_TRUE(check_view(view, {kBlocks, 8, map.tile_count()}).ok());
+  EXPECT_FALSE(check_view(view, map, 8).ok()) << "shards are at workers that don't compute with them";
+  view.shards = split_shards(map, view.stages);
+  EXPECT_TRUE(check_view(view, map, 8).ok());
 }
 
 TEST(Stages, DepthIsTheLongestWayToTheHead) {
@@ -206,7 +246,7 @@ TEST(CheckView, RefusesWhatWouldBreakTheSum) {
   const auto refused = [&](auto damage) {
     ViewRecord view = good_view(map);
     damage(view);
-    return !check_view(view, {kBlocks, 8, map.tile_count()}).ok();
+    return !check_view(view, map, 8).ok();
   };
   EXPECT_TRUE(refused([](ViewRecord& v) { v.stages[0].work.slots.end -= 1; }));
   EXPECT_TRUE(refused([](ViewRecord& v) { v.resume.stages[1].work.slots.begin -= 1; }));
@@ -221,7 +261,7 @@ TEST(CheckView, RefusesWhatWouldBreakTheSum) {
   EXPECT_TRUE(refused([](ViewRecord& v) { v.members.clear(); }));
   EXPECT_TRUE(refused([](ViewRecord& v) { v.checkpoint_writer = WorkerId(7); }));
   EXPECT_TRUE(refused([](ViewRecord& v) {
-    v.resume.fetches.push_back({WorkerId(0), StateSource::peer, WorkerId(0), {0, 1}, Step(4)});
+    v.resume.fetches.push_back({WorkerId(0), StateSource::peer, WorkerId(0), {0, 1}, false});
   }));
 }
 

@@ -1,11 +1,11 @@
 // What goes into and comes out of a worker's protocol core.
 //
 // Actions name data, never addresses: the trainer keeps the buffers (a gradient sum per tree node, the reduced
-// gradient, two generations of state) and carries out trainer actions strictly in the order in which the core gave
-// them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendBoundary, SendState) take their
-// place in the trainer's order: they read what the trainer actions before them have made. FoldNodes, StoreReduced and
-// ReleaseStep have no completion event; that order is all the core relies on. The simulator does the same with symbolic
-// values.
+// gradient, state by its step) and carries out trainer actions strictly in the order in which the core gave
+// them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendBoundary, SendParameters,
+// SendState) take their place in the trainer's order: they read what the trainer actions before them have made.
+// FoldNodes, StoreReduced, CopyTied, RevertState, ReleaseStep and those of a checkpoint have no completion event; that
+// order is all the core relies on. The simulator does the same with symbolic values.
 //
 // Thread contract: plain values.
 #pragma once
@@ -84,30 +84,34 @@ struct ShardsReduced {
 struct GradientMeasured {
   Step step;
   std::uint32_t attempt = 0;
-  Hash128 digest;
-  bool finite = true;
-  double gradient_norm = 0;
+  std::vector<TileRange> tiles;
+  std::vector<double> sums;  // of squares, in order
 };
 struct UpdateDone {
   Step step;
-  std::optional<Hash128> state_hash;
   double learning_rate = 0;
+  double gradient_norm = 0;
 };
-struct StateStored {  // of StoreState, InitializeState or LoadCheckpoint
+struct StateStored {  // of StoreState or StoreParameters
   Step stamp;
-  TileRange tiles;
-  bool local = false;  // not of StoreState
+  std::vector<TileRange> tiles;
+  bool parameters_only = false;
+  bool ok = true;
+  std::string detail;
+};
+struct StateLoaded {  // of InitializeState or LoadCheckpoint
+  Step stamp;
   bool ok = true;
   std::string detail;
   std::optional<double> loss;  // of the stamp's step, where a checkpoint tells it
 };
 struct StateHashed {
   Step stamp;
-  Hash128 hash;
+  std::vector<BlockHash> hashes;
 };
 struct WeightsHashed {
   Step step;
-  Hash128 weights;
+  std::vector<BlockWeights> weights;
 };
 
 struct CheckpointsListed {
@@ -129,9 +133,9 @@ using WorkerEvent =
     std::variant<worker_event::ControlConnected, worker_event::ControlLost, worker_event::Control, worker_event::Data,
                  worker_event::CorruptData, worker_event::PeerUnreachable, worker_event::MicroBatchDone,
                  worker_event::ShardsReduced, worker_event::GradientMeasured, worker_event::UpdateDone,
-                 worker_event::StateStored, worker_event::StateHashed, worker_event::WeightsHashed,
-                 worker_event::CheckpointsListed, worker_event::CheckpointWritten, worker_event::DrainWanted,
-                 worker_event::Tick>;
+                 worker_event::StateStored, worker_event::StateLoaded, worker_event::StateHashed,
+                 worker_event::WeightsHashed, worker_event::CheckpointsListed, worker_event::CheckpointWritten,
+                 worker_event::DrainWanted, worker_event::Tick>;
 
 namespace worker_action {
 
@@ -176,45 +180,78 @@ struct StoreReduced {
   std::vector<TileRange> tiles;
   PayloadRef payload;
 };
-// Adds the tied gradient, computes tile sums, norm and digest (over tile sums and losses).
+// Sums of squares of the reduced gradient's tiles, tied copies added.
 struct MeasureGradient {
   Step step;
   std::uint32_t attempt = 0;
-  std::vector<SlotLoss> losses;  // of all V slots, in order
+  std::vector<TileRange> tiles;
 };
-// Reads state step-1, writes state step into the other generation. With `skip` it copies.
+// Gives up state before step-1; reads state step-1 of the tiles and writes theirs of `step`. With `skip` it copies.
+// Without tiles it only tells the norm.
 struct ApplyUpdate {
   Step step;
+  std::vector<TileRange> tiles;
+  std::vector<TileRange> copies;  // tied to some of them: their parameters are made as well
+  std::vector<double> sums;       // of the step's gradient, by tile; those of tied copies are 0
   bool skip = false;
-  bool hash = false;  // compute the state's hash
 };
 struct StoreState {
   Step stamp;
   TileRange tiles;
   PayloadRef payload;
 };
-struct InitializeState {};  // the seed's state, stamp 0
+struct StoreParameters {
+  Step stamp;
+  std::vector<TileRange> tiles;
+  PayloadRef payload;
+};
+// Makes tied copies from the originals that are held.
+struct CopyTied {
+  Step stamp;
+  std::vector<TileRange> tiles;
+};
+// The seed's state, stamp 0, of these tiles; of others the parameters.
+struct InitializeState {
+  std::vector<TileRange> state;
+  std::vector<TileRange> parameters;
+};
 struct LoadCheckpoint {
   Step step;
+  std::vector<TileRange> state;
+  std::vector<TileRange> parameters;
 };
-// Gives up every state but this one, which is the newest from now on.
+// Gives up all state but that of this step; without one, all.
 struct RevertState {
-  Step stamp;
+  std::optional<Step> stamp;
 };
+// Hashes of the blocks that are whole.
 struct HashState {
   Step stamp;
+  bool parameters_only = false;
 };
 // Names the checkpoints that exist now.
 struct ListCheckpoints {};
-// The weights hash of the final state.
+// Hashes of the final weights of the blocks that are whole.
 struct HashWeights {
   Step step;
 };
-// Copies the state stamped `step` to the checkpoint writer.
-struct SaveCheckpoint {
+// A checkpoint is begun with copies of own tiles of the state; those of others are added; then it is written, unless
+// its blocks have other hashes than the members compared.
+struct BeginCheckpoint {
   Step step;
   ViewNumber view;
   std::optional<double> loss;  // of the step, where it is known
+  std::vector<TileRange> tiles;
+};
+struct AddToCheckpoint {
+  Step step;
+  TileRange tiles;
+  PayloadRef payload;
+};
+struct WriteCheckpoint {
+  Step step;
+  std::vector<BlockHash> expected;  // of some blocks
+  bool parameters_only = false;     // which is what they are hashes of
 };
 // Frees the accumulators and the reduced gradient of the step (its commit is known), or of a discarded attempt.
 struct ReleaseStep {
@@ -242,6 +279,11 @@ struct SendReduced {
   WorkerId to;
   ViewNumber view;
   Reduced meta;
+};
+struct SendParameters {
+  WorkerId to;
+  ViewNumber view;
+  Parameters meta;
 };
 struct SendBoundary {
   WorkerId to;
@@ -282,12 +324,14 @@ struct Stop {
 using WorkerAction =
     std::variant<worker_action::ComputeMicroBatch, worker_action::FoldNodes, worker_action::ReduceShards,
                  worker_action::StoreReduced, worker_action::MeasureGradient, worker_action::ApplyUpdate,
-                 worker_action::StoreState, worker_action::InitializeState, worker_action::LoadCheckpoint,
-                 worker_action::RevertState, worker_action::HashState, worker_action::ListCheckpoints,
-                 worker_action::HashWeights, worker_action::SaveCheckpoint, worker_action::ReleaseStep,
-                 worker_action::EnterView, worker_action::FenceView, worker_action::SendPiece,
-                 worker_action::SendReduced, worker_action::SendBoundary, worker_action::SendSmall,
-                 worker_action::SendState, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+                 worker_action::StoreState, worker_action::StoreParameters, worker_action::CopyTied,
+                 worker_action::InitializeState, worker_action::LoadCheckpoint, worker_action::RevertState,
+                 worker_action::HashState, worker_action::ListCheckpoints, worker_action::HashWeights,
+                 worker_action::BeginCheckpoint, worker_action::AddToCheckpoint, worker_action::WriteCheckpoint,
+                 worker_action::ReleaseStep, worker_action::EnterView, worker_action::FenceView,
+                 worker_action::SendPiece, worker_action::SendReduced, worker_action::SendParameters,
+                 worker_action::SendBoundary, worker_action::SendSmall, worker_action::SendState,
+                 worker_action::SendControl, worker_action::Note, worker_action::Stop>;
 
 using WorkerActions = std::vector<WorkerAction>;
 

@@ -11,8 +11,9 @@
 #include <vector>
 
 #include "common/hash.hpp"
+#include "proto/evaluation.hpp"
 #include "proto/layout.hpp"
-#include "worker/core/evaluation.hpp"
+#include "proto/tile_set.hpp"
 #include "worker/core/events.hpp"
 
 namespace planaria {
@@ -40,25 +41,22 @@ struct StepWork {
   StepItems items;
   std::vector<Stage> stages;
   std::vector<std::optional<SlotLoss>> losses;  // by slot
-  std::vector<bool> reduced;                    // tiles of the reduced gradient that are held
+  TileSet reduced;                              // tiles of the reduced gradient that are held
   std::vector<bool> nonfinite;                  // slots, as far as known
-  std::optional<Hash128> digest;                // of the measured gradient
-  bool finite = true;
-  double gradient_norm = 0;
+  TileSet measured;                             // tiles whose sums of squares are known here
+  std::vector<double> sums;                     // those, by tile
+  bool finite = true;                           // as far as known
   std::uint32_t micro_batches_issued = 0;
   std::uint32_t micro_batches_computed = 0;
 
   void reset(Step to, std::uint32_t to_attempt, const StepItems& of_step, std::uint32_t tiles);
   [[nodiscard]] Stage new_stage(const StageAssignment& assignment) const;
-  [[nodiscard]] bool begun() const;              // a micro-batch was issued or reduced tiles arrived
-  [[nodiscard]] bool computed() const;           // every stage has finished its slots
-  [[nodiscard]] bool losses_complete() const;    // of all V slots
-  [[nodiscard]] bool gradient_complete() const;  // every tile of the reduced gradient is held
-  [[nodiscard]] bool holds_reduced(TileRange tiles) const;
-  [[nodiscard]] std::vector<TileRange> reduced_ranges() const;
+  [[nodiscard]] bool begun() const;                          // a micro-batch was issued or reduced tiles arrived
+  [[nodiscard]] bool computed() const;                       // every stage has finished its slots
+  [[nodiscard]] bool losses_complete() const;                // of all V slots
+  [[nodiscard]] std::vector<SlotLoss> known_losses() const;  // of all V slots, or none
   [[nodiscard]] std::vector<SlotRange> nonfinite_slots(SlotRange among) const;
   void mark_nonfinite(const std::vector<SlotRange>& slots);
-  void mark_reduced(const std::vector<TileRange>& tiles);
 };
 
 // Everything of a step's exchange that is void when the view changes.
@@ -70,6 +68,9 @@ struct ExchangeState {
   bool pieces_sent = false;
   bool reduced_sent = false;
   bool gate_sent = false;
+  bool update_asked = false;
+  bool updated = false;  // and what follows from it was sent
+  bool hashed = false;   // where the step is compared
   bool ack_sent = false;
   bool alarmed = false;
   std::set<std::uint32_t> reducing;                                // shards given to the trainer, by their first tile
@@ -78,6 +79,8 @@ struct ExchangeState {
   std::map<StageNode, worker_action::ReduceShards::Input> pieces;  // from others, for the own shards
   std::vector<worker_action::ReduceShards::Input> repeated;        // kept by the mutation `add_twice` only
   std::map<WorkerId, Gate> gates;
+  std::vector<std::pair<Parameters, PayloadRef>> parameters;  // that came before the own update began
+  TileSet parameters_taken;
   std::map<WorkerId, Ack> acks;
 };
 

@@ -1,10 +1,12 @@
 #include "worker/core/worker_core.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <utility>
 
 #include "proto/block_cost.hpp"
-#include "worker/core/evaluation.hpp"
+#include "proto/evaluation.hpp"
 
 namespace planaria {
 
@@ -19,7 +21,7 @@ constexpr Duration kCheckpointRetryDelay = std::chrono::seconds(2);
 
 }  // namespace
 
-WorkerCore::WorkerCore(WorkerCoreConfig config) : config_(std::move(config)) {
+WorkerCore::WorkerCore(WorkerCoreConfig config) : config_(std::move(config)), states_(*config_.map) {
   for (const Step step : config_.registration.holdings.checkpoints) checkpoints_.insert(step);
 }
 
@@ -34,9 +36,10 @@ WorkerActions WorkerCore::on(const WorkerEvent& event, Instant now) {
 Phase WorkerCore::phase() const {
   if (done_sent_) return Phase::finished;
   if (!view_ || work_.step == Step(0)) return Phase::idle;
-  if (!state_ || fetch_stamp_) return Phase::fetch;
+  const auto computing = [this](const StepWork::Stage& stage) { return !stage.computed() && can_compute(stage); };
+  if (fetch_ && std::ranges::none_of(work_.stages, computing)) return Phase::fetch;
   if (exchange_.ack_sent) return Phase::commit;
-  if (updating_) return Phase::update;
+  if (exchange_.update_asked) return Phase::update;
   if (exchange_.gate_sent) return Phase::gate;
   if (!exchange_.compute || work_.computed()) return Phase::reduce;
   return Phase::forward;
@@ -65,8 +68,20 @@ bool WorkerCore::holding() const {
   return prepare_ && prepare_->boundary && committed_ && *committed_ >= *prepare_->boundary;
 }
 
-bool WorkerCore::has_update() const {
-  return is_epilogue() || (state_ && *state_ == work_.step);
+bool WorkerCore::may_vote() const {
+  const TileSet& kept = own_duty().kept;
+  return kept.without(states_.state(work_.step.previous())).without(states_.state(work_.step)).empty();
+}
+
+bool WorkerCore::can_compute(const StepWork::Stage& stage) const {
+  return states_.parameters(work_.step.previous()).contains(config_.map->tiles_of(stage.work.blocks));
+}
+
+// What is saved is compared before: a damaged state must not become the durable one.
+bool WorkerCore::compares(Step step) const {
+  const auto due = [&](std::uint64_t every) { return every != 0 && step.value() % every == 0; };
+  return step <= config_.total_steps &&
+         (due(config_.integrity_every) || due(config_.checkpoint_every) || step == config_.total_steps);
 }
 
 std::vector<WorkerId> WorkerCore::others() const {
@@ -77,15 +92,10 @@ std::vector<WorkerId> WorkerCore::others() const {
   return workers;
 }
 
-BlockIndex WorkerCore::block_of(TileRange shard) const {
-  const auto after = std::ranges::upper_bound(config_.blocks, shard.begin, {}, &TileRange::begin);
-  return BlockIndex(static_cast<std::uint32_t>(after - config_.blocks.begin() - 1));
-}
-
 // ---- compute ----
 
 void WorkerCore::pump_compute() {
-  if (!view_ || !has_base() || holding() || !exchange_.compute) return;
+  if (!view_ || work_.step == Step(0) || holding() || !exchange_.compute) return;
   while (outstanding_ < kComputeAhead && issue_next()) {
   }
 }
@@ -104,7 +114,7 @@ bool WorkerCore::issue_next() {
 
 bool WorkerCore::issue_forward(StepWork::Stage& stage) {
   const SlotItem item = stage.forward;
-  if (item.slot >= stage.work.slots.end) return false;
+  if (item.slot >= stage.work.slots.end || !can_compute(stage)) return false;
   const bool training = work_.items.is_training(item);
   const bool at_head = holds_head(stage.work.blocks);
   if (training && !at_head && stage.in_flight >= stage.depth) return false;
@@ -247,7 +257,7 @@ void WorkerCore::fold_across_stages() {
 // Shards that the worker still has to finish, inside the blocks.
 std::vector<TileRange> WorkerCore::unready_shards(WorkerId owner, BlockRange blocks) const {
   std::vector<TileRange> tiles;
-  const TileRange inside{config_.blocks[blocks.begin].begin, config_.blocks[blocks.end - 1].end};
+  const TileRange inside = config_.map->tiles_of(blocks);
   for (const ShardAssignment& shard : exchange_.shards) {
     if (shard.owner == owner && !shard.ready && inside.begin <= shard.tiles.begin && shard.tiles.end <= inside.end) {
       tiles.push_back(shard.tiles);
@@ -257,7 +267,7 @@ std::vector<TileRange> WorkerCore::unready_shards(WorkerId owner, BlockRange blo
 }
 
 void WorkerCore::pump_pieces() {
-  const bool own_work_done = exchange_.compute && has_base() && work_.computed();
+  const bool own_work_done = exchange_.compute && work_.step != Step(0) && work_.computed();
   if (exchange_.pieces_sent || !own_work_done) return;
   exchange_.pieces_sent = true;
   if (!is_epilogue()) fold_across_stages();
@@ -302,7 +312,7 @@ void WorkerCore::start_reducing() {
   const std::uint32_t missing = mutated(Mutation::reduce_incomplete_cover) ? config_.slots / 4 : 0;
   std::vector<ReduceShards> reductions;
   for (const TileRange shard : unready_shards(self(), all_blocks())) {
-    if (work_.holds_reduced(shard) || exchange_.reducing.contains(shard.begin)) continue;
+    if (work_.reduced.contains(shard) || exchange_.reducing.contains(shard.begin)) continue;
     std::vector<ReduceShards::Input> inputs = inputs_of(block_of(shard));
     std::uint32_t covered = 0;
     std::vector<TreeNode> cover;
@@ -337,117 +347,186 @@ void WorkerCore::start_reducing() {
 void WorkerCore::pump_reduce() {
   if (is_epilogue()) return;
   if (exchange_.pieces_sent && !exchange_.alarmed) start_reducing();
-  if (reducing_ > 0 || exchange_.reduced_sent) return;
-  Reduced message{work_.step, work_.attempt, {}, {}, work_.nonfinite_slots({0, config_.slots})};
-  bool of_head = false;
-  for (const ShardAssignment& shard : exchange_.shards) {
-    if (shard.owner != self()) continue;
-    if (!work_.holds_reduced(shard.tiles)) return;
-    of_head = of_head || shard.tiles.begin >= config_.blocks.back().begin;
-    message.tiles.push_back(shard.tiles);
-  }
+  if (reducing_ == 0 && !exchange_.reduced_sent) send_reduced();
+}
+
+// Each member gets the sums that it updates with.
+void WorkerCore::send_reduced() {
+  const TileSet own = owned_by(exchange_.shards, self());
   // With the head's gradient come the losses: who holds the one can tell the others.
-  if (message.tiles.empty() || (of_head && !work_.losses_complete())) return;
+  const bool waits_for_losses = own.intersects(head_tiles()) && !work_.losses_complete();
+  if (!work_.reduced.contains(own) || waits_for_losses) return;
   exchange_.reduced_sent = true;
-  if (work_.losses_complete()) {
-    for (const auto& loss : work_.losses) message.losses.push_back(*loss);
+  for (const WorkerId to : others()) {
+    const TileSet tiles = own.common(duty(to).summed);
+    if (tiles.empty()) continue;
+    emit(SendReduced{to, view_->view, Reduced{work_.step, work_.attempt, tiles.runs(), work_.known_losses()}});
   }
-  for (const WorkerId to : others()) emit(SendReduced{to, view_->view, message});
 }
 
 void WorkerCore::handle(const worker_event::ShardsReduced& event) {
   ++progress_;
   if (reducing_ > 0) --reducing_;
   if (event.step != work_.step || event.attempt != work_.attempt) return;
-  work_.mark_reduced(event.tiles);
+  for (const TileRange tiles : event.tiles) work_.reduced.add(tiles);
 }
 
 // ---- gate, update, commit ----
 
 void WorkerCore::pump_gate() {
-  if (work_.step == Step(0) || measuring_ || holding()) return;
-  const bool complete = work_.losses_complete() && (is_epilogue() || work_.gradient_complete());
-  if (!complete) return;
-  if (!work_.digest) {
-    if (is_epilogue() && !has_base()) return;
-    measuring_ = true;
-    MeasureGradient measure{work_.step, work_.attempt, {}};
-    for (const auto& loss : work_.losses) measure.losses.push_back(*loss);
-    emit(std::move(measure));
-    return;
+  if (work_.step == Step(0) || measuring_ || exchange_.gate_sent || holding()) return;
+  const Duty& own = own_duty();
+  if (is_epilogue()) {
+    if (!work_.losses_complete()) return;
+  } else {
+    if (!work_.reduced.contains(own.summed)) return;
+    if (own.kept.intersects(head_tiles()) && !work_.losses_complete()) return;
+    if (const TileSet rest = own.kept.without(work_.measured); !rest.empty()) {
+      measuring_ = true;
+      emit(MeasureGradient{work_.step, work_.attempt, rest.runs()});
+      return;
+    }
   }
-  const bool may_vote = has_base() || has_update() || mutated(Mutation::joiner_votes_without_state);
-  if (exchange_.gate_sent || !may_vote) return;
+  if (!may_vote() && !mutated(Mutation::joiner_votes_without_state)) return;
   exchange_.gate_sent = true;
-  send_to_others(Gate{work_.step, work_.attempt, *work_.digest, work_.finite});
+  Gate gate{work_.step, work_.attempt, {}, {}, work_.known_losses()};
+  if (!is_epilogue()) {
+    gate.tiles = own.kept.runs();
+    for (const TileRange tiles : gate.tiles) {
+      gate.sums.insert(gate.sums.end(), work_.sums.begin() + tiles.begin, work_.sums.begin() + tiles.end);
+    }
+  }
+  send_to_others(gate);
 }
 
 void WorkerCore::handle(const worker_event::GradientMeasured& event) {
   ++progress_;
   measuring_ = false;
   if (event.step != work_.step || event.attempt != work_.attempt) return;
-  work_.digest = event.digest;
-  work_.finite = event.finite;
-  work_.gradient_norm = event.gradient_norm;
+  auto sum = event.sums.begin();
+  for (const TileRange tiles : event.tiles) {
+    work_.measured.add(tiles);
+    for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
+      work_.sums[tile] = *sum++;
+      work_.finite = work_.finite && std::isfinite(work_.sums[tile]);
+    }
+  }
 }
 
 void WorkerCore::pump_update() {
-  if (!exchange_.gate_sent || updating_ || exchange_.ack_sent || exchange_.alarmed) return;
-  const std::size_t missing = mutated(Mutation::gate_without_all) ? 1 : 0;
-  if (exchange_.gates.size() + 1 + missing < view_->members.size()) return;
-  for (const auto& [worker, gate] : exchange_.gates) {
-    if (gate.digest == *work_.digest) continue;
-    exchange_.alarmed = true;
-    report_evidence(EvidenceKind::gradient_mismatch, worker, "its gradient digest of the step differs");
-    return;
+  if (!exchange_.gate_sent || exchange_.ack_sent || exchange_.alarmed || updating_) return;
+  if (!exchange_.update_asked) {
+    const std::size_t missing = mutated(Mutation::gate_without_all) ? 1 : 0;
+    if (exchange_.gates.size() + 1 + missing < view_->members.size() || !gates_hold()) return;
+    apply_update();
   }
+  if (updating_) return;
+  if (!exchange_.updated) pass_on_parameters();
+  acknowledge();
+}
+
+// All sums of squares are known, equal where several members keep a tile, and finite.
+bool WorkerCore::gates_hold() {
+  TileSet known = work_.measured;
+  for (const auto& [worker, gate] : exchange_.gates) {
+    auto sum = gate.sums.begin();
+    for (const TileRange tiles : gate.tiles) {
+      for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile, ++sum) {
+        const bool differs = known.contains(TileIndex(tile)) &&
+                             std::bit_cast<std::uint64_t>(work_.sums[tile]) != std::bit_cast<std::uint64_t>(*sum);
+        if (differs) {
+          exchange_.alarmed = true;
+          report_evidence(EvidenceKind::gradient_mismatch, worker, "its sums of the step's gradient differ");
+          return false;
+        }
+        work_.sums[tile] = *sum;
+        work_.finite = work_.finite && std::isfinite(*sum);
+      }
+      known.add(tiles);
+    }
+  }
+  if (!work_.losses_complete()) return false;
   if (!work_.finite && !exchange_.skip_update) {
     exchange_.alarmed = true;
     report_evidence(EvidenceKind::nonfinite, self(), "the gradient norm of the step is not finite");
-    return;
+    return false;
   }
-  if (!has_update()) {
-    if (!has_base()) return;
-    updating_ = true;
-    if (!mutated(Mutation::serve_torn_state)) {
-      previous_.reset();
-      previous_hash_.reset();
-    }
-    // What is saved is compared before: a damaged state must not become the durable one.
-    const std::uint64_t step = work_.step.value();
-    const auto due = [step](std::uint64_t every) { return every != 0 && step % every == 0; };
-    const bool compare =
-        due(config_.integrity_every) || due(config_.checkpoint_every) || work_.step == config_.total_steps;
-    if (mutated(Mutation::release_before_commit)) emit(ReleaseStep{work_.step});
-    emit(ApplyUpdate{work_.step, exchange_.skip_update, compare});
-    return;
-  }
-  exchange_.ack_sent = true;
-  send_to_others(Ack{work_.step, is_epilogue() ? std::nullopt : state_hash_});
+  return true;
+}
+
+void WorkerCore::apply_update() {
+  exchange_.update_asked = true;
+  if (is_epilogue()) return;
+  if (!mutated(Mutation::serve_torn_state)) states_.drop_before(work_.step.previous());
+  if (mutated(Mutation::release_before_commit)) emit(ReleaseStep{work_.step});
+  const TileSet tiles = own_duty().kept.without(states_.state(work_.step));
+  const TileSet copies = tied_to(*config_.map, tiles).common(own_duty().used);
+  updating_ = Updating{tiles, copies};
+  emit(ApplyUpdate{work_.step, tiles.runs(), copies.runs(), work_.sums, exchange_.skip_update});
+  for (const auto& [meta, payload] : std::exchange(exchange_.parameters, {})) store_parameters(meta, payload);
 }
 
 void WorkerCore::handle(const worker_event::UpdateDone& event) {
   ++progress_;
-  updating_ = false;
-  previous_ = state_;
-  previous_hash_ = state_hash_;
-  state_ = event.step;
-  state_hash_ = event.state_hash;
+  if (!updating_) return;
+  states_.add_state(event.step, updating_->tiles);
+  states_.add_parameters(event.step, updating_->copies);
+  updating_.reset();
   last_commit_.learning_rate = event.learning_rate;
+  last_commit_.gradient_norm = event.gradient_norm;
+}
+
+// To members that compute with what they don't keep.
+void WorkerCore::pass_on_parameters() {
+  exchange_.updated = true;
+  if (is_epilogue()) return;
+  for (const WorkerId to : others()) {
+    const Duty& theirs = duty(to);
+    const TileSet tiles = sent_by(*config_.map, view_->shards, self(), theirs.used.without(theirs.made));
+    if (!tiles.empty()) emit(SendParameters{to, view_->view, Parameters{work_.step, tiles.runs()}});
+  }
+}
+
+void WorkerCore::acknowledge() {
+  if (storing_ > 0 || hashing_states_ > 0) return;
+  const Step step = work_.step;
+  if (!is_epilogue()) {
+    const Duty& own = own_duty();
+    if (!states_.state(step).contains(own.kept) || !states_.parameters(step).contains(own.used)) return;
+    if (compares(step) && !exchange_.hashed) {
+      ++hashing_states_;
+      emit(HashState{step, view_->sharded});
+      return;
+    }
+  }
+  exchange_.ack_sent = true;
+  send_to_others(Ack{step, exchange_.hashed ? states_.hashes(step) : std::vector<BlockHash>{}});
 }
 
 void WorkerCore::pump_commit() {
   if (!exchange_.ack_sent || exchange_.alarmed) return;
   if (exchange_.acks.size() + 1 < view_->members.size() && !mutated(Mutation::commit_without_acks)) return;
-  for (const auto& [worker, ack] : exchange_.acks) {
-    if (!ack.state_hash || !state_hash_ || is_epilogue() || *ack.state_hash == *state_hash_) continue;
-    exchange_.alarmed = true;
-    report_evidence(EvidenceKind::state_mismatch, worker, "its parameters of the step have another hash");
-    return;
-  }
-  if (state_hash_ && !is_epilogue()) compared_ = ComparedState{work_.step, *state_hash_};
+  if (!acknowledged_alike()) return;
   finish_step();
   begin_step(work_.step.next());
+}
+
+bool WorkerCore::acknowledged_alike() {
+  if (!compares(work_.step)) return true;
+  std::map<std::uint32_t, Hash128> alike;
+  for (const BlockHash& own : states_.hashes(work_.step)) alike[own.block] = own.hash;
+  for (const auto& [worker, ack] : exchange_.acks) {
+    for (const BlockHash& other : ack.hashes) {
+      if (alike.try_emplace(other.block, other.hash).first->second == other.hash) continue;
+      exchange_.alarmed = true;
+      report_evidence(EvidenceKind::state_mismatch, worker,
+                      "what it holds of " + config_.map->blocks()[other.block].name + " has another hash");
+      return false;
+    }
+  }
+  compared_ = ComparedState{work_.step, {}};
+  for (const auto& [block, hash] : alike) compared_->blocks.push_back({block, hash});
+  return true;
 }
 
 // What every member does once a step is committed, in its view or by the next view's plan.
@@ -468,17 +547,13 @@ void WorkerCore::finish_step() {
     if (evaluates(step, config_.evaluate_every, config_.total_steps) && config_.evaluation_tokens != 0) {
       last_commit_.validation_loss = validation / double(config_.evaluation_tokens);
     }
-    last_commit_.gradient_norm = work_.gradient_norm;
     last_commit_.skipped = exchange_.skip_update;
     last_commit_.micro_batches_computed = work_.micro_batches_computed;
     final_loss_ = last_commit_.loss;
     send_control(last_commit_);
     const bool due =
         step == config_.total_steps || (config_.checkpoint_every != 0 && step.value() % config_.checkpoint_every == 0);
-    if (due && view_->checkpoint_writer == self()) {
-      checkpoint_pending_ = step;
-      emit(SaveCheckpoint{step, view_->view, last_commit_.loss});
-    }
+    if (due && view_->checkpoint_writer == self()) save_checkpoint(step, last_commit_.loss);
   }
   emit(ReleaseStep{step});
 }
@@ -490,7 +565,7 @@ void WorkerCore::reset_work(Step step, std::uint32_t attempt) {
                .micro_batches = config_.micro_batches_per_slot,
                .trains = step <= config_.total_steps,
                .evaluated = evaluation ? config_.evaluation_batches : 0},
-              config_.tiles);
+              config_.map->tile_count());
   recompute_.reset();
 }
 
@@ -532,17 +607,16 @@ void WorkerCore::pump_done() {
     return;
   }
   if (checkpoint_pending_ && view_->checkpoint_writer == self()) {
-    if (now_ < checkpoint_retry_at_) return;
+    if (now_ < checkpoint_retry_at_ || !in_view()) return;
     checkpoint_retry_at_ = kFarFuture;
-    emit(SaveCheckpoint{*checkpoint_pending_, view_->view, final_loss_});
+    save_checkpoint(*checkpoint_pending_, final_loss_);
     return;
   }
   if (!in_view()) return;
   // A writer that took over after the last step's commit saves it as well: the result must be durable somewhere.
   if (view_->checkpoint_writer == self() && !checkpoints_.contains(config_.total_steps) &&
       checkpoint_retries_ <= config_.checkpoint_retries) {
-    checkpoint_pending_ = config_.total_steps;
-    emit(SaveCheckpoint{config_.total_steps, view_->view, final_loss_});
+    save_checkpoint(config_.total_steps, final_loss_);
     return;
   }
   done_sent_ = true;
@@ -556,6 +630,49 @@ void WorkerCore::pump_done() {
 void WorkerCore::handle(const worker_event::WeightsHashed& event) {
   if (event.step == config_.total_steps) weights_ = event.weights;
   hashing_weights_ = false;
+}
+
+// ---- checkpoints ----
+
+// The writer has them all: what it doesn't keep itself, it asks from the owners of the shards.
+void WorkerCore::save_checkpoint(Step step, std::optional<double> loss) {
+  const TileSet own = states_.state(step);
+  checkpoint_pending_ = step;
+  emit(BeginCheckpoint{step, view_->view, loss, own.runs()});
+  collection_ = Collection{step, TileSet(config_.map->tiles_with_state()).without(own)};
+  for (const ShardAssignment& shard : view_->shards) {
+    if (shard.owner == self()) continue;
+    for (const TileRange tiles : collection_->missing.common(shard.tiles).runs()) {
+      emit(SendSmall{shard.owner, view_->view, StateRequest{step, tiles, false}});
+    }
+  }
+  write_whole_checkpoint();
+}
+
+bool WorkerCore::add_to_checkpoint(const StateTiles& meta, const PayloadRef& payload) {
+  if (!collection_ || collection_->step != meta.stamp || meta.parameters_only) return false;
+  if (meta.tiles.empty() || !collection_->missing.contains(meta.tiles)) return false;
+  if (!meta.available) {
+    abandon_checkpoint("another worker holds that state no more");
+    return true;
+  }
+  ++progress_;
+  collection_->missing.remove(meta.tiles);
+  emit(AddToCheckpoint{meta.stamp, meta.tiles, payload});
+  write_whole_checkpoint();
+  return true;
+}
+
+void WorkerCore::write_whole_checkpoint() {
+  if (!collection_->missing.empty()) return;
+  const bool compared = compared_ && compared_->step == collection_->step;
+  emit(WriteCheckpoint{collection_->step, compared ? compared_->blocks : std::vector<BlockHash>{}, view_->sharded});
+  collection_.reset();
+}
+
+void WorkerCore::abandon_checkpoint(const std::string& why) {
+  const auto collection = std::exchange(collection_, std::nullopt);
+  if (collection) handle(worker_event::CheckpointWritten{collection->step, false, why});
 }
 
 void WorkerCore::handle(const worker_event::CheckpointsListed& event) {

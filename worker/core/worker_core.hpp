@@ -10,14 +10,18 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "proto/duty.hpp"
 #include "proto/mutation.hpp"
 #include "worker/core/compute_rate.hpp"
 #include "worker/core/events.hpp"
+#include "worker/core/held_states.hpp"
 #include "worker/core/step_work.hpp"
 
 namespace planaria {
@@ -26,10 +30,9 @@ namespace planaria {
 struct WorkerCoreConfig {
   std::uint32_t slots = 1;                   // V
   std::uint32_t micro_batches_per_slot = 1;  // M / V
-  std::uint32_t tiles = 1;                   // of the StateMap
-  std::vector<TileRange> blocks;             // tiles of each block, in order
-  std::vector<double> block_shares;          // of the time of a whole micro-batch, by block
-  std::uint32_t evaluation_batches = 0;      // validation micro-batches of an evaluation
+  std::shared_ptr<const StateMap> map;
+  std::vector<double> block_shares;      // of the time of a whole micro-batch, by block
+  std::uint32_t evaluation_batches = 0;  // validation micro-batches of an evaluation
   Step total_steps;
   std::uint64_t checkpoint_every = 0;    // steps; the last step is always saved
   std::uint32_t checkpoint_retries = 5;  // of the last step's, when it can't be saved
@@ -57,7 +60,7 @@ class WorkerCore {
   [[nodiscard]] Step step() const { return work_.step; }
   [[nodiscard]] ViewNumber view() const { return view_ ? view_->view : ViewNumber(0); }
   [[nodiscard]] const std::optional<ViewRecord>& view_record() const { return view_; }
-  [[nodiscard]] std::optional<Step> state() const { return state_; }
+  [[nodiscard]] const HeldStates& states() const { return states_; }
   [[nodiscard]] std::optional<Step> committed() const { return committed_; }
   [[nodiscard]] const std::optional<ComparedState>& compared() const { return compared_; }
   // What was reported of the newest committed step; step 0 before the first.
@@ -78,6 +81,7 @@ class WorkerCore {
   void handle(const worker_event::GradientMeasured& event);
   void handle(const worker_event::UpdateDone& event);
   void handle(const worker_event::StateStored& event);
+  void handle(const worker_event::StateLoaded& event);
   void handle(const worker_event::StateHashed& event);
   void handle(const worker_event::WeightsHashed& event);
   void handle(const worker_event::CheckpointsListed& event);
@@ -100,6 +104,7 @@ class WorkerCore {
   void data(WorkerId from, const Reduced& meta, const PayloadRef& payload);
   void data(WorkerId from, const Gate& meta, const PayloadRef& payload);
   void data(WorkerId from, const Ack& meta, const PayloadRef& payload);
+  void data(WorkerId from, const Parameters& meta, const PayloadRef& payload);
   void data(WorkerId from, const StateRequest& meta, const PayloadRef& payload);
   void data(WorkerId from, const StateTiles& meta, const PayloadRef& payload);
 
@@ -120,18 +125,28 @@ class WorkerCore {
   [[nodiscard]] std::vector<worker_action::ReduceShards::Input> inputs_of(BlockIndex block) const;
   void start_reducing();
   void pump_reduce();
+  void send_reduced();
   void pump_gate();
   void pump_update();
+  [[nodiscard]] bool gates_hold();
+  void apply_update();
+  void pass_on_parameters();
+  void acknowledge();
   void pump_commit();
+  [[nodiscard]] bool acknowledged_alike();
   void pump_report();
   void pump_done();
   void serve_waiting_requests();
 
   void resume(const ViewRecord& record);
-  [[nodiscard]] bool replaces_state(const ResumePlan& plan) const;
+  void commit_by_plan(const ResumePlan& plan);
+  void give_up_states(const ResumePlan& plan);
   [[nodiscard]] bool goes_on_with_work(const ResumePlan& plan) const;
   void adopt_stages();
-  void start_fetches(const ResumePlan& plan, bool disowned);
+  void start_fetches(const ResumePlan& plan);
+  void consider_fetch_done();
+  void copy_tied();
+  void store_parameters(const Parameters& meta, const PayloadRef& payload);
   void begin_step(Step step);
   void finish_step();
   void reset_work(Step step, std::uint32_t attempt);
@@ -140,8 +155,11 @@ class WorkerCore {
   void fold_finished_slot(StepWork::Stage& stage, SlotIndex slot);
   void fold_siblings(std::vector<TreeNode>& nodes, std::vector<TreeAddition>& additions) const;
   void fold_across_stages();
-  void base_tiles_arrived(Step stamp, TileRange tiles);
   void serve_state(WorkerId to, const StateRequest& request);
+  void save_checkpoint(Step step, std::optional<double> loss);
+  void abandon_checkpoint(const std::string& why);
+  void write_whole_checkpoint();
+  [[nodiscard]] bool add_to_checkpoint(const StateTiles& meta, const PayloadRef& payload);
   void send_register();
   void send_heartbeat();
   void send_control(WorkerMessage message);
@@ -149,23 +167,31 @@ class WorkerCore {
   void report_evidence(EvidenceKind kind, WorkerId about, std::string detail);
   void refuse(const std::string& why);
 
-  void drop_states();
   [[nodiscard]] Register registration() const;
   [[nodiscard]] Holdings holdings() const;
   [[nodiscard]] bool in_view() const { return view_.has_value() && !fenced_; }
   // At a boundary it promised not to pass before the next view.
   [[nodiscard]] bool holding() const;
-  [[nodiscard]] bool has_base() const { return state_ && work_.step != Step(0) && *state_ == work_.step.previous(); }
-  [[nodiscard]] bool has_update() const;
+  [[nodiscard]] const Duty& duty(WorkerId worker) const { return duties_.at(worker); }
+  [[nodiscard]] const Duty& own_duty() const { return duty(self()); }
+  // Of what it keeps, whether it holds the state before the step or that of the step.
+  [[nodiscard]] bool may_vote() const;
+  [[nodiscard]] bool can_compute(const StepWork::Stage& stage) const;
+  [[nodiscard]] bool compares(Step step) const;
+  [[nodiscard]] std::uint32_t block_count() const { return static_cast<std::uint32_t>(config_.map->blocks().size()); }
   [[nodiscard]] bool is_epilogue() const { return work_.step > config_.total_steps; }
-  [[nodiscard]] BlockRange all_blocks() const { return {0, static_cast<std::uint32_t>(config_.blocks.size())}; }
-  [[nodiscard]] bool holds_head(BlockRange blocks) const { return blocks.end == config_.blocks.size(); }
-  [[nodiscard]] BlockIndex block_of(TileRange shard) const;
+  [[nodiscard]] BlockRange all_blocks() const { return {0, block_count()}; }
+  [[nodiscard]] bool holds_head(BlockRange blocks) const { return blocks.end == block_count(); }
+  [[nodiscard]] TileRange head_tiles() const { return config_.map->blocks().back().tile_range(); }
+  [[nodiscard]] BlockIndex block_of(TileRange shard) const { return config_.map->block_of(TileIndex(shard.begin)); }
   [[nodiscard]] std::vector<TileRange> unready_shards(WorkerId owner, BlockRange blocks) const;
   [[nodiscard]] bool mutated(Mutation mutation) const { return config_.mutations.has(mutation); }
   [[nodiscard]] WorkerId self() const { return identity_->worker; }
   [[nodiscard]] std::optional<WorkerId> waiting_on() const;
   [[nodiscard]] std::optional<WorkerId> waiting_for_input() const;
+  [[nodiscard]] std::optional<WorkerId> waiting_for_parameters() const;
+  [[nodiscard]] std::vector<BlockHash> gradient_hashes() const;
+  [[nodiscard]] bool is_coming(const StateRequest& request) const;
   [[nodiscard]] std::vector<WorkerId> others() const;
   template <class Action>
   void emit(Action action) {
@@ -182,8 +208,9 @@ class WorkerCore {
 
   // View.
   std::optional<ViewRecord> view_;
-  bool fenced_ = false;             // transfers of view_ are over
-  std::optional<Prepare> prepare_;  // the newest one, until its view is committed
+  std::map<WorkerId, Duty> duties_;  // of its members
+  bool fenced_ = false;              // transfers of view_ are over
+  std::optional<Prepare> prepare_;   // the newest one, until its view is committed
   bool reported_ = false;
   std::deque<Evidence> evidence_;      // of view_; told again to a coordinator that was away
   std::optional<Report> last_report_;  // kept for the mutation `stale_report` only
@@ -191,24 +218,24 @@ class WorkerCore {
   std::string drain_reason_;
   bool stopped_ = false;
 
-  // State generations. `previous_` is intact until the update of state_ + 1 begins.
-  std::optional<Step> state_;
-  std::optional<Step> previous_;
-  std::optional<Hash128> state_hash_, previous_hash_;
+  HeldStates states_;
   std::optional<ComparedState> compared_;
   std::uint32_t lineage_ = 0;
   std::uint32_t hashing_states_ = 0;
+  bool states_hashed_ = false;  // all of them were given to be hashed for the Prepare at hand
   std::optional<Step> committed_;
   std::set<Step> checkpoints_;
   std::set<Step> damaged_checkpoints_;  // are not offered again
   bool listing_checkpoints_ = false;
   bool checkpoints_fresh_ = false;  // listed for the Prepare at hand
 
-  // The base state that is being fetched or loaded.
-  std::optional<Step> fetch_stamp_;
-  std::vector<bool> fetched_;
-  std::vector<bool> fetch_handed_;  // those that were given to the trainer
-  bool loading_ = false;            // from the seed or a checkpoint: a trainer action is under way
+  struct Part {
+    Step stamp;
+    TileSet state, parameters;
+  };
+  std::optional<Part> fetch_;    // of the state before the step: asked for, and not given to the trainer yet
+  std::optional<Part> loading_;  // from the seed or a checkpoint, by the trainer
+  std::uint32_t storing_ = 0;    // tiles' messages with the trainer
   std::vector<std::pair<WorkerId, StateRequest>> waiting_requests_;  // for state that is on its way here
 
   // Work and its exchange with the others in this view.
@@ -220,16 +247,26 @@ class WorkerCore {
   std::uint32_t outstanding_ = 0;  // micro-batches
   std::uint32_t reducing_ = 0;     // groups of shards
   bool measuring_ = false;
-  bool updating_ = false;
+  struct Updating {
+    TileSet tiles, copies;
+  };
+  std::optional<Updating> updating_;
 
   std::optional<RecomputeNotice> recompute_;
+
+  // The checkpoint whose tiles are being collected from others.
+  struct Collection {
+    Step step;
+    TileSet missing;
+  };
+  std::optional<Collection> collection_;
 
   // The end.
   StepCommitted last_commit_;
   std::optional<double> final_loss_;
   double final_validation_loss_ = 0;
   bool hashing_weights_ = false;
-  std::optional<Hash128> weights_;
+  std::optional<std::vector<BlockWeights>> weights_;
   bool done_sent_ = false;
   std::optional<Step> checkpoint_pending_;
   std::uint32_t checkpoint_retries_ = 0;

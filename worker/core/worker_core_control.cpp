@@ -20,21 +20,11 @@ using namespace worker_action;  // NOLINT: the file is about emitting these
 
 Holdings WorkerCore::holdings() const {
   Holdings holdings;
-  holdings.state = state_;
-  holdings.previous_state = previous_;
-  holdings.state_hash = state_hash_;
-  holdings.previous_hash = previous_hash_;
+  holdings.states = states_.report();
   holdings.compared = compared_;
   holdings.lineage = lineage_;
   holdings.checkpoints.assign(checkpoints_.begin(), checkpoints_.end());
   return holdings;
-}
-
-void WorkerCore::drop_states() {
-  state_.reset();
-  previous_.reset();
-  state_hash_.reset();
-  previous_hash_.reset();
 }
 
 Register WorkerCore::registration() const {
@@ -89,7 +79,7 @@ void WorkerCore::control(const Welcome& message) {
 }
 
 void WorkerCore::control(const Refused& message) {
-  if (!message.permanent && (state_ || view_)) {
+  if (!message.permanent && (!states_.empty() || view_)) {
     // What this worker holds may be the only copy: it stays and asks again.
     emit(Note{"refused for now: " + message.reason + "; registering again"});
     register_again_at_ = now_ + register_delay_;
@@ -109,10 +99,7 @@ void WorkerCore::control(const Fenced& message) {
   if (!identity_ || message.incarnation != identity_->incarnation) return refuse("a fence that is over");
   emit(Note{"fenced: " + message.reason + "; registering again with the state at hand"});
   leave_view();
-  if (mutated(Mutation::forget_fenced_state)) {
-    state_.reset();
-    previous_.reset();
-  }
+  if (mutated(Mutation::forget_fenced_state)) states_.keep_only(std::nullopt);
   send_register();
 }
 
@@ -168,6 +155,7 @@ std::optional<WorkerId> WorkerCore::waiting_on() const {
       if (!exchange_.gates.contains(worker)) return worker;
     }
   }
+  if (exchange_.updated && !exchange_.ack_sent) return waiting_for_parameters();
   if (exchange_.gate_sent) return std::nullopt;
   if (!work_.computed()) return waiting_for_input();
   for (const StageAssignment& stage : exchange_.stages) {
@@ -177,8 +165,18 @@ std::optional<WorkerId> WorkerCore::waiting_on() const {
     });
     if (!arrived) return stage.worker;
   }
+  const TileSet missing = own_duty().summed.without(work_.reduced);
   for (const ShardAssignment& shard : exchange_.shards) {
-    if (shard.owner != self() && !work_.holds_reduced(shard.tiles)) return shard.owner;
+    if (shard.owner != self() && missing.intersects(shard.tiles)) return shard.owner;
+  }
+  return std::nullopt;
+}
+
+// Who owes parameters that the next step needs.
+std::optional<WorkerId> WorkerCore::waiting_for_parameters() const {
+  const TileSet missing = own_duty().used.without(states_.parameters(work_.step));
+  for (const WorkerId worker : others()) {
+    if (!sent_by(*config_.map, view_->shards, worker, missing).empty()) return worker;
   }
   return std::nullopt;
 }
@@ -215,12 +213,15 @@ void WorkerCore::leave_view() {
     std::vector<WorkerId> peers = others();
     emit(FenceView{std::max(view_->view, identity_->prepared), std::move(peers)});
   }
+  abandon_checkpoint("the worker lost its place in the view");
   view_.reset();
+  duties_.clear();
   evidence_.clear();
   fenced_ = false;
   prepare_.reset();
   reported_ = false;
   exchange_ = ExchangeState{};
+  fetch_.reset();
   early_.clear();
   waiting_requests_.clear();
   if (work_.step != Step(0)) emit(ReleaseStep{work_.step});
@@ -255,8 +256,8 @@ void WorkerCore::control(const Prepare& message) {
   reported_ = false;
   checkpoints_fresh_ = false;
   if (message.want_state_hash) {  // of what is in memory now, not of what was written then
-    state_hash_.reset();
-    previous_hash_.reset();
+    states_.forget_hashes();
+    states_hashed_ = false;
   }
   identity_->prepared = message.view;
   done_sent_ = false;  // the change voids it
@@ -270,13 +271,13 @@ void WorkerCore::pump_report() {
   const bool at_boundary = !view_ || fenced_ || holding();
   if (!at_boundary) return;
   // Fresh and quiet: nothing that the report speaks of is still being changed by the trainer.
-  if (reducing_ > 0 || measuring_ || updating_ || loading_ || (!view_ && outstanding_ > 0)) return;
+  if (reducing_ > 0 || measuring_ || updating_ || loading_ || storing_ > 0 || (!view_ && outstanding_ > 0)) return;
   if (hashing_states_ > 0 || listing_checkpoints_) return;
-  if (prepare_->want_state_hash) {
-    for (const auto& [stamp, hash] : {std::pair(state_, state_hash_), std::pair(previous_, previous_hash_)}) {
-      if (!stamp || hash) continue;
+  if (prepare_->want_state_hash && !states_hashed_) {
+    states_hashed_ = true;
+    for (const HeldState& held : states_.report()) {
       ++hashing_states_;
-      emit(HashState{*stamp});
+      emit(HashState{held.stamp, view_ && view_->sharded});
     }
   }
   if (prepare_->want_checkpoints && !checkpoints_fresh_) {
@@ -293,10 +294,10 @@ void WorkerCore::pump_report() {
   report.attempt = work_.attempt;
   report.released = !work_.begun();
   for (const StepWork::Stage& stage : work_.stages) report.stages.push_back({stage.work, stage.done});
-  report.reduced = work_.reduced_ranges();
-  report.digest = work_.digest;
-  if (work_.digest && !work_.finite)
-    report.alarm = NumericAlarm{*work_.digest, work_.nonfinite_slots({0, config_.slots})};
+  report.reduced = work_.reduced.runs();
+  report.gradient = gradient_hashes();
+  report.alarm = !work_.finite;
+  report.nonfinite = work_.nonfinite_slots({0, config_.slots});
   if (mutated(Mutation::stale_report) && last_report_) {
     const ViewNumber prepare = report.prepare;
     report = *last_report_;
@@ -306,10 +307,24 @@ void WorkerCore::pump_report() {
   send_control(std::move(report));
 }
 
+// Of the sums of squares of each block that was measured here as a whole.
+std::vector<BlockHash> WorkerCore::gradient_hashes() const {
+  std::vector<BlockHash> hashes;
+  for (std::uint32_t block = 0; block < block_count(); ++block) {
+    const TileSet tiles = TileSet(config_.map->tiles_of({block, block + 1})).common(config_.map->tiles_with_state());
+    if (tiles.empty() || !work_.measured.contains(tiles)) continue;
+    const TileRange run = tiles.runs().front();
+    const std::span<const double> sums(work_.sums.data() + run.begin, run.end - run.begin);
+    hashes.push_back({block, hash_bytes(std::as_bytes(sums))});
+  }
+  return hashes;
+}
+
 void WorkerCore::handle(const worker_event::StateHashed& event) {
+  ++progress_;
   if (hashing_states_ > 0) --hashing_states_;
-  if (state_ == event.stamp) state_hash_ = event.hash;
-  if (previous_ == event.stamp) previous_hash_ = event.hash;
+  states_.set_hashes(event.stamp, event.hashes);
+  if (event.stamp == work_.step) exchange_.hashed = true;
 }
 
 void WorkerCore::control(const CommitView& message) {
@@ -320,7 +335,7 @@ void WorkerCore::control(const CommitView& message) {
     return refuse("a commit of a view without this worker");
   // A higher number was promised since, or this one never was: its plan doesn't rest on this worker's report.
   if (identity_->prepared != record.view) return refuse("a commit of a view that was not reported for");
-  if (auto checked = check_view(record, {all_blocks().end, config_.slots, config_.tiles}); !checked) {
+  if (auto checked = check_view(record, *config_.map, config_.slots); !checked) {
     return refuse("a malformed view: " + checked.error().message());
   }
   if (view_ && !fenced_) emit(FenceView{view_->view, {}});
@@ -333,6 +348,10 @@ void WorkerCore::control(const CommitView& message) {
   early_.clear();
   waiting_requests_.clear();
   identity_->view = record.view;
+  duties_.clear();
+  for (const Member& member : record.members) {
+    duties_[member.worker] = duty_of(*config_.map, record.sharded, record.stages, record.shards, member.worker);
+  }
   ++progress_;
   emit(EnterView{record.view, record.members});
   resume(record);
@@ -340,18 +359,10 @@ void WorkerCore::control(const CommitView& message) {
 
 void WorkerCore::resume(const ViewRecord& record) {
   const ResumePlan& plan = record.resume;
-  const bool disowned = plan.lineage > std::exchange(lineage_, plan.lineage);
-  if (work_.step != Step(0) && plan.step == work_.step.next() && state_ && *state_ == work_.step &&
-      (!committed_ || *committed_ < work_.step) && !replaces_state(plan)) {
-    // Every member reported that it holds the step: the plan commits it. Who made it in an earlier view may not know
-    // its losses any more; others tell them.
-    if (work_.losses_complete()) {
-      finish_step();
-    } else {
-      committed_ = work_.step;
-      emit(ReleaseStep{work_.step});
-    }
-  }
+  const auto collection = std::exchange(collection_, std::nullopt);
+  lineage_ = plan.lineage;
+  give_up_states(plan);
+  commit_by_plan(plan);
   const bool epilogue = plan.step > config_.total_steps;
   const bool keep =
       work_.step == plan.step && work_.attempt == plan.attempt && !plan.discard && !epilogue && goes_on_with_work(plan);
@@ -375,13 +386,37 @@ void WorkerCore::resume(const ViewRecord& record) {
   exchange_.compute = plan.compute || epilogue;
   exchange_.skip_update = plan.skip_update;
   adopt_stages();
-  start_fetches(plan, disowned);
+  start_fetches(plan);
+  copy_tied();
+  if (!collection || checkpoint_pending_ != collection->step) return;
+  if (collection->step == plan.step.previous() && view_->checkpoint_writer == self()) {
+    save_checkpoint(collection->step, final_loss_);
+  } else {
+    collection_ = collection;
+    abandon_checkpoint("the view changed while its parts were collected");
+  }
 }
 
-// The plan distrusts what this worker holds: it fetches a state that it has.
-bool WorkerCore::replaces_state(const ResumePlan& plan) const {
-  return plan.discard && state_ && *state_ >= plan.step.previous() &&
-         std::ranges::any_of(plan.fetches, [this](const StateFetch& f) { return f.worker == self(); });
+// Every member reported what it holds of the step: the plan commits it. Who made it in an earlier view may not know
+// its losses any more; others tell them.
+void WorkerCore::commit_by_plan(const ResumePlan& plan) {
+  const bool open = work_.step != Step(0) && (!committed_ || *committed_ < work_.step);
+  if (!open || plan.tier > 0 || plan.step != work_.step.next() || !states_.has(work_.step)) return;
+  if (work_.losses_complete()) {
+    finish_step();
+  } else {
+    committed_ = work_.step;
+    emit(ReleaseStep{work_.step});
+  }
+}
+
+// What descends from wrong values, and what is newer than the state to which all go back.
+void WorkerCore::give_up_states(const ResumePlan& plan) {
+  const auto distrust = std::ranges::find(plan.distrusted, self(), &Distrust::worker);
+  const bool distrusted = distrust != plan.distrusted.end();
+  if (!distrusted && plan.tier == 0) return;
+  const std::optional<Step> kept = distrusted && distrust->all ? std::nullopt : std::optional(plan.step.previous());
+  if (states_.keep_only(kept)) emit(RevertState{kept});
 }
 
 // Every stage with sums is still this worker's. (It may have missed a view that gave its work to others.)
@@ -393,51 +428,37 @@ bool WorkerCore::goes_on_with_work(const ResumePlan& plan) const {
   });
 }
 
-// `disowned`: what is here may descend from states that proved wrong.
-void WorkerCore::start_fetches(const ResumePlan& plan, bool disowned) {
+void WorkerCore::start_fetches(const ResumePlan& plan) {
   const Step base = plan.step.previous();
-  const bool rolled_back = plan.tier > 0;
-  const bool holds = state_ && (*state_ == base || (*state_ == plan.step && !rolled_back));
-  std::vector<StateFetch> fetches;
+  const auto lacking = [&](const StateFetch& fetch) {
+    const TileSet& held = fetch.parameters_only ? states_.parameters(base) : states_.state(base);
+    return TileSet(fetch.tiles).without(held);
+  };
+  fetch_.reset();
+  Part wanted{base, {}, {}}, loaded{base, {}, {}};
+  StateSource source = StateSource::peer;
   for (const StateFetch& fetch : plan.fetches) {
-    if (fetch.worker == self()) fetches.push_back(fetch);
-  }
-  const bool forced = (disowned || replaces_state(plan)) && !mutated(Mutation::forget_fenced_state);
-  if ((holds && !forced) || fetches.empty()) {
-    fetch_stamp_.reset();
-    return;
-  }
-  const Step stamp = fetches.front().stamp;
-  if (fetches.front().source == StateSource::own_previous && previous_ == stamp) {
-    state_ = previous_;
-    state_hash_ = previous_hash_;
-    previous_.reset();
-    previous_hash_.reset();
-    fetch_stamp_.reset();
-    emit(RevertState{stamp});
-    return;
-  }
-  if (fetch_stamp_ != stamp || fetched_.size() != config_.tiles || forced) {
-    fetched_.assign(config_.tiles, false);
-    fetch_handed_.assign(config_.tiles, false);
-  }
-  fetch_stamp_ = stamp;
-  // What is here stays on offer until the newer state is: its only holder may die meanwhile.
-  if (forced || (state_ && *state_ >= stamp)) drop_states();
-  for (const StateFetch& fetch : fetches) {
+    if (fetch.worker != self()) continue;
+    const TileSet tiles = lacking(fetch);
     if (fetch.source == StateSource::peer) {
-      emit(SendSmall{fetch.from, view_->view, StateRequest{fetch.stamp, fetch.tiles}});
-    } else if (fetch.source == StateSource::own_previous) {
-      report_evidence(EvidenceKind::fetch_failed, self(), "it doesn't hold that state any more");
-    } else if (!loading_) {
-      loading_ = true;
-      if (fetch.source == StateSource::initialize) {
-        emit(InitializeState{});
-      } else {
-        emit(LoadCheckpoint{fetch.stamp});
+      (fetch.parameters_only ? wanted.parameters : wanted.state).add(tiles);
+      for (const TileRange run : tiles.runs()) {
+        emit(SendSmall{fetch.from, view_->view, StateRequest{base, run, fetch.parameters_only}});
       }
+    } else {
+      source = fetch.source;
+      (fetch.parameters_only ? loaded.parameters : loaded.state).add(tiles);
     }
   }
+  if (!loaded.state.empty() || !loaded.parameters.empty()) {
+    if (source == StateSource::initialize) {
+      emit(InitializeState{loaded.state.runs(), loaded.parameters.runs()});
+    } else {
+      emit(LoadCheckpoint{base, loaded.state.runs(), loaded.parameters.runs()});
+    }
+    loading_ = std::move(loaded);
+  }
+  if (loading_ || !wanted.state.empty() || !wanted.parameters.empty()) fetch_ = std::move(wanted);
 }
 
 }  // namespace planaria

@@ -185,25 +185,28 @@ void WorkerCore::data(WorkerId from, const Piece& meta, const PayloadRef& payloa
 
 void WorkerCore::data(WorkerId from, const Reduced& meta, const PayloadRef& payload) {
   if (meta.attempt != work_.attempt) return refuse("a sum of another attempt");
-  for (const TileRange range : meta.tiles) {
-    if (range.empty() || range.end > config_.tiles) return refuse("a sum of unknown tiles");
-    const bool owned = std::ranges::any_of(exchange_.shards, [&](const ShardAssignment& shard) {
-      return shard.owner == from && shard.tiles.begin <= range.begin && range.end <= shard.tiles.end;
-    });
-    if (!owned) return refuse("a sum of tiles that its sender doesn't own");
+  const TileSet tiles(meta.tiles);
+  if (tiles.runs() != meta.tiles || !own_duty().summed.contains(tiles)) {
+    return refuse("a sum of tiles that aren't kept here");
   }
-  const bool held = std::ranges::all_of(meta.tiles, [this](TileRange range) { return work_.holds_reduced(range); });
+  if (!owned_by(exchange_.shards, from).contains(tiles)) return refuse("a sum of tiles that its sender doesn't own");
+  const bool held = work_.reduced.contains(tiles);
   ++progress_;
   store_losses(meta.losses);
-  work_.mark_nonfinite(meta.nonfinite);
   if (held) return;
-  work_.mark_reduced(meta.tiles);
+  work_.reduced.add(tiles);
   emit(StoreReduced{work_.step, meta.tiles, payload});
 }
 
 void WorkerCore::data(WorkerId from, const Gate& meta, const PayloadRef&) {
   if (meta.attempt != work_.attempt) return refuse("a gate of another attempt");
+  const std::vector<TileRange> expected = is_epilogue() ? std::vector<TileRange>{} : duty(from).kept.runs();
+  std::size_t tiles = 0;
+  for (const TileRange range : expected) tiles += range.end - range.begin;
+  if (meta.tiles != expected || meta.sums.size() != tiles)
+    return refuse("a gate of tiles that its sender doesn't keep");
   exchange_.gates[from] = meta;
+  store_losses(meta.losses);
   ++progress_;
 }
 
@@ -212,76 +215,137 @@ void WorkerCore::data(WorkerId from, const Ack& meta, const PayloadRef&) {
   ++progress_;
 }
 
+void WorkerCore::data(WorkerId from, const Parameters& meta, const PayloadRef& payload) {
+  const TileSet tiles(meta.tiles);
+  const TileSet wanted = own_duty().used.without(own_duty().made);
+  if (tiles.runs() != meta.tiles || !wanted.contains(tiles) ||
+      sent_by(*config_.map, view_->shards, from, tiles) != tiles) {
+    return refuse("parameters that aren't its sender's to send");
+  }
+  if (exchange_.parameters_taken.contains(tiles) || states_.parameters(work_.step).contains(tiles)) return;
+  exchange_.parameters_taken.add(tiles);
+  ++progress_;
+  if (exchange_.update_asked) {
+    store_parameters(meta, payload);
+  } else {  // the state that they belong to isn't begun
+    exchange_.parameters.emplace_back(meta, payload);
+  }
+}
+
+void WorkerCore::store_parameters(const Parameters& meta, const PayloadRef& payload) {
+  ++storing_;
+  emit(StoreParameters{meta.step, meta.tiles, payload});
+}
+
 // ---- state on its way ----
 
 void WorkerCore::data(WorkerId from, const StateRequest& meta, const PayloadRef&) {
-  if (meta.tiles.empty() || meta.tiles.end > config_.tiles) return refuse("a request for unknown tiles");
-  const bool coming = fetch_stamp_ == meta.stamp || (updating_ && state_ && state_->next() == meta.stamp);
-  if (coming) {
-    waiting_requests_.emplace_back(from, meta);
-  } else {
-    serve_state(from, meta);
-  }
+  if (meta.tiles.empty() || meta.tiles.end > config_.map->tile_count()) return refuse("a request for unknown tiles");
+  waiting_requests_.emplace_back(from, meta);
+}
+
+bool WorkerCore::is_coming(const StateRequest& request) const {
+  if (fetch_ && fetch_->stamp == request.stamp) return true;
+  return work_.step == request.stamp && (updating_ || storing_ > 0);
 }
 
 void WorkerCore::serve_waiting_requests() {
-  if (waiting_requests_.empty() || fetch_stamp_ || updating_ || !in_view()) return;
-  for (const auto& [to, request] : std::exchange(waiting_requests_, {})) serve_state(to, request);
+  if (waiting_requests_.empty() || !in_view()) return;
+  std::vector<std::pair<WorkerId, StateRequest>> waiting;
+  for (const auto& [to, request] : std::exchange(waiting_requests_, {})) {
+    if (states_.can_serve(request.stamp, request.tiles, request.parameters_only)) {
+      serve_state(to, request);
+    } else if (is_coming(request)) {
+      waiting.emplace_back(to, request);
+    } else {
+      emit(SendSmall{to, view_->view, StateTiles{request.stamp, request.tiles, request.parameters_only, false}});
+    }
+  }
+  waiting_requests_ = std::move(waiting);
 }
 
 void WorkerCore::serve_state(WorkerId to, const StateRequest& request) {
-  if (state_ != request.stamp && previous_ != request.stamp) {
-    emit(SendSmall{to, view_->view, StateTiles{request.stamp, request.tiles, false}});
-    return;
-  }
   for (std::uint32_t tile = request.tiles.begin; tile < request.tiles.end; tile += config_.state_chunk_tiles) {
     const std::uint32_t end = std::min(tile + config_.state_chunk_tiles, request.tiles.end);
-    emit(SendState{to, view_->view, StateTiles{request.stamp, {tile, end}, true}});
+    emit(SendState{to, view_->view, StateTiles{request.stamp, {tile, end}, request.parameters_only, true}});
   }
 }
 
 void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& payload) {
-  if (fetch_stamp_ != meta.stamp) {
-    if (mutated(Mutation::replace_local_state) && meta.available) emit(StoreState{meta.stamp, meta.tiles, payload});
-    return;  // asked for by an earlier plan, or here already
+  const bool saved = add_to_checkpoint(meta, payload);
+  TileSet* wanted = nullptr;
+  if (fetch_ && fetch_->stamp == meta.stamp) wanted = meta.parameters_only ? &fetch_->parameters : &fetch_->state;
+  if (wanted == nullptr || meta.tiles.empty() || !wanted->contains(meta.tiles)) {
+    // Asked for by an earlier plan, or here already.
+    if (mutated(Mutation::replace_local_state) && meta.available && !saved && !meta.parameters_only) {
+      emit(StoreState{meta.stamp, meta.tiles, payload});
+    }
+    return;
   }
   if (!meta.available) {
     report_evidence(EvidenceKind::fetch_failed, from, "it doesn't hold the state of the step");
     return;
   }
-  if (meta.tiles.empty() || meta.tiles.end > config_.tiles) return refuse("state of unknown tiles");
-  const auto begin = fetch_handed_.begin() + meta.tiles.begin;
-  const auto end = fetch_handed_.begin() + meta.tiles.end;
-  if (std::find(begin, end, false) == end) return;  // they arrived before: twice, or in an earlier view
-  std::fill(begin, end, true);
+  wanted->remove(meta.tiles);
   ++progress_;
-  emit(StoreState{meta.stamp, meta.tiles, payload});
+  ++storing_;
+  if (meta.parameters_only) {
+    emit(StoreParameters{meta.stamp, {meta.tiles}, payload});
+  } else {
+    emit(StoreState{meta.stamp, meta.tiles, payload});
+  }
 }
 
 void WorkerCore::handle(const worker_event::StateStored& event) {
-  if (event.local) loading_ = false;
+  ++progress_;
+  if (storing_ > 0) --storing_;
+  const TileSet tiles(event.tiles);
+  const bool fetched = fetch_ && fetch_->stamp == event.stamp;
   if (!event.ok) {
-    if (event.local) {
-      checkpoints_.erase(event.stamp);
-      damaged_checkpoints_.insert(event.stamp);
-    } else if (fetch_stamp_ == event.stamp) {
-      std::fill(fetch_handed_.begin() + event.tiles.begin, fetch_handed_.begin() + event.tiles.end, false);
-    }
+    if (fetched) (event.parameters_only ? fetch_->parameters : fetch_->state).add(tiles);
+    report_evidence(EvidenceKind::fetch_failed, self(), event.detail);
+    return;
+  }
+  if (event.parameters_only) {
+    states_.add_parameters(event.stamp, tiles);
+  } else {
+    states_.add_state(event.stamp, tiles);
+  }
+  consider_fetch_done();
+}
+
+void WorkerCore::handle(const worker_event::StateLoaded& event) {
+  ++progress_;
+  const auto loaded = std::exchange(loading_, std::nullopt);
+  if (!event.ok) {
+    checkpoints_.erase(event.stamp);
+    damaged_checkpoints_.insert(event.stamp);
     report_evidence(EvidenceKind::fetch_failed, self(), event.detail);
     return;
   }
   if (event.loss) final_loss_ = *event.loss;
-  base_tiles_arrived(event.stamp, event.tiles);
+  if (!loaded) return;
+  states_.add_state(event.stamp, loaded->state);
+  states_.add_parameters(event.stamp, loaded->parameters);
+  consider_fetch_done();
 }
 
-void WorkerCore::base_tiles_arrived(Step stamp, TileRange tiles) {
-  if (fetch_stamp_ != stamp) return;
-  ++progress_;
-  std::fill(fetched_.begin() + tiles.begin, fetched_.begin() + tiles.end, true);
-  if (std::ranges::find(fetched_, false) != fetched_.end()) return;
-  fetch_stamp_.reset();
-  drop_states();
-  state_ = stamp;
+// What stages of the step need of tied copies, and is here as the original only.
+void WorkerCore::copy_tied() {
+  if (!view_ || work_.step == Step(0)) return;
+  const Step base = work_.step.previous();
+  const TileSet& here = states_.parameters(base);
+  const TileSet copies =
+      tiles_used(*config_.map, exchange_.stages, self()).without(here).common(tied_to(*config_.map, here));
+  if (copies.empty()) return;
+  emit(CopyTied{base, copies.runs()});
+  states_.add_parameters(base, copies);
+}
+
+void WorkerCore::consider_fetch_done() {
+  copy_tied();
+  if (!fetch_ || storing_ > 0 || loading_) return;
+  if (fetch_->state.empty() && fetch_->parameters.empty()) fetch_.reset();
 }
 
 }  // namespace planaria

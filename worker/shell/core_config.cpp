@@ -20,8 +20,7 @@ WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Data
   WorkerCoreConfig config;
   config.slots = job.batch.slots;
   config.micro_batches_per_slot = job.micro_batches_per_slot();
-  config.tiles = map.tile_count();
-  for (const BlockInfo& block : map.blocks()) config.blocks.push_back(block.tile_range());
+  config.map = std::make_shared<StateMap>(map);
   config.block_shares = block_shares(job, map);
   config.total_steps = Step(job.train.steps);
   config.checkpoint_every = job.checkpoint.every_steps;

@@ -1,111 +1,119 @@
 #include "worker/trainer/state_store.hpp"
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
-#include "storage/checkpoint.hpp"
+#include "proto/duty.hpp"
 
 namespace planaria {
 
 StateStore::StateStore(Device& device, std::shared_ptr<BufferPool> pool, const StateMap& map)
     : device_(device), pool_(std::move(pool)), map_(map) {}
 
-Result<StateGeneration> StateStore::fresh(Step stamp) {
-  StateGeneration generation{.stamp = stamp, .master = {}, .first_moment = {}, .second_moment = {}};
-  PLANARIA_ASSIGN(generation.master, pool_->take());
-  PLANARIA_ASSIGN(generation.first_moment, pool_->take());
-  PLANARIA_ASSIGN(generation.second_moment, pool_->take());
-  return generation;
-}
-
-void StateStore::publish(StateGeneration generation, bool alone) {
-  const std::scoped_lock lock(mutex_);
-  std::erase_if(generations_, [&](const StateGeneration& g) { return alone || g.stamp == generation.stamp; });
-  if (alone) building_.reset();
-  generations_.push_back(std::move(generation));
-}
-
-void StateStore::keep_only(Step stamp) {
-  const std::scoped_lock lock(mutex_);
-  promote_locked(stamp);
-  const StateGeneration* kept = find_locked(stamp);
-  std::erase_if(generations_, [&](const StateGeneration& g) { return &g != kept; });
-}
-
-Status StateStore::store(Step stamp, TileRange tiles, std::span<const float> values) {
-  std::unique_lock lock(mutex_);
-  if (!building_ || building_->generation.stamp != stamp) {
-    // A whole one that nobody has read yet is on offer to the others: it may be the only copy left.
-    if (building_) promote_locked(building_->generation.stamp);
-    building_.reset();
-    lock.unlock();
-    PLANARIA_ASSIGN(StateGeneration generation, fresh(stamp));
-    for (float* vector : generation.vectors()) device_.zero(pool_->elements(), vector);
-    lock.lock();
-    building_ = Building{std::move(generation), std::vector<bool>(map_.tile_count(), false), map_.tile_count()};
+Result<StateGeneration*> StateStore::open(Step stamp) {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (const auto found = generations_.find(stamp); found != generations_.end()) return &found->second;
   }
-  lock.unlock();
-  const auto runs = state_runs(map_, tiles);
-  if (values.size() != 3 * total_elements(runs)) {
+  StateGeneration fresh;
+  PLANARIA_ASSIGN(fresh.master, pool_->take());
+  PLANARIA_ASSIGN(fresh.first_moment, pool_->take());
+  PLANARIA_ASSIGN(fresh.second_moment, pool_->take());
+  const std::scoped_lock lock(mutex_);
+  return &(generations_[stamp] = std::move(fresh));
+}
+
+void StateStore::add(Step stamp, const TileSet& state, const TileSet& parameters) {
+  const std::scoped_lock lock(mutex_);
+  StateGeneration& generation = generations_.at(stamp);
+  generation.state.add(state);
+  generation.parameters.add(state);
+  generation.parameters.add(parameters);
+}
+
+const StateGeneration* StateStore::find(Step stamp) const {
+  const std::scoped_lock lock(mutex_);
+  const auto found = generations_.find(stamp);
+  return found == generations_.end() ? nullptr : &found->second;
+}
+
+void StateStore::drop_before(Step stamp) {
+  const std::scoped_lock lock(mutex_);
+  generations_.erase(generations_.begin(), generations_.lower_bound(stamp));
+}
+
+void StateStore::keep_only(std::optional<Step> stamp) {
+  const std::scoped_lock lock(mutex_);
+  std::erase_if(generations_, [&](const auto& generation) { return generation.first != stamp; });
+}
+
+Status StateStore::store(Step stamp, std::span<const TileRange> tiles, bool parameters_only,
+                         std::span<const float> values) {
+  const std::vector<ElementRange> runs = element_runs(map_, tiles);
+  const std::size_t vectors = parameters_only ? 1 : 3;
+  if (values.size() != vectors * total_elements(runs)) {
     return Error(ErrorCode::corrupt, "state tiles arrived with " + std::to_string(values.size()) + " values");
   }
+  PLANARIA_ASSIGN(StateGeneration * generation, open(stamp));
   const float* source = values.data();
-  for (float* vector : building_->generation.vectors()) {
+  for (std::size_t v = 0; v < vectors; ++v) {
     for (const ElementRange& run : runs) {
-      device_.copy_in(vector + run.begin, source, run.size() * sizeof(float));
+      device_.copy_in(generation->vectors()[v] + run.begin, source, run.size() * sizeof(float));
       source += run.size();
     }
   }
   PLANARIA_TRY(device_.synchronize());
-  lock.lock();
-  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    if (!building_->present[tile]) --building_->missing;
-    building_->present[tile] = true;
-  }
+  const TileSet stored(tiles);
+  add(stamp, parameters_only ? TileSet() : stored, stored);
   return ok_status();
 }
 
-void StateStore::promote_locked(Step stamp) {
-  if (!building_ || building_->generation.stamp != stamp || building_->missing != 0) return;
-  fill_tied_copy(map_, std::span(building_->generation.master.floats(), pool_->elements()));
-  generations_.push_back(std::move(building_->generation));
-  building_.reset();
-}
-
-const StateGeneration* StateStore::find_locked(Step stamp) const {
-  const auto found = std::find_if(generations_.rbegin(), generations_.rend(),
-                                  [&](const StateGeneration& g) { return g.stamp == stamp; });
-  return found == generations_.rend() ? nullptr : &*found;
-}
-
-const StateGeneration* StateStore::find(Step stamp) {
+std::optional<StateLease> StateStore::lease(const StateTiles& tiles) const {
   const std::scoped_lock lock(mutex_);
-  promote_locked(stamp);
-  return find_locked(stamp);
+  const auto found = generations_.find(tiles.stamp);
+  if (found == generations_.end()) return std::nullopt;
+  const StateGeneration& held = found->second;
+  const std::span<const TileRange> range(&tiles.tiles, 1);
+  const bool here = (tiles.parameters_only ? held.parameters : held.state).contains(tiles.tiles);
+  const TileSet originals = originals_of(map_, TileSet(tiles.tiles));
+  const bool copied = tiles.parameters_only && tied_to(map_, originals).contains(tiles.tiles);
+  if (!here && !(copied && held.parameters.contains(originals))) return std::nullopt;
+  StateLease lease{{{held.master.floats(), held.master.lease()}},
+                   here ? element_runs(map_, range) : original_runs(map_, range)};
+  if (tiles.parameters_only) return lease;
+  lease.vectors.push_back({held.first_moment.floats(), held.first_moment.lease()});
+  lease.vectors.push_back({held.second_moment.floats(), held.second_moment.lease()});
+  return lease;
 }
 
-std::optional<StateLease> StateStore::lease(Step stamp) {
-  const std::scoped_lock lock(mutex_);
-  promote_locked(stamp);
-  const StateGeneration* found = find_locked(stamp);
-  if (found == nullptr) return std::nullopt;
-  return StateLease{ValueSource{found->master.floats(), found->master.lease()},
-                    ValueSource{found->first_moment.floats(), found->first_moment.lease()},
-                    ValueSource{found->second_moment.floats(), found->second_moment.lease()}};
-}
-
-Hash128 hash_state(const StateMap& map, const StateGeneration& generation) {
-  Hasher hasher;
-  for (std::uint32_t i = 0; i < map.tile_count(); ++i) {
-    const TileIndex tile(i);
-    if (map.is_tied(tile)) continue;
-    const ElementRange elements = map.tile(tile);
-    for (const float* vector : generation.vectors()) {
-      hasher.update(hash_of(std::span<const float>(vector + elements.begin, elements.size())));
+void StateStore::copy_tied(Step stamp, std::span<const TileRange> tiles) {
+  float* master = generations_.at(stamp).master.floats();
+  for (const TileRange& copies : tiles) {
+    for (std::uint32_t tile = copies.begin; tile < copies.end; ++tile) {
+      const ElementRange to = map_.tile(TileIndex(tile));
+      const std::uint64_t from = map_.tile(TileIndex(map_.originals_of({tile, tile + 1}).begin)).begin;
+      device_.copy(master + to.begin, master + from, to.size() * sizeof(float));
     }
   }
-  return hasher.digest();
+  add(stamp, {}, TileSet(tiles));
+}
+
+std::vector<BlockHash> hash_blocks(const StateMap& map, std::span<const float* const> vectors, const TileSet& held,
+                                   const TileSet& parameters) {
+  std::vector<BlockHash> hashes;
+  for (std::uint32_t block = 0; block < map.blocks().size(); ++block) {
+    const TileRange tiles = map.tiles_of({block, block + 1});
+    const TileSet with_state = TileSet(tiles).common(map.tiles_with_state());
+    if (!held.contains(with_state) || !parameters.contains(tiles)) continue;
+    Hasher hasher;
+    for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
+      const ElementRange elements = map.tile(TileIndex(tile));
+      for (const float* vector : vectors.first(map.is_tied(TileIndex(tile)) ? 1 : vectors.size())) {
+        hasher.update(hash_of(std::span<const float>(vector + elements.begin, elements.size())));
+      }
+    }
+    hashes.push_back({block, hasher.digest()});
+  }
+  return hashes;
 }
 
 }  // namespace planaria

@@ -1,16 +1,15 @@
-// The optimizer's state on one worker: complete generations by their stamp, and the one that is being fetched.
+// The optimizer's state on one worker: generations by their step, each with the tiles that are there.
 //
-// An update reads one generation and writes another, so the state before it stays whole until the update after it.
-// Generations are buffers of the pool: one that is still being sent when its turn to be overwritten comes is left
-// alone and another one taken. A fetched state becomes visible when all its tiles are there and it is first used, in
-// front of one with the same stamp; what was there before goes with the next update.
+// An update reads one generation and writes the next, so the state before it stays as it was until the update after it.
+// Fetched tiles gather in the generation of their step. Generations are buffers of the pool: one that is still being
+// sent when it is given up is left alone until the last lease is gone.
 //
 // Thread contract: lease() may be called from any thread, everything else from the device's thread.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,65 +18,69 @@
 
 #include "common/hash.hpp"
 #include "kernels/device.hpp"
+#include "proto/data_message.hpp"
 #include "proto/state_map.hpp"
+#include "proto/tile_set.hpp"
 #include "worker/trainer/buffer_pool.hpp"
 #include "worker/trainer/tile_values.hpp"
 
 namespace planaria {
 
 struct StateGeneration {
-  Step stamp;
   Buffer master;
   Buffer first_moment;
   Buffer second_moment;
+  TileSet state;       // tiles of which all three vectors hold values
+  TileSet parameters;  // tiles of which the master does
 
   [[nodiscard]] std::array<float*, 3> vectors() const {
     return {master.floats(), first_moment.floats(), second_moment.floats()};
   }
 };
 
-// A generation that can't change while this lives: master, first and second moment.
-using StateLease = std::array<ValueSource, 3>;
+// Values that can't change while this lives.
+struct StateLease {
+  std::vector<ValueSource> vectors;  // master, first and second moment, or the master alone
+  std::vector<ElementRange> runs;    // where the tiles lie in each; a tied copy may be read from the original
+};
 
 class StateStore {
  public:
   // `map` outlives this.
   StateStore(Device& device, std::shared_ptr<BufferPool> pool, const StateMap& map);
 
-  // Buffers for a generation, contents undefined.
-  [[nodiscard]] Result<StateGeneration> fresh(Step stamp);
-  // Makes it visible, in place of one with its stamp; with `alone` nothing else is kept.
-  void publish(StateGeneration generation, bool alone);
-  // Gives up everything but `stamp`: the update after it begins.
-  void keep_only(Step stamp);
+  // The generation of the step, made when there is none. What is written to it counts once it was added.
+  [[nodiscard]] Result<StateGeneration*> open(Step stamp);
+  void add(Step stamp, const TileSet& state, const TileSet& parameters);
+  // Null when it isn't there.
+  [[nodiscard]] const StateGeneration* find(Step stamp) const;
 
-  // Writes fetched values of tiles (all three vectors, tied copies left out).
-  [[nodiscard]] Status store(Step stamp, TileRange tiles, std::span<const float> values);
+  void drop_before(Step stamp);
+  // Nothing stays without a stamp.
+  void keep_only(std::optional<Step> stamp);
 
-  // Null when it isn't there. Valid until the next publish or keep_only.
-  [[nodiscard]] const StateGeneration* find(Step stamp);
-  [[nodiscard]] std::optional<StateLease> lease(Step stamp);
+  // Copies received values of tiles in and adds them: all three vectors, or the master alone.
+  [[nodiscard]] Status store(Step stamp, std::span<const TileRange> tiles, bool parameters_only,
+                             std::span<const float> values);
+
+  // Makes tied copies from the originals. Precondition: those are held.
+  void copy_tied(Step stamp, std::span<const TileRange> tiles);
+
+  [[nodiscard]] std::optional<StateLease> lease(const StateTiles& tiles) const;
 
  private:
-  struct Building {
-    StateGeneration generation;
-    std::vector<bool> present;
-    std::uint32_t missing = 0;
-  };
-  void promote_locked(Step stamp);
-  [[nodiscard]] const StateGeneration* find_locked(Step stamp) const;
-
   Device& device_;
   const std::shared_ptr<BufferPool> pool_;
   const StateMap& map_;
 
-  std::mutex mutex_;
-  std::deque<StateGeneration> generations_;  // newest last; pushing keeps references valid
-  std::optional<Building> building_;
+  mutable std::mutex mutex_;
+  std::map<Step, StateGeneration> generations_;
 };
 
-// The hash of a state: XXH3-128 over, for each tile that is not a tied copy, the hashes of its master, first and
-// second moment.
-[[nodiscard]] Hash128 hash_state(const StateMap& map, const StateGeneration& generation);
+// The hashes of the blocks that are whole: XXH3-128 over the hashes of its tiles' vectors, tile by tile; of tied copies
+// the master's. `vectors`: master, first and second moment, or the master alone. `held`: tiles whose vectors these are,
+// `parameters`: whose masters.
+[[nodiscard]] std::vector<BlockHash> hash_blocks(const StateMap& map, std::span<const float* const> vectors,
+                                                 const TileSet& held, const TileSet& parameters);
 
 }  // namespace planaria

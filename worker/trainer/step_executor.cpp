@@ -6,8 +6,8 @@
 #include <limits>
 #include <utility>
 
+#include "proto/evaluation.hpp"
 #include "storage/export.hpp"
-#include "worker/core/evaluation.hpp"
 #include "worker/model/init.hpp"
 #include "worker/model/schedule.hpp"
 
@@ -28,12 +28,9 @@ std::span<const float> values_of(const PayloadRef& payload) {
 StepExecutor::StepExecutor(TrainerOptions options)
     : options_(std::move(options)),
       map_(options_.job.model, options_.job.train.tile_elements),
-      embed_ranges_(update_ranges(map_, map_.blocks().front().tile_range())),
-      other_ranges_(update_ranges(map_, {map_.blocks().front().tile_range().end, map_.tile_count()})),
       order_(options_.job.train.seed, options_.dataset->windows(Split::train)),
       shape_{options_.job.batch.micro_batches, options_.job.batch.sequences},
       losses_(options_.job.batch.sequences),
-      tile_sums_(map_.tile_count()),
       slot_losses_(options_.job.batch.slots),
       slot_tile_sums_(map_.tile_count()) {}
 
@@ -78,7 +75,7 @@ Status StepExecutor::allocate(std::function<void(WorkerEvent)> checkpoint_writte
   return device.synchronize();
 }
 
-Result<const StateGeneration*> StepExecutor::state(Step stamp) {
+Result<const StateGeneration*> StepExecutor::state(Step stamp) const {
   const StateGeneration* generation = states_->find(stamp);
   if (generation != nullptr) return generation;
   return Error(ErrorCode::internal,
@@ -262,76 +259,109 @@ Status StepExecutor::store_reduced(const worker_action::StoreReduced& action) {
   return gradients_->store_reduced(action.tiles, values_of(action.payload));
 }
 
-// The embed block's gradient, the tied copy's added: a buffer of its own where there is a tied copy.
-const float* StepExecutor::combine_tied(const float* gradient) {
-  const BlockInfo& embed = map_.blocks().front();
-  const BlockInfo& head = map_.blocks().back();
-  const auto tied = std::ranges::find_if(head.tensors, &TensorInfo::tied);
-  if (tied == head.tensors.end()) return gradient + embed.offset;
+// Puts the gradient of the embedding's tiles, with that of their tied copies added, into a buffer of its own.
+void StepExecutor::combine_tied(std::span<const TileRange> tiles, const float* gradient) {
   Device& device = *options_.device;
-  const std::uint64_t at = embed.tensor("token.weight").offset;
-  const std::uint64_t end = at + tied->elements();
-  const float* source = gradient + embed.offset;
-  float* target = embed_gradient_.floats();
-  device.copy(target, source, at * sizeof(float));
-  device.add(tied->elements(), source + at, gradient + head.offset + tied->offset, target + at);
-  device.copy(target + end, source + end, (embed.elements - end) * sizeof(float));
-  return target;
+  const TileRange embed = map_.blocks().front().tile_range();
+  const std::uint32_t first_copy = map_.tied_tiles().begin;
+  const TileSet own = TileSet(tiles).common(embed);
+  for (const TileRange run : own.runs()) {
+    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
+      const ElementRange at = map_.tile(TileIndex(tile));
+      std::uint64_t copied = 0;  // elements that have a tied copy
+      if (const std::uint32_t copy = first_copy + tile; copy < map_.tile_count()) {
+        const ElementRange tied = map_.tile(TileIndex(copy));
+        copied = tied.size();
+        device.add(copied, gradient + at.begin, gradient + tied.begin, embed_gradient_.floats() + at.begin);
+      }
+      device.copy(embed_gradient_.floats() + at.begin + copied, gradient + at.begin + copied,
+                  (at.size() - copied) * sizeof(float));
+    }
+  }
+}
+
+// The flat vector in which a block's whole gradient lies.
+const float* StepExecutor::gradient_of(BlockIndex block, const float* reduced) const {
+  return block.value() == 0 && options_.job.model.tied_embedding ? embed_gradient_.floats() : reduced;
 }
 
 Result<WorkerEvent> StepExecutor::measure(const worker_action::MeasureGradient& action) {
   Device& device = *options_.device;
-  worker_event::GradientMeasured measured{action.step, action.attempt, {}, true, 0};
-  Hasher digest;
-  if (action.step.value() <= options_.job.train.steps) {
-    gradients_->enter(action.step);
-    PLANARIA_ASSIGN(const float* gradient, gradients_->reduced());
-    const float* embed = combine_tied(gradient);
-    for (const BlockInfo& block : map_.blocks()) {
-      const float* values = block.first_tile == 0 ? embed : gradient + block.offset;
-      tile_sums(device, map_, block.tile_range(), values, tile_sums_.data() + block.first_tile);
+  worker_event::GradientMeasured measured{action.step, action.attempt, action.tiles, {}};
+  gradients_->enter(action.step);
+  PLANARIA_ASSIGN(const float* reduced, gradients_->reduced());
+  if (options_.job.model.tied_embedding) combine_tied(action.tiles, reduced);
+  for (const TileRange& tiles : action.tiles) measured.sums.resize(measured.sums.size() + tiles.end - tiles.begin);
+  double* sums = measured.sums.data();
+  for (const BlockRange block : blocks_of(action.tiles)) {
+    const TileSet inside = TileSet(action.tiles).common(map_.tiles_of(block));
+    const float* gradient = gradient_of(BlockIndex(block.begin), reduced);
+    for (const TileRange run : inside.runs()) {
+      tile_sums(device, map_, run, gradient + map_.tile(TileIndex(run.begin)).begin, sums);
+      sums += run.end - run.begin;
     }
-    PLANARIA_TRY(device.synchronize());
-    clip_ =
-        clip_decision(sum_of_tiles(map_, tile_sums_), options_.job.tokens_per_step(), options_.job.optimizer.clip_norm);
-    measured.finite = clip_.finite;
-    measured.gradient_norm = clip_.norm;
-    digest.update(std::as_bytes(std::span(tile_sums_)));
   }
-  for (const SlotLoss& loss : action.losses) {
-    const double values[] = {loss.train, loss.validation};
-    digest.update(std::as_bytes(std::span(values)));
+  PLANARIA_TRY(device.synchronize());
+  return WorkerEvent(std::move(measured));
+}
+
+// The blocks that the tiles are of, each as a range, in order.
+std::vector<BlockRange> StepExecutor::blocks_of(std::span<const TileRange> tiles) const {
+  std::vector<BlockRange> blocks;
+  const TileSet set(tiles);
+  for (std::uint32_t block = 0; block < map_.blocks().size(); ++block) {
+    if (set.intersects(map_.tiles_of({block, block + 1}))) blocks.push_back({block, block + 1});
   }
-  measured.digest = digest.digest();
-  return WorkerEvent(measured);
+  return blocks;
+}
+
+// They are the same from step to step.
+const std::vector<UpdateRange>& StepExecutor::update_ranges_of(const std::vector<TileRange>& tiles) {
+  if (tiles == updated_tiles_) return updated_ranges_;
+  updated_tiles_ = tiles;
+  updated_ranges_.clear();
+  for (const BlockRange block : blocks_of(tiles)) {
+    const TileSet inside = TileSet(tiles).common(map_.tiles_of(block));
+    for (const TileRange run : inside.runs()) {
+      for (const UpdateRange& range : update_ranges(map_, run)) updated_ranges_.push_back(range);
+    }
+  }
+  return updated_ranges_;
 }
 
 Result<WorkerEvent> StepExecutor::update(const worker_action::ApplyUpdate& action) {
   const JobSpec& job = options_.job;
   Device& device = *options_.device;
-  states_->keep_only(action.step.previous());
+  const ClipDecision clip =
+      clip_decision(sum_of_tiles(map_, action.sums), job.tokens_per_step(), job.optimizer.clip_norm);
+  const WorkerEvent done =
+      worker_event::UpdateDone{action.step, learning_rate(job.optimizer, job.train.steps, action.step), clip.norm};
+  states_->drop_before(action.step.previous());
+  if (action.tiles.empty()) return done;
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
-  PLANARIA_ASSIGN(StateGeneration next, states_->fresh(action.step));
+  PLANARIA_ASSIGN(StateGeneration * next, states_->open(action.step));
   if (action.skip) {
-    for (std::size_t i = 0; i < 3; ++i) {
-      device.copy(next.vectors()[i], base->vectors()[i], map_.vector_elements() * sizeof(float));
+    for (const ElementRange run : element_runs(map_, action.tiles)) {
+      for (std::size_t v = 0; v < 3; ++v) {
+        device.copy(next->vectors()[v] + run.begin, base->vectors()[v] + run.begin, run.size() * sizeof(float));
+      }
     }
   } else {
-    PLANARIA_ASSIGN(const float* gradient, gradients_->reduced());
-    const bool tied = job.model.tied_embedding;
-    const float* embed = tied ? embed_gradient_.floats() - map_.blocks().front().offset : gradient;
-    const AdamwStep scalars = adamw_step(job.optimizer, job.train.steps, action.step, clip_.scale);
+    PLANARIA_ASSIGN(const float* reduced, gradients_->reduced());
+    const AdamwStep scalars = adamw_step(job.optimizer, job.train.steps, action.step, clip.scale);
     const AdamwSource source{base->master.floats(), base->first_moment.floats(), base->second_moment.floats()};
-    const AdamwTarget target{next.master.floats(), next.first_moment.floats(), next.second_moment.floats()};
-    planaria::update(device, scalars, embed_ranges_, source, embed, target);
-    planaria::update(device, scalars, other_ranges_, source, gradient, target);
-    after_update(device, map_, next.master.floats());
+    const AdamwTarget target{next->master.floats(), next->first_moment.floats(), next->second_moment.floats()};
+    const std::vector<UpdateRange>& ranges = update_ranges_of(action.tiles);
+    const std::uint64_t embed_end = map_.blocks().front().elements;
+    const auto others =
+        std::ranges::find_if(ranges, [&](const UpdateRange& r) { return r.elements.begin >= embed_end; });
+    planaria::update(device, scalars, {ranges.begin(), others}, source, gradient_of(BlockIndex(0), reduced), target);
+    planaria::update(device, scalars, {others, ranges.end()}, source, reduced, target);
   }
+  states_->copy_tied(action.step, action.copies);
   PLANARIA_TRY(device.synchronize());
-  worker_event::UpdateDone done{action.step, std::nullopt, learning_rate(job.optimizer, job.train.steps, action.step)};
-  if (action.hash) done.state_hash = planaria::hash_state(map_, next);
-  states_->publish(std::move(next), false);
-  return WorkerEvent(done);
+  states_->add(action.step, TileSet(action.tiles), {});
+  return done;
 }
 
 void StepExecutor::release(Step step) {
@@ -344,36 +374,64 @@ void StepExecutor::release(Step step) {
 
 // ---- state ----
 
-Result<WorkerEvent> StepExecutor::store_state(const worker_action::StoreState& action) {
-  worker_event::StateStored stored{
-      .stamp = action.stamp, .tiles = action.tiles, .local = false, .ok = true, .detail = {}};
-  const Status status = states_->store(action.stamp, action.tiles, values_of(action.payload));
+Result<WorkerEvent> StepExecutor::stored(Step stamp, std::vector<TileRange> tiles, bool parameters_only,
+                                         const PayloadRef& payload) {
+  const Status status = states_->store(stamp, tiles, parameters_only, values_of(payload));
   if (!status && status.error().code() != ErrorCode::corrupt) return status.error();
-  if (!status) {
-    stored.ok = false;
-    stored.detail = status.error().message();
+  return WorkerEvent(worker_event::StateStored{.stamp = stamp,
+                                               .tiles = std::move(tiles),
+                                               .parameters_only = parameters_only,
+                                               .ok = status.ok(),
+                                               .detail = status ? "" : status.error().message()});
+}
+
+Result<WorkerEvent> StepExecutor::store_state(const worker_action::StoreState& action) {
+  return stored(action.stamp, {action.tiles}, false, action.payload);
+}
+
+Result<WorkerEvent> StepExecutor::store_parameters(const worker_action::StoreParameters& action) {
+  return stored(action.stamp, action.tiles, true, action.payload);
+}
+
+Status StepExecutor::copy_tied(const worker_action::CopyTied& action) {
+  PLANARIA_ASSIGN([[maybe_unused]] const StateGeneration* held, state(action.stamp));
+  states_->copy_tied(action.stamp, action.tiles);
+  return options_.device->synchronize();
+}
+
+void StepExecutor::copy_state(const TrainState& source, std::span<const TileRange> state,
+                              std::span<const TileRange> parameters, const StateGeneration& target) {
+  Device& device = *options_.device;
+  const std::vector<float>* vectors[] = {&source.master, &source.first_moment, &source.second_moment};
+  const std::vector<ElementRange> whole = element_runs(map_, state);
+  const std::vector<ElementRange> master_only = element_runs(map_, parameters);
+  for (std::size_t v = 0; v < 3; ++v) {
+    const auto copy = [&](const std::vector<ElementRange>& runs) {
+      for (const ElementRange& run : runs) {
+        device.copy_in(target.vectors()[v] + run.begin, vectors[v]->data() + run.begin, run.size() * sizeof(float));
+      }
+    };
+    copy(whole);
+    if (v == 0) copy(master_only);
   }
-  return WorkerEvent(stored);
 }
 
-Result<WorkerEvent> StepExecutor::initialize() {
-  Device& device = *options_.device;
-  PLANARIA_ASSIGN(StateGeneration state, states_->fresh(Step(0)));
-  std::vector<float> parameters(map_.vector_elements());
-  initialize_parameters(options_.job.model, map_, options_.job.train.seed, parameters);
-  device.copy_in(state.master.floats(), parameters.data(), parameters.size() * sizeof(float));
-  device.zero(parameters.size(), state.first_moment.floats());
-  device.zero(parameters.size(), state.second_moment.floats());
-  PLANARIA_TRY(device.synchronize());
-  states_->publish(std::move(state), true);
-  return WorkerEvent(worker_event::StateStored{
-      .stamp = Step(0), .tiles = {0, map_.tile_count()}, .local = true, .ok = true, .detail = {}});
+Result<WorkerEvent> StepExecutor::initialize(const worker_action::InitializeState& action) {
+  TrainState initial;
+  initial.master.resize(map_.vector_elements());
+  initial.first_moment.resize(map_.vector_elements());
+  initial.second_moment.resize(map_.vector_elements());
+  initialize_parameters(options_.job.model, map_, options_.job.train.seed, initial.master);
+  PLANARIA_ASSIGN(StateGeneration * state, states_->open(Step(0)));
+  copy_state(initial, action.state, action.parameters, *state);
+  PLANARIA_TRY(options_.device->synchronize());
+  states_->add(Step(0), TileSet(action.state), TileSet(action.parameters));
+  return WorkerEvent(worker_event::StateLoaded{.stamp = Step(0), .ok = true, .detail = {}, .loss = {}});
 }
 
-Result<WorkerEvent> StepExecutor::load_checkpoint(Step step) {
-  Device& device = *options_.device;
-  worker_event::StateStored stored{
-      .stamp = step, .tiles = {0, map_.tile_count()}, .local = true, .ok = false, .detail = {}};
+Result<WorkerEvent> StepExecutor::load_checkpoint(const worker_action::LoadCheckpoint& action) {
+  const Step step = action.step;
+  worker_event::StateLoaded done{.stamp = step, .ok = false, .detail = {}, .loss = {}};
   const auto load = [&]() -> Result<LoadedCheckpoint> {
     PLANARIA_ASSIGN(const auto places, planaria::list_checkpoints(*options_.files, options_.checkpoint_root));
     const auto place = std::ranges::find(places, step, &CheckpointPlace::step);
@@ -381,31 +439,25 @@ Result<WorkerEvent> StepExecutor::load_checkpoint(Step step) {
       return Error(ErrorCode::not_found,
                    "no checkpoint of step " + std::to_string(step.value()) + " in '" + options_.checkpoint_root + "'");
     }
-    PLANARIA_ASSIGN(LoadedCheckpoint loaded, planaria::load_checkpoint(*options_.files, place->path, map_,
-                                                                       job_hash(options_.job), device.numeric_class()));
+    PLANARIA_ASSIGN(LoadedCheckpoint loaded,
+                    planaria::load_checkpoint(*options_.files, place->path, map_, job_hash(options_.job),
+                                              options_.device->numeric_class()));
     if (loaded.state.step == step) return loaded;
     return Error(ErrorCode::mismatch,
                  place->path + " holds step " + std::to_string(loaded.state.step.value()) + ": it was renamed");
   };
-  auto loaded = load();
+  const auto loaded = load();
   if (!loaded) {
-    stored.detail = loaded.error().message();
-    return WorkerEvent(stored);
+    done.detail = loaded.error().message();
+    return WorkerEvent(done);
   }
-  PLANARIA_ASSIGN(StateGeneration state, states_->fresh(step));
-  const std::size_t bytes = map_.vector_elements() * sizeof(float);
-  device.copy_in(state.master.floats(), loaded->state.master.data(), bytes);
-  device.copy_in(state.first_moment.floats(), loaded->state.first_moment.data(), bytes);
-  device.copy_in(state.second_moment.floats(), loaded->state.second_moment.data(), bytes);
-  PLANARIA_TRY(device.synchronize());
-  states_->publish(std::move(state), true);
-  stored.ok = true;
-  stored.loss = loaded->state.loss;
-  return WorkerEvent(stored);
-}
-
-void StepExecutor::revert_state(Step stamp) {
-  states_->keep_only(stamp);
+  PLANARIA_ASSIGN(StateGeneration * state, states_->open(step));
+  copy_state(loaded->state, action.state, action.parameters, *state);
+  PLANARIA_TRY(options_.device->synchronize());
+  states_->add(step, TileSet(action.state), TileSet(action.parameters));
+  done.ok = true;
+  done.loss = loaded->state.loss;
+  return WorkerEvent(done);
 }
 
 // Unread: whoever loads one checks it then.
@@ -421,35 +473,76 @@ WorkerEvent StepExecutor::list_checkpoints() {
   return WorkerEvent(listed);
 }
 
-Result<WorkerEvent> StepExecutor::hash_state(Step stamp) {
-  PLANARIA_ASSIGN(const StateGeneration* held, state(stamp));
-  return WorkerEvent(worker_event::StateHashed{stamp, planaria::hash_state(map_, *held)});
+Result<WorkerEvent> StepExecutor::hash_state(const worker_action::HashState& action) {
+  const StateGeneration* held = states_->find(action.stamp);
+  worker_event::StateHashed hashed{action.stamp, {}};
+  if (held == nullptr) return WorkerEvent(std::move(hashed));
+  const float* const vectors[] = {held->master.floats(), held->first_moment.floats(), held->second_moment.floats()};
+  hashed.hashes = hash_blocks(map_, std::span(vectors).first(action.parameters_only ? 1 : 3),
+                              action.parameters_only ? held->parameters : held->state, held->parameters);
+  return WorkerEvent(std::move(hashed));
 }
 
 Result<WorkerEvent> StepExecutor::hash_weights(Step step) {
-  PLANARIA_ASSIGN(const StateGeneration* held, state(step));
+  worker_event::WeightsHashed hashed{step, {}};
+  const StateGeneration* held = states_->find(step);
+  if (held == nullptr) return WorkerEvent(hashed);  // it keeps nothing
   const std::span<const float> parameters(held->master.floats(), map_.vector_elements());
-  return WorkerEvent(worker_event::WeightsHashed{step, weights_hash(options_.job.model, map_, parameters)});
+  for (std::uint32_t block = 0; block < map_.blocks().size(); ++block) {
+    if (!held->parameters.contains(map_.tiles_of({block, block + 1}))) continue;
+    hashed.weights.push_back({block, tensor_hashes(options_.job.model, map_, BlockIndex(block), parameters)});
+  }
+  return WorkerEvent(std::move(hashed));
 }
 
-Result<std::optional<WorkerEvent>> StepExecutor::save_checkpoint(const worker_action::SaveCheckpoint& action) {
+Status StepExecutor::begin_checkpoint(const worker_action::BeginCheckpoint& action) {
+  if (!collected_) collected_ = writer_->buffer();
+  collected_->step = action.step;
+  collected_->view = action.view;
+  collected_->loss = action.loss;
+  if (action.tiles.empty()) return ok_status();
   PLANARIA_ASSIGN(const StateGeneration* held, state(action.step));
-  Device& device = *options_.device;
-  TrainState copy = writer_->buffer();
-  copy.step = action.step;
-  copy.view = action.view;
-  copy.loss = action.loss;
+  std::vector<float>* vectors[] = {&collected_->master, &collected_->first_moment, &collected_->second_moment};
+  for (const ElementRange run : element_runs(map_, action.tiles)) {
+    for (std::size_t v = 0; v < 3; ++v) {
+      options_.device->copy_out(vectors[v]->data() + run.begin, held->vectors()[v] + run.begin,
+                                run.size() * sizeof(float));
+    }
+  }
+  return options_.device->synchronize();
+}
+
+Status StepExecutor::add_to_checkpoint(const worker_action::AddToCheckpoint& action) {
+  const std::vector<ElementRange> runs = element_runs(map_, std::span(&action.tiles, 1));
+  const std::span<const float> values = values_of(action.payload);
+  if (!collected_ || collected_->step != action.step || values.size() != 3 * total_elements(runs)) {
+    return Error(ErrorCode::internal, "state for a checkpoint that wasn't begun, or of another size");
+  }
+  const float* source = values.data();
+  for (std::vector<float>* vector : {&collected_->master, &collected_->first_moment, &collected_->second_moment}) {
+    for (const ElementRange& run : runs) {
+      std::copy_n(source, run.size(), vector->begin() + static_cast<std::ptrdiff_t>(run.begin));
+      source += run.size();
+    }
+  }
+  return ok_status();
+}
+
+std::optional<WorkerEvent> StepExecutor::write_checkpoint(const worker_action::WriteCheckpoint& action) {
   // The result of the job waits for a slow disk; any other checkpoint can be left out.
   if (action.step.value() >= options_.job.train.steps) writer_->drain();
-  const std::size_t bytes = map_.vector_elements() * sizeof(float);
-  device.copy_out(copy.master.data(), held->master.floats(), bytes);
-  device.copy_out(copy.first_moment.data(), held->first_moment.floats(), bytes);
-  device.copy_out(copy.second_moment.data(), held->second_moment.floats(), bytes);
-  PLANARIA_TRY(device.synchronize());
-  if (const Status taken = writer_->submit(std::move(copy)); !taken) {
-    return std::optional<WorkerEvent>(worker_event::CheckpointWritten{action.step, false, taken.error().message()});
+  fill_tied_copy(map_, collected_->master);
+  const float* const vectors[] = {collected_->master.data(), collected_->first_moment.data(),
+                                  collected_->second_moment.data()};
+  const TileSet all(TileRange{0, map_.tile_count()});
+  const auto hashes = hash_blocks(map_, std::span(vectors).first(action.parameters_only ? 1 : 3), all, all);
+  if (!agree(hashes, action.expected)) {
+    return WorkerEvent(worker_event::CheckpointWritten{
+        action.step, false, "its parts aren't what the members compared: a memory is damaged"});
   }
-  return std::optional<WorkerEvent>();
+  const Status taken = writer_->submit(std::move(*std::exchange(collected_, std::nullopt)));
+  if (taken) return std::nullopt;
+  return WorkerEvent(worker_event::CheckpointWritten{action.step, false, taken.error().message()});
 }
 
 void StepExecutor::finish_checkpoints() {
@@ -474,10 +567,16 @@ Result<std::vector<ConstSlice>> StepExecutor::boundary_payload(const Boundary& m
   return data_slices(meta, std::span(&all, 1), std::span(&values, 1));
 }
 
-std::optional<std::vector<ConstSlice>> StepExecutor::state_payload(const StateTiles& meta) {
-  const auto lease = states_->lease(meta.stamp);
+Result<std::vector<ConstSlice>> StepExecutor::parameters_payload(const Parameters& meta) const {
+  PLANARIA_ASSIGN(const StateGeneration* held, state(meta.step));
+  const ValueSource values{held->master.floats(), held->master.lease()};
+  return data_slices(meta, original_runs(map_, meta.tiles), std::span(&values, 1));
+}
+
+std::optional<std::vector<ConstSlice>> StepExecutor::state_payload(const StateTiles& meta) const {
+  const auto lease = states_->lease(meta);
   if (!lease) return std::nullopt;
-  return data_slices(meta, state_runs(map_, meta.tiles), *lease);
+  return data_slices(meta, lease->runs, lease->vectors);
 }
 
 }  // namespace planaria

@@ -39,20 +39,25 @@ class StepExecutor {
   [[nodiscard]] Result<WorkerEvent> update(const worker_action::ApplyUpdate& action);
   // What can fail from outside (a damaged checkpoint) comes back in the event; an Error means the device failed.
   [[nodiscard]] Result<WorkerEvent> store_state(const worker_action::StoreState& action);
-  [[nodiscard]] Result<WorkerEvent> initialize();
-  [[nodiscard]] Result<WorkerEvent> load_checkpoint(Step step);
-  void revert_state(Step stamp);
-  [[nodiscard]] Result<WorkerEvent> hash_state(Step stamp);
+  [[nodiscard]] Result<WorkerEvent> store_parameters(const worker_action::StoreParameters& action);
+  [[nodiscard]] Status copy_tied(const worker_action::CopyTied& action);
+  [[nodiscard]] Result<WorkerEvent> initialize(const worker_action::InitializeState& action);
+  [[nodiscard]] Result<WorkerEvent> load_checkpoint(const worker_action::LoadCheckpoint& action);
+  void revert_state(std::optional<Step> stamp) { states_->keep_only(stamp); }
+  [[nodiscard]] Result<WorkerEvent> hash_state(const worker_action::HashState& action);
   [[nodiscard]] WorkerEvent list_checkpoints();
   [[nodiscard]] Result<WorkerEvent> hash_weights(Step step);
+  [[nodiscard]] Status begin_checkpoint(const worker_action::BeginCheckpoint& action);
+  [[nodiscard]] Status add_to_checkpoint(const worker_action::AddToCheckpoint& action);
   // Nothing: handed over, the writer reports. Else what went wrong.
-  [[nodiscard]] Result<std::optional<WorkerEvent>> save_checkpoint(const worker_action::SaveCheckpoint& action);
+  [[nodiscard]] std::optional<WorkerEvent> write_checkpoint(const worker_action::WriteCheckpoint& action);
   void release(Step step);
 
   [[nodiscard]] Result<std::vector<ConstSlice>> boundary_payload(const Boundary& meta) const;
   [[nodiscard]] Result<std::vector<ConstSlice>> piece_payload(const Piece& meta) const;
   [[nodiscard]] Result<std::vector<ConstSlice>> reduced_payload(const Reduced& meta) const;
-  [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta);
+  [[nodiscard]] Result<std::vector<ConstSlice>> parameters_payload(const Parameters& meta) const;
+  [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) const;
 
   [[nodiscard]] const StateMap& map() const { return map_; }
   [[nodiscard]] std::size_t buffer_bytes() const { return pool_->bytes() + boundary_pool_->bytes(); }
@@ -63,7 +68,11 @@ class StepExecutor {
  private:
   explicit StepExecutor(TrainerOptions options);
   Status allocate(std::function<void(WorkerEvent)> checkpoint_written);
-  [[nodiscard]] Result<const StateGeneration*> state(Step stamp);
+  [[nodiscard]] Result<const StateGeneration*> state(Step stamp) const;
+  [[nodiscard]] Result<WorkerEvent> stored(Step stamp, std::vector<TileRange> tiles, bool parameters_only,
+                                           const PayloadRef& payload);
+  void copy_state(const TrainState& source, std::span<const TileRange> state, std::span<const TileRange> parameters,
+                  const StateGeneration& target);
   [[nodiscard]] bool is_training(const Compute& action) const;
   void read_batch(const Compute& action);
   [[nodiscard]] Result<std::unique_ptr<ModelPass>> take_pass(BlockRange blocks);
@@ -73,11 +82,13 @@ class StepExecutor {
   [[nodiscard]] Result<bool> backward(const Compute& action, const float* parameters, bool poisoned,
                                       const std::function<void()>& backward_begins);
   void add_loss(const Compute& action);
-  [[nodiscard]] const float* combine_tied(const float* gradient);
+  void combine_tied(std::span<const TileRange> tiles, const float* gradient);
+  [[nodiscard]] const float* gradient_of(BlockIndex block, const float* reduced) const;
+  [[nodiscard]] std::vector<BlockRange> blocks_of(std::span<const TileRange> tiles) const;
+  const std::vector<UpdateRange>& update_ranges_of(const std::vector<TileRange>& tiles);
 
   TrainerOptions options_;
   const StateMap map_;
-  const std::vector<UpdateRange> embed_ranges_, other_ranges_;
   const WindowOrder order_;
   const BatchShape shape_;
   std::shared_ptr<BufferPool> pool_;
@@ -95,13 +106,14 @@ class StepExecutor {
   std::vector<double> losses_;  // of a micro-batch's sequences
   // An accumulator takes its next micro-batch and no other.
   std::map<std::pair<BlockRange, std::uint32_t>, std::uint32_t> next_positions_;
-  std::vector<double> tile_sums_;
-  std::vector<SlotLoss> slot_losses_;   // of the head's slots, as far as they are computed
+  std::vector<TileRange> updated_tiles_;
+  std::vector<UpdateRange> updated_ranges_;  // of those
+  std::optional<TrainState> collected_;      // a checkpoint that is being put together
+  std::vector<SlotLoss> slot_losses_;        // of the head's slots, as far as they are computed
   std::vector<double> slot_tile_sums_;  // of the slot that is being finished, when somebody asks whether it is finite
   // The embed block's gradient with the tied copy's added: apart from the reduced gradient, which others may still
   // ask for as it was.
   DeviceBuffer embed_gradient_;
-  ClipDecision clip_;
 };
 
 }  // namespace planaria

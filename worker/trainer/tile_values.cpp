@@ -6,12 +6,10 @@ namespace planaria {
 
 namespace {
 
-template <class Skip>
-void append_runs(const StateMap& map, TileRange tiles, std::vector<ElementRange>& runs, Skip&& skip) {
+template <class Elements>
+void append_runs(TileRange tiles, std::vector<ElementRange>& runs, Elements&& elements_of) {
   for (std::uint32_t i = tiles.begin; i < tiles.end; ++i) {
-    const TileIndex tile(i);
-    if (skip(tile)) continue;
-    const ElementRange elements = map.tile(tile);
+    const ElementRange elements = elements_of(i);
     if (!runs.empty() && runs.back().end == elements.begin) {
       runs.back().end = elements.end;
     } else {
@@ -26,7 +24,7 @@ bool fits(const StateMap& map, TileRange tiles) {
 
 Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_elements, const DataMeta& meta) {
   const auto bad = [] { return Error(ErrorCode::corrupt, "a data message names tiles that the model doesn't have"); };
-  const auto gradients = [&](const std::vector<TileRange>& tiles) -> Result<std::size_t> {
+  const auto values_of = [&](const std::vector<TileRange>& tiles) -> Result<std::size_t> {
     std::size_t count = 0;
     for (const TileRange& range : tiles) {
       if (!fits(map, range)) return bad();
@@ -34,14 +32,15 @@ Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_el
     }
     return count;
   };
-  if (const auto* piece = std::get_if<Piece>(&meta)) return gradients(piece->tiles);
-  if (const auto* reduced = std::get_if<Reduced>(&meta)) return gradients(reduced->tiles);
+  if (const auto* piece = std::get_if<Piece>(&meta)) return values_of(piece->tiles);
+  if (const auto* reduced = std::get_if<Reduced>(&meta)) return values_of(reduced->tiles);
+  if (const auto* parameters = std::get_if<Parameters>(&meta)) return values_of(parameters->tiles);
   if (const auto* request = std::get_if<StateRequest>(&meta)) {
     if (!fits(map, request->tiles)) return bad();
   }
   if (const auto* state = std::get_if<StateTiles>(&meta)) {
     if (!fits(map, state->tiles)) return bad();
-    if (state->available) return 3 * total_elements(state_runs(map, state->tiles));
+    if (state->available) return (state->parameters_only ? 1 : 3) * (map.bytes(state->tiles) / sizeof(float));
   }
   return std::holds_alternative<Boundary>(meta) ? boundary_elements : std::size_t{0};
 }
@@ -50,13 +49,22 @@ Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_el
 
 std::vector<ElementRange> element_runs(const StateMap& map, std::span<const TileRange> tiles) {
   std::vector<ElementRange> runs;
-  for (const TileRange& range : tiles) append_runs(map, range, runs, [](TileIndex) { return false; });
+  for (const TileRange& range : tiles) {
+    append_runs(range, runs, [&](std::uint32_t tile) { return map.tile(TileIndex(tile)); });
+  }
   return runs;
 }
 
-std::vector<ElementRange> state_runs(const StateMap& map, TileRange tiles) {
+std::vector<ElementRange> original_runs(const StateMap& map, std::span<const TileRange> tiles) {
   std::vector<ElementRange> runs;
-  append_runs(map, tiles, runs, [&](TileIndex tile) { return map.is_tied(tile); });
+  for (const TileRange& range : tiles) {
+    append_runs(range, runs, [&](std::uint32_t tile) {
+      const ElementRange own = map.tile(TileIndex(tile));
+      if (!map.is_tied(TileIndex(tile))) return own;
+      const std::uint64_t first = map.tile(TileIndex(map.originals_of({tile, tile + 1}).begin)).begin;
+      return ElementRange{first, first + own.size()};
+    });
+  }
   return runs;
 }
 

@@ -19,8 +19,8 @@ namespace planaria {
 
 // The elements of `tiles` in order, as few runs as possible (padding between blocks breaks a run).
 [[nodiscard]] std::vector<ElementRange> element_runs(const StateMap& map, std::span<const TileRange> tiles);
-// The same without tied copies, which state messages leave out: they follow from the embedding.
-[[nodiscard]] std::vector<ElementRange> state_runs(const StateMap& map, TileRange tiles);
+// The same with tied copies read from the embedding, whoever holds that.
+[[nodiscard]] std::vector<ElementRange> original_runs(const StateMap& map, std::span<const TileRange> tiles);
 
 [[nodiscard]] std::size_t total_elements(std::span<const ElementRange> runs);
 

@@ -107,39 +107,41 @@ class Trainer::Impl {
   Status carry_out(const Item& item) {
     using namespace worker_action;
     StepExecutor& x = *executor_;
-    return std::visit(Overloaded{[&](const ComputeMicroBatch& a) { return compute(a, item); },
-                                 [&](const FoldNodes& a) { return x.fold(a); },
-                                 [&](const ReduceShards& a) { return completed(x.reduce(a)); },
-                                 [&](const StoreReduced& a) { return x.store_reduced(a); },
-                                 [&](const MeasureGradient& a) { return completed(x.measure(a)); },
-                                 [&](const ApplyUpdate& a) { return completed(x.update(a)); },
-                                 [&](const StoreState& a) { return completed(x.store_state(a)); },
-                                 [&](const InitializeState&) { return completed(x.initialize()); },
-                                 [&](const LoadCheckpoint& a) { return completed(x.load_checkpoint(a.step)); },
-                                 [&](const RevertState& a) {
-                                   x.revert_state(a.stamp);
-                                   return ok_status();
-                                 },
-                                 [&](const ListCheckpoints&) { return completed(x.list_checkpoints()); },
-                                 [&](const HashState& a) { return completed(x.hash_state(a.stamp)); },
-                                 [&](const HashWeights& a) { return completed(x.hash_weights(a.step)); },
-                                 [&](const SaveCheckpoint& a) { return save(a); },
-                                 [&](const ReleaseStep& a) {
-                                   x.release(a.step);
-                                   return ok_status();
-                                 },
-                                 [&](const SendPiece& a) { return send(a.to, a.view, x.piece_payload(a.meta)); },
-                                 [&](const SendReduced& a) { return send(a.to, a.view, x.reduced_payload(a.meta)); },
-                                 [&](const SendBoundary& a) { return send(a.to, a.view, x.boundary_payload(a.meta)); },
-                                 [](const auto&) { return ok_status(); }},
-                      item.action);
-  }
-
-  Status save(const worker_action::SaveCheckpoint& action) {
-    auto refused = executor_->save_checkpoint(action);
-    if (!refused) return refused.error();
-    if (*refused) hooks_.completed(std::move(**refused));
-    return ok_status();
+    return std::visit(
+        Overloaded{[&](const ComputeMicroBatch& a) { return compute(a, item); },
+                   [&](const FoldNodes& a) { return x.fold(a); },
+                   [&](const ReduceShards& a) { return completed(x.reduce(a)); },
+                   [&](const StoreReduced& a) { return x.store_reduced(a); },
+                   [&](const MeasureGradient& a) { return completed(x.measure(a)); },
+                   [&](const ApplyUpdate& a) { return completed(x.update(a)); },
+                   [&](const StoreState& a) { return completed(x.store_state(a)); },
+                   [&](const StoreParameters& a) { return completed(x.store_parameters(a)); },
+                   [&](const CopyTied& a) { return x.copy_tied(a); },
+                   [&](const InitializeState& a) { return completed(x.initialize(a)); },
+                   [&](const LoadCheckpoint& a) { return completed(x.load_checkpoint(a)); },
+                   [&](const RevertState& a) {
+                     x.revert_state(a.stamp);
+                     return ok_status();
+                   },
+                   [&](const ListCheckpoints&) { return completed(x.list_checkpoints()); },
+                   [&](const HashState& a) { return completed(x.hash_state(a)); },
+                   [&](const HashWeights& a) { return completed(x.hash_weights(a.step)); },
+                   [&](const BeginCheckpoint& a) { return x.begin_checkpoint(a); },
+                   [&](const AddToCheckpoint& a) { return x.add_to_checkpoint(a); },
+                   [&](const WriteCheckpoint& a) {
+                     if (auto failed = x.write_checkpoint(a)) hooks_.completed(std::move(*failed));
+                     return ok_status();
+                   },
+                   [&](const ReleaseStep& a) {
+                     x.release(a.step);
+                     return ok_status();
+                   },
+                   [&](const SendPiece& a) { return send(a.to, a.view, x.piece_payload(a.meta)); },
+                   [&](const SendReduced& a) { return send(a.to, a.view, x.reduced_payload(a.meta)); },
+                   [&](const SendParameters& a) { return send(a.to, a.view, x.parameters_payload(a.meta)); },
+                   [&](const SendBoundary& a) { return send(a.to, a.view, x.boundary_payload(a.meta)); },
+                   [](const auto&) { return ok_status(); }},
+        item.action);
   }
 
   Status compute(const worker_action::ComputeMicroBatch& action, const Item& item) {

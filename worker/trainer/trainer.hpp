@@ -42,7 +42,7 @@ struct TrainerHooks {
   std::function<void(WorkerEvent)> completed;
   // The device or memory failed, or core and trainer disagree: no further action is carried out.
   std::function<void(Error)> failed;
-  // A payload of SendPiece, SendReduced or SendBoundary is ready.
+  // A payload of SendPiece, SendReduced, SendParameters or SendBoundary is ready.
   std::function<void(WorkerId to, ViewNumber view, std::vector<ConstSlice> payload)> send;
   // Optional: before the first micro-batch of a step, and when its backward pass has begun. May block.
   std::function<void(Step, Phase)> entered;
@@ -63,8 +63,8 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Queues an action of the trainer's part of WorkerAction, SendPiece, SendReduced or SendBoundary; others are ignored.
-  // `view` is for the ledger.
+  // Queues an action of the trainer's part of WorkerAction, SendPiece, SendReduced, SendParameters or SendBoundary;
+  // others are ignored. `view` is for the ledger.
   void post(WorkerAction action, ViewNumber view = ViewNumber(0));
   // From the next micro-batch on.
   void set_ledger(std::unique_ptr<Ledger> ledger);

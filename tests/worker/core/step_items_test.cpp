@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "worker/core/evaluation.hpp"
+#include "proto/evaluation.hpp"
 
 namespace planaria {
 namespace {

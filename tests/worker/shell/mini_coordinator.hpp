@@ -49,7 +49,7 @@ class MiniCoordinator {
 
   [[nodiscard]] std::uint16_t port() const { return gateway_->port(); }
   // The result, once every worker is done.
-  std::optional<Done> result() {
+  std::optional<JobResult> result() {
     std::unique_lock lock(mutex_);
     wake_.wait_for(lock, std::chrono::seconds(60), [&] { return result_.has_value(); });
     return result_;
@@ -103,7 +103,7 @@ class MiniCoordinator {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<GatewayEvent> queue_;
-  std::optional<Done> result_;
+  std::optional<JobResult> result_;
   std::string story_;
   bool stopping_ = false;
   std::thread thread_;

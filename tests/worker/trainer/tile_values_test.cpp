@@ -62,14 +62,13 @@ TEST_F(TileValuesTest, RunsBreakOnlyWhereBlocksDo) {
   EXPECT_EQ(total_elements(element_runs(map_, std::span(&all, 1))) * sizeof(float), map_.bytes(all));
 }
 
-TEST_F(TileValuesTest, StateLeavesTiedCopiesOut) {
-  const TileRange all{0, map_.tile_count()};
-  std::uint64_t tied = 0;
-  for (std::uint32_t i = 0; i < map_.tile_count(); ++i) {
-    if (map_.is_tied(TileIndex(i))) tied += map_.bytes({i, i + 1});
-  }
-  EXPECT_GT(tied, 0U);
-  EXPECT_EQ(total_elements(state_runs(map_, all)) * sizeof(float), map_.bytes(all) - tied);
+TEST_F(TileValuesTest, TiedCopiesAreReadFromTheEmbedding) {
+  const TileRange tied = map_.tied_tiles();
+  ASSERT_FALSE(tied.empty());
+  const auto runs = original_runs(map_, std::span(&tied, 1));
+  EXPECT_EQ(total_elements(runs) * sizeof(float), map_.bytes(tied));
+  EXPECT_EQ(runs.front().begin, map_.blocks().front().tensor("token.weight").offset);
+  EXPECT_EQ(runs.size(), 1U);
 }
 
 TEST_F(TileValuesTest, WrongSizesAndUnknownTilesAreRefused) {
@@ -80,12 +79,12 @@ TEST_F(TileValuesTest, WrongSizesAndUnknownTilesAreRefused) {
   shorter.bytes = shorter.bytes.first(shorter.bytes.size() - 4);
   EXPECT_FALSE(read_data_frame(map_, 0, shorter).ok());
   const std::vector<TileRange> beyond{{0, map_.tile_count() + 1}};
-  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(Reduced{Step(1), 0, beyond, {}, {}}, {}, {}))).ok());
-  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(StateRequest{Step(1), {5, 2}}, {}, {}))).ok());
+  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(Reduced{Step(1), 0, beyond, {}}, {}, {}))).ok());
+  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(StateRequest{Step(1), {5, 2}, false}, {}, {}))).ok());
 }
 
 TEST_F(TileValuesTest, MessagesWithoutValuesHaveNoPayload) {
-  const auto read = read_data_frame(map_, 0, frame(data_slices(Ack{Step(4), std::nullopt}, {}, {})));
+  const auto read = read_data_frame(map_, 0, frame(data_slices(Ack{Step(4), {}}, {}, {})));
   ASSERT_TRUE(read.ok());
   EXPECT_EQ(read->payload, nullptr);
   EXPECT_EQ(std::get<Ack>(read->meta).step, Step(4));

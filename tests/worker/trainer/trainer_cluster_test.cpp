@@ -1,6 +1,7 @@
 // The promise, on real tensors: whatever the split and whoever dies, the weights are those of the bare loop.
 #include <set>
 
+#include "proto/step_traffic.hpp"
 #include "storage/checkpoint.hpp"
 #include "storage/export.hpp"
 #include "trainer_cluster.hpp"
@@ -81,14 +82,26 @@ struct Layout {
   const char* stages;
   std::uint32_t workers;
   bool tied = true;
+  bool sharded = false;
 };
 void PrintTo(const Layout& layout, std::ostream* out) {
-  *out << layout.stages << " on " << layout.workers << (layout.tied ? ", tied" : "");
+  *out << layout.stages << " on " << layout.workers << (layout.tied ? ", tied" : "")
+       << (layout.sharded ? ", sharded" : "");
 }
 
 class TrainerClusterLayout : public TrainerClusterTest, public ::testing::WithParamInterface<Layout> {
  protected:
-  TrainerClusterLayout() : TrainerClusterTest(GetParam().tied) { job_.cluster.layout = GetParam().stages; }
+  TrainerClusterLayout() : TrainerClusterTest(GetParam().tied) {
+    job_.cluster.layout = GetParam().stages;
+    job_.optimizer.shard = GetParam().sharded;
+    job_.cluster.lease_ms = 2000;  // twice as long others are awaited who may hold what a dead stage held
+    job_.checkpoint.every_steps = 1;
+  }
+  void expect_tier(std::uint32_t tier) const {
+    for (const RecoveryRecord& recovery : cluster_->coordinator().recoveries()) {
+      EXPECT_TRUE(recovery.victims.empty() || recovery.tier == tier) << recovery.tier;
+    }
+  }
   // Every block of every micro-batch stands in the ledgers, and how often one stands there more than once.
   std::uint64_t repeated() const {
     std::map<std::tuple<Step, MicroBatchIndex, std::uint32_t>, std::uint64_t> times;
@@ -109,12 +122,81 @@ TEST_P(TrainerClusterLayout, AnyPipelinesGiveTheBareLoopsWeights) {
   EXPECT_EQ(repeated(), 0U);
 }
 
-TEST_P(TrainerClusterLayout, ADeathInTheMiddleOfAStageCostsOnlyItsOwnWork) {
+// What workers are asked to send, by step and worker.
+class Sent {
+ public:
+  explicit Sent(const JobSpec& job)
+      : map_(job.model, job.train.tile_elements), boundary_(4 * job.boundary_elements()) {}
+
+  void count(std::size_t worker, const WorkerAction& action) {
+    if (const auto* piece = std::get_if<SendPiece>(&action)) {
+      at(worker, piece->meta.step).sums += bytes(piece->meta.tiles);
+    } else if (const auto* reduced = std::get_if<SendReduced>(&action)) {
+      at(worker, reduced->meta.step).reduced += bytes(reduced->meta.tiles);
+    } else if (const auto* parameters = std::get_if<SendParameters>(&action)) {
+      at(worker, parameters->meta.step).parameters += bytes(parameters->meta.tiles);
+    } else if (const auto* boundary = std::get_if<SendBoundary>(&action)) {
+      at(worker, boundary->meta.step).boundaries += boundary_;
+    }
+  }
+  [[nodiscard]] std::map<WorkerId, StepTraffic> in(Step step) const {
+    const auto found = sent_.find(step);
+    return found == sent_.end() ? std::map<WorkerId, StepTraffic>{} : found->second;
+  }
+  [[nodiscard]] std::map<WorkerId, StepTraffic> predicted(const ViewRecord& view, const StepItems& items) const {
+    return step_traffic(map_, view, items, boundary_);
+  }
+
+ private:
+  StepTraffic& at(std::size_t worker, Step step) { return sent_[step][WorkerId(static_cast<std::uint32_t>(worker))]; }
+  [[nodiscard]] std::uint64_t bytes(const std::vector<TileRange>& tiles) const {
+    std::uint64_t sum = 0;
+    for (const TileRange range : tiles) sum += map_.bytes(range);
+    return sum;
+  }
+  const StateMap map_;
+  const std::uint64_t boundary_;
+  std::map<Step, std::map<WorkerId, StepTraffic>> sent_;
+};
+
+TEST_P(TrainerClusterLayout, AStepsBytesAreThosePredicted) {
+  start(GetParam().workers);
+  Sent sent(job_);
+  cluster_->watch([&](std::size_t worker, const WorkerAction& action) {
+    sent.count(worker, action);
+    return true;
+  });
+  run_and_compare();
+  for (std::uint64_t step = 1; step <= job_.train.steps; ++step) {
+    const bool evaluates = planaria::evaluates(Step(step), job_.train.evaluate_every, Step(job_.train.steps));
+    const StepItems items{.slots = job_.batch.slots,
+                          .micro_batches = job_.micro_batches_per_slot(),
+                          .trains = true,
+                          .evaluated = evaluates ? job_.train.evaluation_batches : 0};
+    EXPECT_EQ(sent.in(Step(step)), sent.predicted(*cluster_->coordinator().view(), items)) << "step " << step;
+  }
+}
+
+// Others hold all that a worker holds.
+class TrainerClusterReplicas : public TrainerClusterLayout {};
+
+TEST_P(TrainerClusterReplicas, ADeathInTheMiddleOfAStageCostsOnlyItsOwnWork) {
   start(GetParam().workers);
   kill_at<ComputeMicroBatch>(GetParam().workers - 1, 3, 5);
   run_and_compare();
+  expect_tier(0);
   // Its share of the step, at most.
   EXPECT_LE(repeated(), job_.batch.micro_batches * (job_.model.layers + 2));
+}
+
+// Nobody else does.
+class TrainerClusterSingleCopy : public TrainerClusterLayout {};
+
+TEST_P(TrainerClusterSingleCopy, WhatNobodyElseHoldsComesFromTheCheckpoint) {
+  start(GetParam().workers);
+  kill_at<ComputeMicroBatch>(GetParam().workers - 1, 4, 5);
+  run_and_compare();
+  expect_tier(2);
 }
 
 TEST_P(TrainerClusterLayout, TheFirstStagesDeathBetweenTwoBoundariesIsMadeGood) {
@@ -129,9 +211,20 @@ TEST_P(TrainerClusterLayout, ADeathBeforeTheSumsAreSentIsMadeGood) {
   run_and_compare();
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, TrainerClusterLayout,
-                         ::testing::Values(Layout{"2", 2}, Layout{"3", 3}, Layout{"4", 4, false}, Layout{"2+1", 3},
-                                           Layout{"1+2", 3, false}, Layout{"2+2", 4}, Layout{"3+2", 5}));
+const Layout kReplicas[] = {{"2+1", 3}, {"1+2", 3, false}, {"2+2", 4}, {"3+2", 5}};
+const Layout kSingleCopies[] = {{"2", 2},
+                                {"3", 3},
+                                {"4", 4, false},
+                                {"1", 3, true, true},
+                                {"2", 2, true, true},
+                                {"3", 3, false, true},
+                                {"2+1", 3, true, true},
+                                {"2+2", 4, false, true},
+                                {"3+2", 5, true, true}};
+INSTANTIATE_TEST_SUITE_P(Replicas, TrainerClusterLayout, ::testing::ValuesIn(kReplicas));
+INSTANTIATE_TEST_SUITE_P(SingleCopies, TrainerClusterLayout, ::testing::ValuesIn(kSingleCopies));
+INSTANTIATE_TEST_SUITE_P(Replicas, TrainerClusterReplicas, ::testing::ValuesIn(kReplicas));
+INSTANTIATE_TEST_SUITE_P(SingleCopies, TrainerClusterSingleCopy, ::testing::ValuesIn(kSingleCopies));
 
 TEST_F(TrainerClusterTest, LossAndEvaluationAreReportedOnceAStep) {
   start(1);
