@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 #include "chaos/faults/random_scenario.hpp"
@@ -25,9 +26,18 @@ struct ChaosArguments {
   std::uint64_t runs = 10;
   std::uint64_t first_seed = 1;
   std::uint32_t workers = 4;
+  std::vector<std::string> layouts;
+  bool both_optimizers = false;
   std::string output = "runs/chaos";
   bool keep = false;
 };
+
+std::string describe_variant(const ChaosArguments& arguments, const JobSpec& job) {
+  std::string text;
+  if (!arguments.layouts.empty()) text += fmt::format("layout {:<4} ", job.cluster.layout);
+  if (arguments.both_optimizers) text += job.optimizer.shard ? "sharded    " : "replicated ";
+  return text;
+}
 
 // What is wrong with a disturbed run, or nothing.
 std::vector<std::string> complaints(const JobSpec& job, const json& run, const json& reference) {
@@ -51,8 +61,12 @@ std::vector<std::string> complaints(const JobSpec& job, const json& run, const j
   const auto repeated = run["ledger"]["repeated"].get<std::uint64_t>();
   expect(computed == steps * job.batch.micro_batches + repeated, "the ledgers don't add up");
   std::uint64_t lost = 0;
-  for (const json& recovery : run["recoveries"]) lost += recovery["lost_slots"].get<std::uint64_t>();
-  expect(repeated <= lost * job.micro_batches_per_slot(),
+  bool rolled_back = false;  // whole steps are computed again then
+  for (const json& recovery : run["recoveries"]) {
+    lost += recovery["lost_slots"].get<std::uint64_t>();
+    rolled_back = rolled_back || recovery["tier"].get<std::uint32_t>() > 0;
+  }
+  expect(rolled_back || repeated <= lost * job.micro_batches_per_slot(),
          fmt::format("{} micro-batches were computed again, but only {} slots were lost", repeated, lost));
   return found;
 }
@@ -89,6 +103,26 @@ Result<json> run_scenario(const JobSpec& job, const LocalJobOptions& options) {
   return run_local_job(job, options);
 }
 
+// The seed's own variant of the job: layouts in turn, and sharded or not.
+std::vector<std::string> variant(const ChaosArguments& arguments, std::uint64_t seed) {
+  std::vector<std::string> assignments = arguments.job.assignments;
+  const std::size_t count = std::max<std::size_t>(arguments.layouts.size(), 1);
+  std::uint32_t workers = arguments.workers;
+  if (!arguments.layouts.empty()) {
+    const std::string& layout = arguments.layouts[seed % count];
+    assignments.push_back("cluster.layout=" + layout);
+    // As many as have a place in the pipelines, two at least: somebody must survive.
+    const auto depths = pipeline_depths(layout);
+    const std::uint32_t places = depths ? std::accumulate(depths->begin(), depths->end(), 0U) : workers;
+    workers = std::max(places, 2U);
+  }
+  if (arguments.both_optimizers) {
+    assignments.push_back(seed / count % 2 == 0 ? "optimizer.shard=false" : "optimizer.shard=true");
+  }
+  assignments.push_back(fmt::format("cluster.workers={}", workers));
+  return assignments;
+}
+
 int campaign(const ChaosArguments& arguments) {
   std::vector<std::string> assignments = arguments.job.assignments;
   assignments.push_back(fmt::format("cluster.workers={}", arguments.workers));
@@ -116,19 +150,22 @@ int campaign(const ChaosArguments& arguments) {
   std::uint64_t failed = 0;
   for (std::uint64_t seed = arguments.first_seed; seed < arguments.first_seed + arguments.runs && !stop_requested();
        ++seed) {
-    RandomScenarioOptions drawn{seed, job->train.steps, arguments.workers, 0};
-    drawn.stop_s = job->cluster.lease_ms / 1000.0 + 1.0;
+    options.assignments = variant(arguments, seed);
+    const auto varied = load_job(arguments.job.file, options.assignments, process_environment());
+    if (!varied) return fail(varied.error());
+    RandomScenarioOptions drawn{seed, varied->train.steps, varied->cluster.workers, 0};
+    drawn.stop_s = varied->cluster.lease_ms / 1000.0 + 1.0;
     options.scenario = draw_scenario(drawn);
     options.output = fmt::format("{}/seed-{}", arguments.output, seed);
-    const auto run = run_scenario(*job, options);
+    const auto run = run_scenario(*varied, options);
     if (stop_requested()) break;  // it didn't end on its own
     ++ended;
     const std::vector<std::string> wrong =
         run ? complaints(*job, *run, *reference) : std::vector<std::string>{run.error().message()};
     if (wrong.empty()) {
-      fmt::print("seed {:<6} same bits, {:.1f} s, {} faults, {} views, {} micro-batches again\n", seed,
-                 (*run)["wall_s"].get<double>(), (*run)["faults_fired"].size(), (*run)["views"].get<int>(),
-                 (*run)["ledger"]["repeated"].get<int>());
+      fmt::print("seed {:<6} {}same bits, {:.1f} s, {} faults, {} views, {} micro-batches again\n", seed,
+                 describe_variant(arguments, *varied), (*run)["wall_s"].get<double>(), (*run)["faults_fired"].size(),
+                 (*run)["views"].get<int>(), (*run)["ledger"]["repeated"].get<int>());
       if (!arguments.keep) {
         if (const Status removed = remove_tree(posix_file_system(), options.output); !removed)
           return fail(removed.error());
@@ -161,9 +198,12 @@ void add_chaos(CLI::App& app, int& code) {
   command->add_option("--first-seed", arguments->first_seed, "seed of the first")
       ->capture_default_str()
       ->transform(whole_number(0, INT64_MAX));
-  command->add_option("--workers", arguments->workers, "started first, at least 4")
+  command->add_option("--workers", arguments->workers, "started first, where no layouts are given")
       ->capture_default_str()
-      ->transform(whole_number(4, 1024));
+      ->transform(whole_number(2, 1024));
+  command->add_option("--layouts", arguments->layouts, "stages of each pipeline, one after another: 1,2+1,2+2")
+      ->delimiter(',');
+  command->add_flag("--both-optimizers", arguments->both_optimizers, "with a replicated and a sharded one in turn");
   command->add_option("--out", arguments->output, "directory for the runs; it is emptied first")->capture_default_str();
   command->add_flag("--keep", arguments->keep, "keep the files of good runs too");
   command->callback([arguments, &code] { code = campaign(*arguments); });

@@ -159,9 +159,11 @@ struct StateRequest {
   Step stamp;
   TileRange tiles;
   bool parameters_only = false;
+  bool for_checkpoint = false;  // the answer says so, too: it isn't taken for one to another request
+  bool operator==(const StateRequest&) const = default;
   template <class V>
   void fields(V& v) {
-    v(stamp, tiles, parameters_only);
+    v(stamp, tiles, parameters_only, for_checkpoint);
   }
 };
 
@@ -169,10 +171,11 @@ struct StateTiles {
   Step stamp;
   TileRange tiles;
   bool parameters_only = false;
+  bool for_checkpoint = false;
   bool available = true;  // false: the sender doesn't hold that (any more); no values follow
   template <class V>
   void fields(V& v) {
-    v(stamp, tiles, parameters_only, available);
+    v(stamp, tiles, parameters_only, for_checkpoint, available);
   }
 };
 

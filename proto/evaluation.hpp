@@ -34,6 +34,10 @@ struct StepItems {
   std::uint32_t evaluated = 0;      // validation micro-batches of the step
 
   [[nodiscard]] bool is_training(SlotItem item) const { return item.position < micro_batches; }
+  [[nodiscard]] bool has(SlotItem item, bool backward) const {
+    return item.slot < slots && item.position >= first_position() && first({item.slot, slots}, backward).slot < slots &&
+           item.position < positions(item.slot, backward);
+  }
   // The first item of `slots` for a forward pass (all items) or a backward pass (training ones); its slot is the end
   // of the range when there is none.
   [[nodiscard]] SlotItem first(SlotRange range, bool backward) const {
@@ -45,12 +49,11 @@ struct StepItems {
 
  private:
   [[nodiscard]] std::uint32_t first_position() const { return trains ? 0 : micro_batches; }
+  [[nodiscard]] std::uint32_t positions(std::uint32_t slot, bool backward) const {
+    return micro_batches + (backward ? 0 : evaluation_batches_of(SlotIndex(slot), slots, evaluated).size());
+  }
   [[nodiscard]] SlotItem settle(SlotItem item, std::uint32_t end, bool backward) const {
-    const auto positions = [&] {
-      const std::uint32_t riding = evaluation_batches_of(SlotIndex(item.slot), slots, evaluated).size();
-      return micro_batches + (backward ? 0 : riding);
-    };
-    while (item.slot < end && item.position >= positions()) item = {item.slot + 1, first_position()};
+    while (item.slot < end && item.position >= positions(item.slot, backward)) item = {item.slot + 1, first_position()};
     if (item.slot >= end) item = {end, 0};
     return item;
   }

@@ -109,7 +109,8 @@ bool for_columns(std::span<const StageAssignment> stages, std::uint32_t slots, c
   return true;
 }
 
-// In each column the stages must stand on each other from the first block to the last; `whole`: no column is empty.
+// In each column the stages must stand on each other from the first block to the last; without `whole` there may be
+// gaps, but no block twice.
 Status check_stages(const ViewRecord& view, std::span<const StageAssignment> stages, std::uint32_t all_blocks,
                     std::uint32_t all_slots, bool whole, const char* what) {
   for (const StageAssignment& stage : stages) {
@@ -125,10 +126,10 @@ Status check_stages(const ViewRecord& view, std::span<const StageAssignment> sta
     bad_slot = slots.begin;
     std::uint32_t block = 0;
     for (const auto& [first, stage] : column) {
-      if (first != block) return false;
+      if (whole ? first != block : first < block) return false;
       block = stage->work.blocks.end;
     }
-    return block == all_blocks || (column.empty() && !whole);
+    return block == all_blocks || !whole;
   });
   if (tiled) return ok_status();
   return Error(ErrorCode::corrupt,
@@ -306,14 +307,6 @@ std::vector<SlotRange> split_slots(std::uint32_t slots, std::span<const double> 
     begin += share;
   }
   return ranges;
-}
-
-std::vector<StageAssignment> single_stages(std::uint32_t blocks, std::span<const WorkerId> workers,
-                                           std::span<const SlotRange> slots) {
-  assert(workers.size() == slots.size());
-  std::vector<StageAssignment> stages;
-  for (std::size_t i = 0; i < workers.size(); ++i) stages.push_back({workers[i], {{0, blocks}, slots[i]}, false});
-  return stages;
 }
 
 std::uint32_t stages_above(std::span<const StageAssignment> stages, const StageWork& work) {

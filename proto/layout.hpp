@@ -205,10 +205,6 @@ struct ViewRecord {
 [[nodiscard]] std::vector<SlotRange> split_slots(std::uint32_t slots, std::span<const double> speeds,
                                                  double slack = 0.005);
 
-// Pipelines of one stage, a worker each: data parallelism. Precondition: as many ranges as workers.
-[[nodiscard]] std::vector<StageAssignment> single_stages(std::uint32_t blocks, std::span<const WorkerId> workers,
-                                                         std::span<const SlotRange> slots);
-
 // Stages between this one and the head, on the longest way up. Precondition: stages that don't overlap.
 [[nodiscard]] std::uint32_t stages_above(std::span<const StageAssignment> stages, const StageWork& work);
 

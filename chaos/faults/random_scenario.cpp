@@ -45,8 +45,13 @@ Scenario draw_scenario(const RandomScenarioOptions& options) {
 
   Scenario scenario;
   // The joiners come first: they take over from those that go.
-  for (int i = 0; i < 2; ++i) scenario.faults.push_back(fault(FaultKind::join, 0.08));
-  std::vector<std::uint32_t> victims = {first[0], first[1], options.workers};  // the last is the first joiner
+  const std::uint32_t joiners = options.workers >= 4 ? 2 : 6 - options.workers;
+  for (std::uint32_t i = 0; i < joiners; ++i) scenario.faults.push_back(fault(FaultKind::join, 0.08));
+  // Two of those who started, then a joiner; where few start, joiners stand in for those who are stopped and drained.
+  std::uint32_t next_joiner = options.workers;
+  const auto starter = [&](std::size_t i) { return i < first.size() ? first[i] : next_joiner++; };
+  const std::uint32_t stopped = first[first.size() > 2 ? 2 : 1];
+  const std::vector<std::uint32_t> victims = {first[0], first.size() > 2 ? first[1] : next_joiner++, next_joiner++};
   const std::array<double, 3> shares = {0.2, 0.45, 0.8};
   next_phase = 0;
   for (std::size_t i = 0; i < victims.size(); ++i) {
@@ -55,11 +60,11 @@ Scenario draw_scenario(const RandomScenarioOptions& options) {
     scenario.faults.push_back(kill);
   }
   Fault stop = fault(FaultKind::stop, 0.33);
-  stop.worker = first[2];
+  stop.worker = stopped;
   stop.for_s = options.stop_s;
   scenario.faults.push_back(stop);
   Fault drain = fault(FaultKind::drain, 0.65);
-  drain.worker = first[3];
+  drain.worker = starter(3);
   scenario.faults.push_back(drain);
   Fault coordinator = fault(FaultKind::kill_coordinator, 0.15 + 0.7 * random.unit_double());
   coordinator.for_s = random.chance(0.5) ? 0 : 0.3;

@@ -15,12 +15,12 @@ namespace planaria {
 struct RandomScenarioOptions {
   std::uint64_t seed = 1;
   std::uint64_t steps = 40;   // of the job; at least 20
-  std::uint32_t workers = 4;  // started first; at least 4
+  std::uint32_t workers = 4;  // started first; at least 2
   double stop_s = 2.0;        // how long a stopped worker stays so: longer than the lease
 };
 
 // At least three kills in different phases, a stop long enough to be declared lost with the thaw, a drain, two joins
-// and a kill of the coordinator; at any time enough workers live to hold the state.
+// (more where few workers are started) and a kill of the coordinator; at any time a worker lives.
 [[nodiscard]] Scenario draw_scenario(const RandomScenarioOptions& options);
 
 }  // namespace planaria

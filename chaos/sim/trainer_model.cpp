@@ -471,13 +471,9 @@ void TrainerModel::update(const ApplyUpdate& action) {
             action.skip ? before : updated(before, whole_gradient(map, reduced_->tiles, tile), norm, action.step);
       }
     }
-    for (const TileRange range : action.copies) {
-      for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
-        target.tiles[tile] = target.tiles[map.originals_of({tile, tile + 1}).begin];
-      }
-    }
-    add_tiles(target, tiles, TileSet(action.copies));
+    add_tiles(target, tiles, {});
   }
+  if (!action.copies.empty()) copy_tied({action.step, action.copies});
   process_.post(worker_event::UpdateDone{action.step, 1e-3, number_of(norm)});
 }
 

@@ -1,5 +1,6 @@
 // Sessions, registration, leases and what workers say.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "coordinator/core/coordinator_core.hpp"
@@ -334,7 +335,9 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
     last_progress_at_ = now_;
   }
   worker.heartbeat = message;
-  if (message.micro_batches_per_second > 0) worker.speed = message.micro_batches_per_second;
+  // Layouts are cut by it: no other number than a speed that a machine can have.
+  const double speed = message.micro_batches_per_second;
+  if (std::isfinite(speed) && speed > 1e-6 && speed < 1e9) worker.speed = speed;
 }
 
 void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {

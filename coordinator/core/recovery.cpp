@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <ranges>
 #include <set>
 #include <string>
 #include <utility>
@@ -225,10 +224,14 @@ class RecoveryPlanner {
 
   // Members that are a step ahead keep that step's gradient until all acknowledged: the others make the state from it.
   [[nodiscard]] bool finishes(Step newest) const {
-    if (in_.discard_work || gradients_differ_ || newest == Step(0)) return false;
-    const bool behind = std::ranges::any_of(std::views::iota(std::size_t{0}, count()), [&](std::size_t i) {
-      return in_.members[i].continuing && !held(i, newest.previous()).state.empty() && held(i, newest).state.empty();
-    });
+    if (in_.discard_work || gradients_differ_ || newest == Step(0) || !in_.previous) return false;
+    bool behind = false;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (belongs_to_previous(i) && report(i).work_step > newest) return false;  // it knows that step's commit
+      if (!in_.members[i].continuing || held(i, newest.previous()).state.empty()) continue;
+      const Duty duty = duty_of(*in_.map, in_.previous->sharded, in_.previous->stages, in_.previous->shards, worker(i));
+      behind = behind || (!duty.kept.empty() && held(i, newest).state.empty());
+    }
     return behind && is_held(newest.previous()) && gradient_held(newest);
   }
 
@@ -299,7 +302,12 @@ class RecoveryPlanner {
     for (std::size_t i = 0; i < count(); ++i) {
       if (!in_.members[i].leaving) left.add(held(i, base_).state);
     }
-    const bool may_go = source_ != StateSource::peer || left == all_;
+    const bool loads_elsewhere = std::ranges::any_of(in_.members, [&](const RecoveryMember& member) {
+      return !member.leaving &&
+             std::ranges::find(member.report.holdings.checkpoints, base_) != member.report.holdings.checkpoints.end();
+    });
+    const bool may_go =
+        left == all_ || source_ == StateSource::initialize || (source_ == StateSource::checkpoint && loads_elsewhere);
     for (std::size_t i = 0; i < count(); ++i) {
       if (in_.members[i].leaving && may_go) {
         decision_.released.push_back(worker(i));

@@ -45,6 +45,12 @@ std::string CpuDevice::numeric_class() const {
 }
 
 Result<DeviceBuffer> CpuDevice::allocate(std::size_t bytes) {
+  auto buffer = reserve(bytes);
+  if (buffer) std::memset(buffer->data(), 0, bytes);
+  return buffer;
+}
+
+Result<DeviceBuffer> CpuDevice::reserve(std::size_t bytes) {
   const std::size_t alignment = bytes >= huge_page ? huge_page : 64;
   const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), alignment);
   // The system would promise more than the machine has, and kill the process when the promise is called in.
@@ -55,7 +61,6 @@ Result<DeviceBuffer> CpuDevice::allocate(std::size_t bytes) {
   }
   // Packing walks matrices by columns: a page a row with small pages.
   if (alignment == huge_page) madvise(data, rounded, MADV_HUGEPAGE);
-  std::memset(data, 0, rounded);
   return DeviceBuffer(this, data, bytes);
 }
 

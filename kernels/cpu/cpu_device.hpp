@@ -26,6 +26,7 @@ class CpuDevice final : public Device {
   [[nodiscard]] bool host_accessible() const override { return true; }
 
   [[nodiscard]] Result<DeviceBuffer> allocate(std::size_t bytes) override;
+  [[nodiscard]] Result<DeviceBuffer> reserve(std::size_t bytes) override;
   void copy_in(void* device_target, const void* host_source, std::size_t bytes) override;
   void copy_out(void* host_target, const void* device_source, std::size_t bytes) override;
   void copy(void* target, const void* source, std::size_t bytes) override;

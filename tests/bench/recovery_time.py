@@ -2,13 +2,15 @@
 """Measures recoveries on real processes: from the fatal signal to the first lost slot starting on a survivor.
 
     tests/bench/recovery_time.py [--planaria build/release/planaria] [--job tests/jobs/tiny.toml] [--runs 30]
-                                 [--set key=value ...]
+                                 [--workers 3] [--layout 2+1] [--set key=value ...]
 
-Each run kills (or, with --stop, freezes) one of three workers in another phase. Printed: median and 95th percentile of
+Each run kills (or, with --stop, freezes) one of the workers, another one in another phase each time; with --layout stages of
+pipelines, of which the others must hold the same blocks. Printed: median and 95th percentile of
 detect, decide, move, their sum (overhead), the time from the signal to the step's commit (total), and `catch up`: the time
 from the first lost slot's start to the commit over what the work that was left takes at the survivors' speed. That work is
 the lost micro-batches, those of the survivors that weren't done yet, and the rest of a step (reduce, gate, update,
-acknowledge), which is what a step of the survivors takes beyond computing.
+acknowledge), which is what a step of the survivors takes beyond computing. It is not told of pipelines, where lost slots are
+of some blocks only.
 """
 import argparse
 import json
@@ -25,21 +27,25 @@ def run_once(args, index, directory):
     phase = PHASES[index % len(PHASES)]
     step = 8 + index % 5
     kind = "stop" if args.stop else "kill"
+    victim = (index + index // len(PHASES)) % args.workers
     scenario = os.path.join(directory, f"{index}.toml")
     with open(scenario, "w", encoding="utf-8") as file:
-        file.write(f'[[fault]]\nkind = "{kind}"\nat_step = {step}\nphase = "{phase}"\nworker = {index % 3}\n')
+        file.write(f'[[fault]]\nkind = "{kind}"\nat_step = {step}\nphase = "{phase}"\nworker = {victim}\n')
         if args.stop:
             file.write("for_s = 3.0\n")
-    command = [args.planaria, "run", args.job, "--workers", "3", "--steps", "30", "--scenario", scenario,
+    command = [args.planaria, "run", args.job, "--workers", str(args.workers), "--steps", "30", "--scenario", scenario,
                "--set", "optimizer.warmup_steps=5", "--set", "train.evaluate_every=0", "--set", "checkpoint.every_steps=0",
                "--out", os.path.join(directory, str(index)), "--quiet", "--json"]
+    if args.layout:
+        command += ["--layout", args.layout]
     for assignment in args.set:
         command += ["--set", assignment]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout.strip().splitlines()[-1])
     recoveries = [r for r in summary["recoveries"] if "lost:" in r["cause"]]
     for recovery in recoveries:
-        recovery["catch_up"] = catch_up(recovery, args.micro_batches, step, index % 3, os.path.join(directory, str(index)))
+        recovery["catch_up"] = None if args.layout else catch_up(
+            recovery, args.micro_batches, step, victim, os.path.join(directory, str(index)))
     return phase, summary["weights_hash"], recoveries
 
 
@@ -53,7 +59,7 @@ def catch_up(recovery, micro_batches, struck_step, victim, directory):
     with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as file:
         metrics = [json.loads(line) for line in file]
     later = [m["step_s"] for m in metrics if recovery["at_step"] + 2 <= m["step"] <= recovery["at_step"] + 12]
-    if len(rates) != 2 or None in rates or not later:
+    if not rates or None in rates or not later:
         return None
     speed = sum(rates) / 1e3  # micro-batches a millisecond
     rest = max(0.0, 1e3 * statistics.median(later) - micro_batches / speed)
@@ -77,6 +83,8 @@ def main():
     parser.add_argument("--job", default="tests/jobs/tiny.toml")
     parser.add_argument("--set", action="append", default=[], help="override a key of the job, e.g. model.context=128")
     parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--layout", help="stages of each pipeline, e.g. 2+2 with --workers 4")
     parser.add_argument("--stop", action="store_true", help="freeze instead of kill")
     args = parser.parse_args()
     with open(args.job, "rb") as file:

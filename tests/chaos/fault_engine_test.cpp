@@ -98,6 +98,23 @@ TEST(RandomScenario, HoldsTheFaultsThatACampaignPromises) {
   }
 }
 
+TEST(RandomScenario, HasAnotherVictimForEachFaultAndLeavesOneAlone) {
+  for (std::uint32_t workers = 2; workers <= 6; ++workers) {
+    for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+      const Scenario drawn = draw_scenario({.seed = seed, .steps = 40, .workers = workers, .stop_s = 1.5});
+      std::uint32_t all = workers;
+      std::set<std::uint32_t> victims;
+      for (const Fault& fault : drawn.faults) {
+        if (fault.kind == FaultKind::join) ++all;
+        EXPECT_TRUE(!fault.worker || victims.insert(*fault.worker).second) << workers << " workers, seed " << seed;
+      }
+      EXPECT_EQ(victims.size(), 5U);
+      EXPECT_LT(*victims.rbegin(), all);
+      EXPECT_GT(all, victims.size());
+    }
+  }
+}
+
 TEST(FaultEngine, AKillStrikesItsVictimAtItsPointOnce) {
   FaultEngine engine(parse("[[fault]]\nkind = \"kill\"\nat_step = 3\nphase = \"gate\"\nworker = 1\n"), at_ms(0));
   EXPECT_TRUE(told(engine.worker_ready(0)).empty());

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/single_stages.hpp"
+
 namespace planaria {
 namespace {
 

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "common/philox.hpp"
+#include "tests/single_stages.hpp"
 
 namespace planaria {
 namespace {
@@ -221,6 +222,16 @@ TEST(CheckView, TakesPipelinesOfDifferentDepth) {
   EXPECT_FALSE(check_view(view, map, 8).ok()) << "shards are at workers that don't compute with them";
   view.shards = split_shards(map, view.stages);
   EXPECT_TRUE(check_view(view, map, 8).ok());
+}
+
+TEST(CheckView, AResumePlanThatComputesNothingMayHaveGapsButNoBlockTwice) {
+  const StateMap map(small_model(), 256);
+  ViewRecord view = good_view(map);
+  view.resume.compute = false;
+  view.resume.stages = {{WorkerId(0), {{0, 2}, {0, 3}}, false}, {WorkerId(1), {{3, 4}, {0, 8}}, false}};
+  EXPECT_TRUE(check_view(view, map, 8).ok());
+  view.resume.stages.push_back({WorkerId(0), {{1, 3}, {0, 3}}, false});
+  EXPECT_FALSE(check_view(view, map, 8).ok());
 }
 
 TEST(Stages, DepthIsTheLongestWayToTheHead) {

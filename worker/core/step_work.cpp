@@ -58,7 +58,8 @@ std::vector<SlotRange> StepWork::nonfinite_slots(SlotRange among) const {
 
 void StepWork::mark_nonfinite(const std::vector<SlotRange>& slots) {
   for (const SlotRange range : slots) {
-    if (range.end <= nonfinite.size()) std::fill(nonfinite.begin() + range.begin, nonfinite.begin() + range.end, true);
+    if (range.begin <= range.end && range.end <= nonfinite.size())
+      std::fill(nonfinite.begin() + range.begin, nonfinite.begin() + range.end, true);
   }
 }
 

@@ -460,7 +460,8 @@ void WorkerCore::apply_update() {
   if (!mutated(Mutation::serve_torn_state)) states_.drop_before(work_.step.previous());
   if (mutated(Mutation::release_before_commit)) emit(ReleaseStep{work_.step});
   const TileSet tiles = own_duty().kept.without(states_.state(work_.step));
-  const TileSet copies = tied_to(*config_.map, tiles).common(own_duty().used);
+  const TileSet copies =
+      tied_to(*config_.map, own_duty().kept).common(own_duty().used).without(states_.parameters(work_.step));
   updating_ = Updating{tiles, copies};
   emit(ApplyUpdate{work_.step, tiles.runs(), copies.runs(), work_.sums, exchange_.skip_update});
   for (const auto& [meta, payload] : std::exchange(exchange_.parameters, {})) store_parameters(meta, payload);
@@ -553,7 +554,13 @@ void WorkerCore::finish_step() {
     send_control(last_commit_);
     const bool due =
         step == config_.total_steps || (config_.checkpoint_every != 0 && step.value() % config_.checkpoint_every == 0);
-    if (due && view_->checkpoint_writer == self()) save_checkpoint(step, last_commit_.loss);
+    if (due && view_->checkpoint_writer == self()) {
+      if (compared_ && compared_->step == step) {
+        save_checkpoint(step, last_commit_.loss);
+      } else if (step < config_.total_steps) {  // else it is saved after the final evaluation
+        send_control(CheckpointSaved{step, false, "the view changed before the members had compared it"});
+      }
+    }
   }
   emit(ReleaseStep{step});
 }
@@ -573,6 +580,7 @@ void WorkerCore::begin_step(Step step) {
   compute_rate_.step_ended();
   reset_work(step, 0);
   exchange_ = ExchangeState{};
+  fetch_.reset();  // what is left of it was for work that wasn't needed in the end
   if (step > config_.total_steps.next()) {
     work_.step = Step(0);  // after the epilogue: nothing is left to do
     return;
@@ -640,27 +648,26 @@ void WorkerCore::save_checkpoint(Step step, std::optional<double> loss) {
   checkpoint_pending_ = step;
   emit(BeginCheckpoint{step, view_->view, loss, own.runs()});
   collection_ = Collection{step, TileSet(config_.map->tiles_with_state()).without(own)};
+  if (collection_->missing.intersects(owned_by(view_->shards, self()))) {
+    return abandon_checkpoint("its writer is fetching a part of it");
+  }
   for (const ShardAssignment& shard : view_->shards) {
     if (shard.owner == self()) continue;
     for (const TileRange tiles : collection_->missing.common(shard.tiles).runs()) {
-      emit(SendSmall{shard.owner, view_->view, StateRequest{step, tiles, false}});
+      emit(SendSmall{shard.owner, view_->view, StateRequest{step, tiles, false, true}});
     }
   }
   write_whole_checkpoint();
 }
 
-bool WorkerCore::add_to_checkpoint(const StateTiles& meta, const PayloadRef& payload) {
-  if (!collection_ || collection_->step != meta.stamp || meta.parameters_only) return false;
-  if (meta.tiles.empty() || !collection_->missing.contains(meta.tiles)) return false;
-  if (!meta.available) {
-    abandon_checkpoint("another worker holds that state no more");
-    return true;
-  }
+void WorkerCore::add_to_checkpoint(const StateTiles& meta, const PayloadRef& payload) {
+  if (!collection_ || collection_->step != meta.stamp || meta.parameters_only) return;
+  if (meta.tiles.empty() || !collection_->missing.contains(meta.tiles)) return;
+  if (!meta.available) return abandon_checkpoint("another worker holds that state no more");
   ++progress_;
   collection_->missing.remove(meta.tiles);
   emit(AddToCheckpoint{meta.stamp, meta.tiles, payload});
   write_whole_checkpoint();
-  return true;
 }
 
 void WorkerCore::write_whole_checkpoint() {

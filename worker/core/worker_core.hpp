@@ -159,7 +159,7 @@ class WorkerCore {
   void save_checkpoint(Step step, std::optional<double> loss);
   void abandon_checkpoint(const std::string& why);
   void write_whole_checkpoint();
-  [[nodiscard]] bool add_to_checkpoint(const StateTiles& meta, const PayloadRef& payload);
+  void add_to_checkpoint(const StateTiles& meta, const PayloadRef& payload);
   void send_register();
   void send_heartbeat();
   void send_control(WorkerMessage message);
@@ -209,6 +209,7 @@ class WorkerCore {
   // View.
   std::optional<ViewRecord> view_;
   std::map<WorkerId, Duty> duties_;  // of its members
+  bool sharded_ = false;             // the newest view that it was in
   bool fenced_ = false;              // transfers of view_ are over
   std::optional<Prepare> prepare_;   // the newest one, until its view is committed
   bool reported_ = false;

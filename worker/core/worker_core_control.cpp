@@ -277,7 +277,7 @@ void WorkerCore::pump_report() {
     states_hashed_ = true;
     for (const HeldState& held : states_.report()) {
       ++hashing_states_;
-      emit(HashState{held.stamp, view_ && view_->sharded});
+      emit(HashState{held.stamp, sharded_});
     }
   }
   if (prepare_->want_checkpoints && !checkpoints_fresh_) {
@@ -353,6 +353,7 @@ void WorkerCore::control(const CommitView& message) {
     duties_[member.worker] = duty_of(*config_.map, record.sharded, record.stages, record.shards, member.worker);
   }
   ++progress_;
+  sharded_ = record.sharded;
   emit(EnterView{record.view, record.members});
   resume(record);
 }
@@ -443,7 +444,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
     if (fetch.source == StateSource::peer) {
       (fetch.parameters_only ? wanted.parameters : wanted.state).add(tiles);
       for (const TileRange run : tiles.runs()) {
-        emit(SendSmall{fetch.from, view_->view, StateRequest{base, run, fetch.parameters_only}});
+        emit(SendSmall{fetch.from, view_->view, StateRequest{base, run, fetch.parameters_only, false}});
       }
     } else {
       source = fetch.source;

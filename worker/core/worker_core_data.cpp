@@ -115,6 +115,8 @@ void WorkerCore::offer(const BoundaryId& id) {
 void WorkerCore::data(WorkerId from, const BoundaryRequest& meta, const PayloadRef&) {
   if (meta.attempt != work_.attempt) return refuse("a request for boundaries of another attempt");
   const bool up = meta.from.kind == BoundaryKind::activation;
+  if (!work_.items.has(meta.from.item, !up))
+    return refuse("a request for boundaries of a micro-batch that there isn't");
   const bool asks_beside = std::ranges::any_of(exchange_.stages, [&](const StageAssignment& stage) {
     return stage.worker == from && takes_at(stage.work, meta.from.kind) == meta.from.block &&
            stage.work.slots.begin <= meta.slots.begin && meta.slots.end <= stage.work.slots.end;
@@ -142,6 +144,7 @@ void WorkerCore::data(WorkerId from, const Boundary& meta, const PayloadRef& pay
   if (meta.attempt != work_.attempt) return refuse("a boundary of another attempt");
   const BoundaryId& id = meta.id;
   const bool up = id.kind == BoundaryKind::activation;
+  if (!work_.items.has(id.item, !up)) return refuse("a boundary of a micro-batch that there isn't");
   const bool sent_by_owner = std::ranges::any_of(exchange_.stages, [&](const StageAssignment& stage) {
     return stage.worker == from && gives_at(stage.work, id.kind) == id.block && stage.work.slots.contains(id.item.slot);
   });
@@ -157,10 +160,12 @@ void WorkerCore::data(WorkerId from, const Boundary& meta, const PayloadRef& pay
 
 void WorkerCore::data(WorkerId from, const Piece& meta, const PayloadRef& payload) {
   if (meta.attempt != work_.attempt) return refuse("a piece of another attempt");
+  const bool in_tree = meta.node.level < 31 && (std::uint64_t{meta.node.index} + 1) << meta.node.level <= config_.slots;
+  if (!in_tree) return refuse("a piece outside the slots");
   const SlotRange slots = meta.node.slots();
   const bool tells_losses = holds_head(meta.blocks);
-  if (meta.node.level > 31 || slots.empty() || slots.end > config_.slots || meta.blocks.empty() ||
-      meta.blocks.end > all_blocks().end || meta.losses.size() != (tells_losses ? slots.size() : 0)) {
+  if (meta.blocks.empty() || meta.blocks.end > all_blocks().end ||
+      meta.losses.size() != (tells_losses ? slots.size() : 0)) {
     return refuse("a piece outside the slots");
   }
   std::uint32_t senders = 0;  // of the node's slots; neighbouring stages of a worker may fold together
@@ -211,6 +216,9 @@ void WorkerCore::data(WorkerId from, const Gate& meta, const PayloadRef&) {
 }
 
 void WorkerCore::data(WorkerId from, const Ack& meta, const PayloadRef&) {
+  if (std::ranges::any_of(meta.hashes, [this](const BlockHash& hash) { return hash.block >= block_count(); })) {
+    return refuse("an acknowledgement of unknown blocks");
+  }
   exchange_.acks[from] = meta;
   ++progress_;
 }
@@ -241,6 +249,9 @@ void WorkerCore::store_parameters(const Parameters& meta, const PayloadRef& payl
 
 void WorkerCore::data(WorkerId from, const StateRequest& meta, const PayloadRef&) {
   if (meta.tiles.empty() || meta.tiles.end > config_.map->tile_count()) return refuse("a request for unknown tiles");
+  const bool known = std::ranges::any_of(
+      waiting_requests_, [&](const auto& waiting) { return waiting.first == from && waiting.second == meta; });
+  if (known) return;
   waiting_requests_.emplace_back(from, meta);
 }
 
@@ -258,7 +269,8 @@ void WorkerCore::serve_waiting_requests() {
     } else if (is_coming(request)) {
       waiting.emplace_back(to, request);
     } else {
-      emit(SendSmall{to, view_->view, StateTiles{request.stamp, request.tiles, request.parameters_only, false}});
+      emit(SendSmall{to, view_->view,
+                     StateTiles{request.stamp, request.tiles, request.parameters_only, request.for_checkpoint, false}});
     }
   }
   waiting_requests_ = std::move(waiting);
@@ -267,17 +279,18 @@ void WorkerCore::serve_waiting_requests() {
 void WorkerCore::serve_state(WorkerId to, const StateRequest& request) {
   for (std::uint32_t tile = request.tiles.begin; tile < request.tiles.end; tile += config_.state_chunk_tiles) {
     const std::uint32_t end = std::min(tile + config_.state_chunk_tiles, request.tiles.end);
-    emit(SendState{to, view_->view, StateTiles{request.stamp, {tile, end}, request.parameters_only, true}});
+    emit(SendState{to, view_->view,
+                   StateTiles{request.stamp, {tile, end}, request.parameters_only, request.for_checkpoint, true}});
   }
 }
 
 void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& payload) {
-  const bool saved = add_to_checkpoint(meta, payload);
+  if (meta.for_checkpoint) return add_to_checkpoint(meta, payload);
   TileSet* wanted = nullptr;
   if (fetch_ && fetch_->stamp == meta.stamp) wanted = meta.parameters_only ? &fetch_->parameters : &fetch_->state;
   if (wanted == nullptr || meta.tiles.empty() || !wanted->contains(meta.tiles)) {
     // Asked for by an earlier plan, or here already.
-    if (mutated(Mutation::replace_local_state) && meta.available && !saved && !meta.parameters_only) {
+    if (mutated(Mutation::replace_local_state) && meta.available && !meta.parameters_only) {
       emit(StoreState{meta.stamp, meta.tiles, payload});
     }
     return;

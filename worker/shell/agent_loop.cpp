@@ -247,7 +247,11 @@ void AgentLoop::serve_state() {
   serving_.pop_front();
   if (send.view != core_.view()) return;  // its view is over
   auto payload = parts_.trainer->state_payload(send.meta);
-  if (!payload) payload = data_slices(StateTiles{send.meta.stamp, send.meta.tiles, false}, {}, {});
+  if (!payload) {
+    StateTiles missing = send.meta;
+    missing.available = false;
+    payload = data_slices(missing, {}, {});
+  }
   send_payload(send.to, send.view, std::move(*payload));
 }
 

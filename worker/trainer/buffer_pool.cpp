@@ -52,9 +52,7 @@ Result<std::shared_ptr<BufferPool>> BufferPool::create(std::shared_ptr<Device> d
 }
 
 Result<Buffer::Entry*> BufferPool::allocate() {
-  PLANARIA_ASSIGN(DeviceBuffer memory, device_->allocate_floats(elements_));
-  device_->zero(elements_, memory.floats());
-  PLANARIA_TRY(device_->synchronize());
+  PLANARIA_ASSIGN(DeviceBuffer memory, device_->reserve(elements_ * sizeof(float)));
   const std::scoped_lock lock(mutex_);
   Buffer::Entry& entry = entries_.emplace_back();
   entry.memory = std::move(memory);

@@ -56,7 +56,8 @@ class Buffer {
 
 class BufferPool : public std::enable_shared_from_this<BufferPool> {
  public:
-  // `count` buffers of `elements` floats are made and touched now, so that no step pays for page faults.
+  // `count` buffers of `elements` floats are made now. They take up memory where something is written to them: a worker
+  // of few blocks needs little of a geometry that is the whole model's.
   [[nodiscard]] static Result<std::shared_ptr<BufferPool>> create(std::shared_ptr<Device> device, std::size_t elements,
                                                                   std::size_t count);
 

@@ -74,9 +74,9 @@ std::optional<StateLease> StateStore::lease(const StateTiles& tiles) const {
   const StateGeneration& held = found->second;
   const std::span<const TileRange> range(&tiles.tiles, 1);
   const bool here = (tiles.parameters_only ? held.parameters : held.state).contains(tiles.tiles);
-  const TileSet originals = originals_of(map_, TileSet(tiles.tiles));
-  const bool copied = tiles.parameters_only && tied_to(map_, originals).contains(tiles.tiles);
-  if (!here && !(copied && held.parameters.contains(originals))) return std::nullopt;
+  TileSet servable = held.parameters;
+  servable.add(tied_to(map_, servable));
+  if (!here && !(tiles.parameters_only && servable.contains(tiles.tiles))) return std::nullopt;
   StateLease lease{{{held.master.floats(), held.master.lease()}},
                    here ? element_runs(map_, range) : original_runs(map_, range)};
   if (tiles.parameters_only) return lease;

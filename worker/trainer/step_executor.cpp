@@ -337,6 +337,9 @@ Result<WorkerEvent> StepExecutor::update(const worker_action::ApplyUpdate& actio
   const WorkerEvent done =
       worker_event::UpdateDone{action.step, learning_rate(job.optimizer, job.train.steps, action.step), clip.norm};
   states_->drop_before(action.step.previous());
+  if (!action.copies.empty() && action.tiles.empty()) {
+    PLANARIA_TRY(copy_tied({action.step, action.copies}));
+  }
   if (action.tiles.empty()) return done;
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
   PLANARIA_ASSIGN(StateGeneration * next, states_->open(action.step));

@@ -57,7 +57,7 @@ struct TrainerCounters {
 
 class Trainer {
  public:
-  // Allocates and touches all memory before it returns. unsupported: the device's memory can't be read by the host.
+  // unsupported: the device's memory can't be read by the host.
   [[nodiscard]] static Result<std::unique_ptr<Trainer>> start(TrainerOptions options, TrainerHooks hooks);
   ~Trainer();
   Trainer(const Trainer&) = delete;

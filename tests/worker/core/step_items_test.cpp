@@ -20,6 +20,20 @@ TEST(StepItems, ATrainingStepGoesForwardThroughAllAndBackwardThroughTraining) {
   EXPECT_EQ(walk(items, {0, 2}, true), (std::vector<SlotItem>{{0, 0}, {0, 1}, {1, 0}, {1, 1}}));
 }
 
+TEST(StepItems, HasWhatItGoesThrough) {
+  for (const bool trains : {true, false}) {
+    const StepItems items{.slots = 4, .micro_batches = 2, .trains = trains, .evaluated = 3};
+    for (const bool backward : {true, false}) {
+      std::size_t count = 0;
+      for (std::uint32_t slot = 0; slot < 5; ++slot) {
+        for (std::uint32_t position = 0; position < 6; ++position)
+          count += items.has({slot, position}, backward) ? 1 : 0;
+      }
+      EXPECT_EQ(count, walk(items, {0, 4}, backward).size());
+    }
+  }
+}
+
 TEST(StepItems, TheEpilogueOnlyEvaluates) {
   const StepItems items{.slots = 4, .micro_batches = 2, .trains = false, .evaluated = 3};
   EXPECT_EQ(walk(items, {0, 4}, false).size(), 3U);

@@ -80,7 +80,7 @@ TEST_F(TileValuesTest, WrongSizesAndUnknownTilesAreRefused) {
   EXPECT_FALSE(read_data_frame(map_, 0, shorter).ok());
   const std::vector<TileRange> beyond{{0, map_.tile_count() + 1}};
   EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(Reduced{Step(1), 0, beyond, {}}, {}, {}))).ok());
-  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(StateRequest{Step(1), {5, 2}, false}, {}, {}))).ok());
+  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(StateRequest{Step(1), {5, 2}, false, false}, {}, {}))).ok());
 }
 
 TEST_F(TileValuesTest, MessagesWithoutValuesHaveNoPayload) {
