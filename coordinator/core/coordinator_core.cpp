@@ -86,6 +86,7 @@ void CoordinatorCore::forgive_silence(Duration overslept) {
   for (auto& [id, worker] : workers_) {
     worker.last_heard = std::min(worker.last_heard + overslept, now_);
     if (worker.suspect_until) worker.suspect_until = *worker.suspect_until + overslept;
+    if (worker.asked_until) worker.asked_until = *worker.asked_until + overslept;
   }
   last_progress_at_ = std::min(last_progress_at_ + overslept, now_);
   if (change_) {
@@ -268,6 +269,7 @@ void CoordinatorCore::handle(const coordinator_event::Tick& event) {
     }
     for (auto& [id, worker] : workers_) {
       if (worker.suspect_until) worker.suspect_until = now_ + suspect_grace_;
+      if (worker.asked_until) worker.asked_until = now_ + suspect_grace_;
     }
   }
   check_leases();
@@ -277,6 +279,7 @@ void CoordinatorCore::handle(const coordinator_event::Tick& event) {
 }
 
 Instant CoordinatorCore::lease_end(const WorkerRecord& worker) const {
+  if (worker.asked_until) return *worker.asked_until;
   const Instant end = worker.last_heard + lease_;
   return worker.suspect_until ? std::min(end, *worker.suspect_until) : end;
 }
@@ -288,6 +291,12 @@ void CoordinatorCore::check_leases() {
   }
   for (const WorkerId id : expired) {
     WorkerRecord& worker = workers_[id];
+    // A connection that broke was its last; else what it said may wait in a queue of this process.
+    if (!worker.suspect_until && !worker.asked_until) {
+      worker.asked_until = now_ + suspect_grace_;
+      send(worker, Probe{});
+      continue;
+    }
     const auto silent = static_cast<long long>(to_ms(now_ - worker.last_heard));
     lose(worker, worker.suspect_until ? "its connection broke and no sign of life followed"
                                       : "no heartbeat for " + std::to_string(silent) + " ms");

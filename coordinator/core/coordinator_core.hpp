@@ -120,6 +120,7 @@ struct WorkerRecord {
   Instant last_heard{};
   Instant last_progress_at{};
   std::optional<Instant> suspect_until;  // evidence shortened its lease
+  std::optional<Instant> asked_until;    // its lease is over: it was asked once more
   std::optional<Instant> evidence_at;
   std::optional<Instant> unreachable_since;  // a peer says so, in this view
   Heartbeat heartbeat;

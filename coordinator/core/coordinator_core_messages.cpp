@@ -65,6 +65,7 @@ void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
   }
   worker.last_heard = now_;
   worker.suspect_until.reset();
+  worker.asked_until.reset();
   worker.evidence_at.reset();
   consider_new_connections(worker);
   std::visit([&](const auto& alternative) { message(worker, alternative); }, envelope.message);
@@ -209,6 +210,7 @@ void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Regi
   worker.last_heard = now_;
   worker.last_progress_at = now_;
   worker.suspect_until.reset();
+  worker.asked_until.reset();
   worker.evidence_at.reset();
   send(worker, Welcome{worker.worker, worker.incarnation, config_.job_key, config_.frame_key, {}});
 }
