@@ -96,10 +96,12 @@ void FaultyTransport::enqueue(LaneKey key, std::uint64_t bytes, Waiting waiting)
     }
     due = due + rule.delay;
     if (rule.jitter.count() > 0) due = due + Duration(random_.below(static_cast<std::uint64_t>(rule.jitter.count())));
+    if (!rule.overtake) due = std::max(lane.last_due, due);
     lane.last_due = std::max(lane.last_due, due);
-    if (waiting.later || rule.block || now < lane.last_due || lane.releasing || !lane.waiting.empty()) {
-      waiting.due = lane.last_due;
-      lane.waiting.push_back(std::move(waiting));
+    if (waiting.later || rule.block || now < due || lane.releasing || !lane.waiting.empty()) {
+      waiting.due = due;
+      const auto place = std::ranges::upper_bound(lane.waiting, due, {}, &Waiting::due);
+      lane.waiting.insert(place, std::move(waiting));
       changed_.notify_all();
       return;
     }
@@ -181,10 +183,13 @@ void FaultyTransport::send(WorkerId to, OutgoingFrame frame, SendDone done) {
     if (!frame.payload_hash) frame.payload_hash = hash_slices(frame.payload);
     frame.payload = {damaged(frame.payload, bytes, *fate.corrupt_bit)};
   }
-  waiting.release = [this, to, frame = std::move(frame), reported, twice = fate.duplicate] {
-    if (twice) inner_->send(to, frame, [](const Status&) {});
-    inner_->send(to, frame, reported);
-  };
+  if (fate.duplicate) {
+    enqueue(key, bytes,
+            {.view = view,
+             .release = [this, to, frame] { inner_->send(to, frame, [](const Status&) {}); },
+             .cancel = [] {}});
+  }
+  waiting.release = [this, to, frame = std::move(frame), reported] { inner_->send(to, frame, reported); };
   enqueue(key, bytes, std::move(waiting));
 }
 
@@ -198,22 +203,16 @@ void FaultyTransport::take_inbound(InboundFrame frame) {
   const LaneKey key{header.from.worker, Direction::inbound};
   const Fate fate = decide(key, header.payload_bytes);
   if (fate.drop) return;
-  Waiting waiting;
-  waiting.view = header.view;
-  waiting.cancel = [] {};
-  if (fate.corrupt_bit) {
-    waiting.release = [this, header] { report_corrupt(header); };
-  } else {
-    waiting.release = [this, frame = std::move(frame), twice = fate.duplicate] {
-      if (twice) {
-        const MutableSlice copy = allocate_payload(frame.payload.bytes.size());
-        std::ranges::copy(frame.payload.bytes, copy.bytes.begin());
-        call(handlers_.frame, InboundFrame{frame.header, copy});
-      }
-      call(handlers_.frame, frame);
-    };
+  const auto hand_over = [&](std::function<void()> release) {
+    enqueue(key, header.payload_bytes, {.view = header.view, .release = std::move(release), .cancel = [] {}});
+  };
+  if (fate.corrupt_bit) return hand_over([this, header] { report_corrupt(header); });
+  if (fate.duplicate) {
+    const MutableSlice copy = allocate_payload(frame.payload.bytes.size());
+    std::ranges::copy(frame.payload.bytes, copy.bytes.begin());
+    hand_over([this, header, copy] { call(handlers_.frame, InboundFrame{header, copy}); });
   }
-  enqueue(key, header.payload_bytes, std::move(waiting));
+  hand_over([this, frame = std::move(frame)] { call(handlers_.frame, frame); });
 }
 
 void FaultyTransport::post_receive(PostedReceive receive, ReceiveDone done) {

@@ -5,8 +5,8 @@
 // Outbound faults act on sends: a dropped frame still reports success, as on a real network; a damaged one carries the
 // hash of the undamaged bytes, so that the receiver finds it. Inbound faults act on what the inner transport hands
 // over, posted receives included: a dropped or damaged frame leaves its receive posted (behind those posted later),
-// and doubling doesn't apply to receives. Delays keep the order of frames within a peer and direction. A partition
-// holds frames until it is lifted or their view is fenced.
+// and doubling doesn't apply to receives. Delays keep the order of frames within a peer and direction, unless their
+// rule lets frames overtake. A partition holds frames until it is lifted or their view is fenced.
 //
 // Thread contract: as Transport, but callbacks come from the inner transport's thread or from an own timer thread,
 // still one at a time. Without own_timer nothing happens later by itself: call poll().
@@ -31,6 +31,7 @@ struct FaultRule {
   double corrupt = 0;  // one bit of a frame that has payload
   Duration delay{0};
   Duration jitter{0};           // up to this much more, uniform
+  bool overtake = false;        // a frame passes others that wait longer
   double bytes_per_second = 0;  // 0 = unlimited
   bool block = false;
 };
@@ -74,7 +75,7 @@ class FaultyTransport final : public Transport {
     std::function<void()> release;
     std::function<void()> cancel;
   };
-  // What passes between one peer and us in one direction, in order.
+  // What passes between one peer and us in one direction, in the order in which it is released.
   struct Lane {
     Instant free_at;  // of a rate-limited lane
     Instant last_due;

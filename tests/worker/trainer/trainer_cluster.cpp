@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/transport/ucx_transport.hpp"
 #include "worker/trainer/tile_values.hpp"
 
 namespace planaria {
@@ -49,8 +50,13 @@ std::shared_ptr<Device> make_device(std::size_t threads) {
   return std::move(device).value();
 }
 
-TrainerCluster::TrainerCluster(JobSpec job, std::shared_ptr<const Dataset> dataset, const std::string& folder)
-    : job_(std::move(job)), dataset_(std::move(dataset)), folder_(folder) {
+TrainerCluster::TrainerCluster(JobSpec job, std::shared_ptr<const Dataset> dataset, const std::string& folder,
+                               Network network)
+    : job_(std::move(job)),
+      dataset_(std::move(dataset)),
+      folder_(folder),
+      manners_(network),
+      chance_(philox_key(network.disorder.value_or(0), RandomPurpose::chaos)) {
   network_ = std::make_unique<InProcessNetwork>(1);
   CoordinatorCoreConfig config;
   config.job = job_;
@@ -61,13 +67,50 @@ TrainerCluster::TrainerCluster(JobSpec job, std::shared_ptr<const Dataset> datas
 }
 
 TrainerCluster::~TrainerCluster() {
-  for (auto& node : nodes_) node->trainer->stop();
+  for (auto& node : nodes_) {
+    node->trainer->stop();
+    if (node->plane) node->plane->stop();
+  }
 }
 
 void TrainerCluster::post(std::function<void()> task) {
   const std::scoped_lock lock(mutex_);
   tasks_.push_back(std::move(task));
   wake_.notify_one();
+}
+
+void TrainerCluster::perhaps_again(const std::function<void()>& task) {
+  if (!manners_.disorder) return;
+  const std::scoped_lock lock(mutex_);
+  if (!chance_.chance(0.15)) return;
+  ++repeated_;
+  later_.emplace(clock_.now() + std::chrono::microseconds(chance_.below(30'000)), task);
+}
+
+// An event of the data plane; whatever else is late, a data message may be.
+void TrainerCluster::take(std::size_t worker, WorkerEvent event) {
+  const bool data = std::holds_alternative<worker_event::Data>(event);
+  const std::function<void()> task = [this, worker, event = std::move(event)] { feed(worker, event); };
+  if (data) perhaps_again(task);
+  post(task);
+}
+
+std::shared_ptr<Transport> TrainerCluster::make_transport(PeerId self) {
+  std::shared_ptr<Transport> transport;
+  if (manners_.sockets) {
+    auto made = make_ucx_transport({.job = 1, .self = self});
+    EXPECT_TRUE(made.ok()) << made.error().describe();
+    transport = std::move(made).value();
+  } else {
+    transport = network_->create(self);
+  }
+  if (!manners_.disorder) return transport;
+  const std::uint64_t seed = 1000 * *manners_.disorder + self.worker.value();
+  auto faulty = std::make_shared<FaultyTransport>(transport, seed, clock_, false);
+  faulty->set_default_rule(Direction::outbound,
+                           {.duplicate = 0.2, .jitter = std::chrono::milliseconds(2), .overtake = true});
+  faulty_.push_back(faulty);
+  return faulty;
 }
 
 void TrainerCluster::add_worker(std::size_t threads) {
@@ -105,7 +148,8 @@ void TrainerCluster::add_worker(std::size_t threads) {
 void TrainerCluster::kill(std::size_t worker) {
   Node& node = *nodes_[worker];
   node.alive = false;
-  network_->kill(WorkerId(static_cast<std::uint32_t>(worker)));
+  if (!manners_.sockets) network_->kill(WorkerId(static_cast<std::uint32_t>(worker)));
+  if (manners_.sockets && node.plane) node.plane->stop();
   node.trainer->stop();
   post([this, &node] { carry_out(coordinator_->on(coordinator_event::SessionLost{node.session}, clock_.now())); });
 }
@@ -122,19 +166,23 @@ void TrainerCluster::tell_coordinator(std::size_t worker, const WorkerMessage& m
   }
   if (worker == 0 && std::holds_alternative<StepCommitted>(message))
     commits.push_back(std::get<StepCommitted>(message));
-  post([this, event = coordinator_event::SessionMessage{node.session, envelope}] {
+  const std::function<void()> task = [this, event = coordinator_event::SessionMessage{node.session, envelope}] {
     carry_out(coordinator_->on(event, clock_.now()));
-  });
+  };
+  if (!std::holds_alternative<Register>(message)) perhaps_again(task);
+  post(task);
 }
 
 void TrainerCluster::carry_out(const CoordinatorActions& actions) {
   for (const CoordinatorAction& action : actions) {
     if (const auto* send = std::get_if<coordinator_action::Send>(&action)) {
       const std::size_t worker = send->session.value() - 1;
-      post([this, worker, envelope = send->envelope] {
+      const std::function<void()> task = [this, worker, envelope = send->envelope] {
         if (const auto* message = std::get_if<Welcome>(&envelope.message)) welcome(worker, *message);
         feed(worker, worker_event::Control{envelope.generation, envelope.message});
-      });
+      };
+      if (!std::holds_alternative<Welcome>(send->envelope.message)) perhaps_again(task);
+      post(task);
     } else if (const auto* said = std::get_if<coordinator_action::Announce>(&action)) {
       story_ += "coordinator: " + said->text + "\n";
     } else if (const auto* exit = std::get_if<coordinator_action::Exit>(&action)) {
@@ -148,9 +196,9 @@ void TrainerCluster::welcome(std::size_t worker, const Welcome& message) {
   Node& node = *nodes_[worker];
   if (!node.alive || node.identity) return;
   node.identity = Identity{message.worker, message.incarnation, {}, {}};
-  node.plane = std::make_unique<DataPlane>(
-      network_->create({message.worker, message.incarnation}), node.trainer->map(), job_.boundary_elements(),
-      [this, worker](WorkerEvent event) { post([this, worker, event = std::move(event)] { feed(worker, event); }); });
+  node.plane = std::make_unique<DataPlane>(make_transport({message.worker, message.incarnation}), node.trainer->map(),
+                                           job_.boundary_elements(),
+                                           [this, worker](WorkerEvent event) { take(worker, std::move(event)); });
   EXPECT_TRUE(node.plane->start().ok());
   auto ledger =
       Ledger::create(ledger_path(folder_, message.worker, message.incarnation), message.worker, message.incarnation);
@@ -209,11 +257,16 @@ void TrainerCluster::run() {
   const Instant deadline = clock_.now() + std::chrono::seconds(30);
   while (!finished()) {
     network_->pump();
+    for (const auto& transport : faulty_) transport->poll();
     std::function<void()> task;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait_for(lock, std::chrono::milliseconds(5), [&] { return !tasks_.empty(); });
-      if (!tasks_.empty()) {
+      const auto patience = std::chrono::milliseconds(manners_.disorder ? 1 : 5);
+      wake_.wait_for(lock, patience, [&] { return !tasks_.empty(); });
+      if (!later_.empty() && later_.begin()->first <= clock_.now()) {
+        task = std::move(later_.begin()->second);
+        later_.erase(later_.begin());
+      } else if (!tasks_.empty()) {
         task = std::move(tasks_.front());
         tasks_.pop_front();
       }
