@@ -188,8 +188,9 @@ void add_chaos(CLI::App& app, int& code) {
   auto* command = app.add_subcommand("chaos", "Run a job under random faults, many times, and compare the bits");
   command->footer(
       "Example:\n  planaria chaos tests/jobs/tiny.toml --runs 20 --first-seed 1\n\n"
-      "Each seed draws kills in different phases, a stop, a drain, joins and a coordinator kill. These are real\n"
-      "processes: the seed fixes the faults, not the machine's scheduling.");
+      "Each seed draws kills in different phases, of two at once and of one that moves state, a stop, a drain, joins,\n"
+      "a slow worker and a kill of the coordinator. These are real processes: the seed fixes the faults, not the\n"
+      "machine's scheduling.");
   auto arguments = std::make_shared<ChaosArguments>();
   add_job_arguments(*command, arguments->job);
   command->add_option("--runs", arguments->runs, "how many")

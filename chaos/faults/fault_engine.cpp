@@ -29,6 +29,11 @@ std::string link_line(const Fault& fault, bool on) {
                      on ? fault.rate_mbit : 0);
 }
 
+// Who announces the point that the fault waits for; none: anybody.
+std::optional<std::uint32_t> announcer_of(const Fault& fault) {
+  return fault.observer ? fault.observer : fault.worker;
+}
+
 }  // namespace
 
 FaultEngine::FaultEngine(Scenario scenario, Instant start) : start_(start) {
@@ -41,7 +46,7 @@ std::vector<FaultOrder> FaultEngine::worker_ready(std::uint32_t worker) {
   for (const Entry& entry : faults_) {
     const Fault& fault = entry.fault;
     if (entry.fired || !fault.at_step) continue;
-    if (!fault.worker || *fault.worker == worker) points.emplace(*fault.at_step, fault.phase);
+    if (announcer_of(fault).value_or(worker) == worker) points.emplace(*fault.at_step, fault.phase);
   }
   for (const auto& [step, phase] : points) tell(worker, fmt::format("arm {} {}", step, planaria::to_string(phase)));
   for (const auto& [a, b] : blocked_) {
@@ -56,7 +61,7 @@ std::vector<FaultOrder> FaultEngine::phase_entered(std::uint32_t worker, std::ui
   for (std::size_t i = 0; i < faults_.size(); ++i) {
     const Fault& fault = faults_[i].fault;
     const bool due = !faults_[i].fired && fault.at_step == step && fault.phase == phase &&
-                     (!fault.worker || *fault.worker == worker);
+                     announcer_of(fault).value_or(worker) == worker;
     if (due && fire(i, worker, step, now)) stands = true;
   }
   if (!stands) tell(worker, "go");

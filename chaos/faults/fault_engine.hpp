@@ -1,8 +1,8 @@
 // Decides when a scenario's faults strike: a pure state machine over announcements of workers and time.
 //
 // Workers announce armed points (step, phase) through the fault hook (worker/shell/fault_hook.hpp) and stand still
-// there; the engine answers with orders for the processes. A fault with a worker is armed at that worker, one without
-// (join, kill_coordinator …) at all of them, and strikes at the first announcement.
+// there; the engine answers with orders for the processes. A fault is armed at its observer, else at its worker, and
+// one with neither (join, kill_coordinator …) at all of them; it strikes at the first announcement.
 //
 // Thread contract: one thread.
 #pragma once

@@ -44,7 +44,7 @@ class SocketDirectory {
 };
 
 std::optional<Phase> phase_named(std::string_view name) {
-  for (auto phase = Phase::forward; phase < Phase::count_; phase = static_cast<Phase>(static_cast<int>(phase) + 1)) {
+  for (auto phase = Phase::fetch; phase < Phase::count_; phase = static_cast<Phase>(static_cast<int>(phase) + 1)) {
     if (name == to_string(phase)) return phase;
   }
   return std::nullopt;

@@ -24,9 +24,7 @@ Scenario draw_scenario(const RandomScenarioOptions& options) {
   PhiloxStream random(philox_key(options.seed, RandomPurpose::chaos));
   std::vector<Phase> phases(kPhases.begin(), kPhases.end());
   shuffle(phases, random);
-  std::vector<std::uint32_t> first(options.workers);
-  std::iota(first.begin(), first.end(), 0U);
-  shuffle(first, random);
+  std::size_t next_phase = 0;
 
   // A step in the given share of the run, a little to either side.
   const auto around = [&](double share) {
@@ -34,41 +32,51 @@ Scenario draw_scenario(const RandomScenarioOptions& options) {
     const double step = (share + wobble) * static_cast<double>(options.steps);
     return std::clamp<std::uint64_t>(static_cast<std::uint64_t>(step), 2, options.steps - 1);
   };
-  std::size_t next_phase = 0;
-  const auto fault = [&](FaultKind kind, double share) {
+  Scenario scenario;
+  const auto add = [&](FaultKind kind, double share, std::optional<std::uint32_t> worker) -> Fault& {
     Fault drawn;
     drawn.kind = kind;
     drawn.at_step = around(share);
     drawn.phase = phases[next_phase++ % phases.size()];
-    return drawn;
+    drawn.worker = worker;
+    return scenario.faults.emplace_back(drawn);
   };
 
-  Scenario scenario;
-  // The joiners come first: they take over from those that go.
-  const std::uint32_t joiners = options.workers >= 4 ? 2 : 6 - options.workers;
-  for (std::uint32_t i = 0; i < joiners; ++i) scenario.faults.push_back(fault(FaultKind::join, 0.08));
-  // Two of those who started, then a joiner; where few start, joiners stand in for those who are stopped and drained.
-  std::uint32_t next_joiner = options.workers;
-  const auto starter = [&](std::size_t i) { return i < first.size() ? first[i] : next_joiner++; };
-  const std::uint32_t stopped = first[first.size() > 2 ? 2 : 1];
-  const std::vector<std::uint32_t> victims = {first[0], first.size() > 2 ? first[1] : next_joiner++, next_joiner++};
-  const std::array<double, 3> shares = {0.2, 0.45, 0.8};
-  next_phase = 0;
-  for (std::size_t i = 0; i < victims.size(); ++i) {
-    Fault kill = fault(FaultKind::kill, shares[i]);
-    kill.worker = victims[i];
-    scenario.faults.push_back(kill);
+  // Everybody has a fate: those who started in any order, then the early joiners, who take over from those that go.
+  std::vector<std::uint32_t> fates(options.workers);
+  std::iota(fates.begin(), fates.end(), 0U);
+  shuffle(fates, random);
+  enum Fate : std::uint8_t { killed_first, stopped, killed, killed_with_it, drained, killed_last, slow_one, count_ };
+  const std::size_t early = std::max<std::size_t>(count_, options.workers + 1U);
+  while (fates.size() < early) {
+    add(FaultKind::join, 0.08, std::nullopt);
+    fates.push_back(static_cast<std::uint32_t>(fates.size()));
   }
-  Fault stop = fault(FaultKind::stop, 0.33);
-  stop.worker = stopped;
-  stop.for_s = options.stop_s;
-  scenario.faults.push_back(stop);
-  Fault drain = fault(FaultKind::drain, 0.65);
-  drain.worker = starter(3);
-  scenario.faults.push_back(drain);
-  Fault coordinator = fault(FaultKind::kill_coordinator, 0.15 + 0.7 * random.unit_double());
+
+  next_phase = 0;
+  add(FaultKind::kill, 0.2, fates[killed_first]);
+  const Fault two_at_once = add(FaultKind::kill, 0.45, fates[killed]);
+  scenario.faults.push_back(two_at_once);
+  scenario.faults.back().worker = fates[killed_with_it];
+  const Phase last_phase = phases[next_phase++];
+
+  // One more joins, and either it dies while it moves state, or another does.
+  const auto newcomer = static_cast<std::uint32_t>(early);
+  const Fault join = add(FaultKind::join, 0.38, std::nullopt);
+  const bool newcomer_dies = random.chance(0.5);
+  Fault& moving = add(FaultKind::kill, 0, newcomer_dies ? newcomer : fates[killed_last]);
+  moving.at_step = join.at_step;
+  moving.phase = Phase::fetch;
+  if (!newcomer_dies) moving.observer = newcomer;
+  add(FaultKind::kill, 0.8, newcomer_dies ? fates[killed_last] : newcomer).phase = last_phase;
+
+  add(FaultKind::stop, 0.33, fates[stopped]).for_s = options.stop_s;
+  add(FaultKind::drain, 0.65, fates[drained]);
+  Fault& slow = add(FaultKind::slow, 0.25 + 0.3 * random.unit_double(), fates[slow_one]);
+  slow.cpu_fraction = 0.3 + 0.5 * random.unit_double();
+  slow.for_s = random.chance(0.5) ? 0 : 1.0;
+  Fault& coordinator = add(FaultKind::kill_coordinator, 0.15 + 0.7 * random.unit_double(), std::nullopt);
   coordinator.for_s = random.chance(0.5) ? 0 : 0.3;
-  scenario.faults.push_back(coordinator);
   return scenario;
 }
 

@@ -19,8 +19,8 @@ struct RandomScenarioOptions {
   double stop_s = 2.0;        // how long a stopped worker stays so: longer than the lease
 };
 
-// At least three kills in different phases, a stop long enough to be declared lost with the thaw, a drain, two joins
-// (more where few workers are started) and a kill of the coordinator; at any time a worker lives.
+// Kills in different phases, two of them at once and one while state moves; a stop long enough to be declared lost,
+// with the thaw; a drain, joins, a worker that becomes slow, a kill of the coordinator. At any time a worker lives.
 [[nodiscard]] Scenario draw_scenario(const RandomScenarioOptions& options);
 
 }  // namespace planaria

@@ -16,8 +16,9 @@ constexpr std::array<std::string_view, 13> kKinds = {
     "corrupt", "nan",  "disk_full", "kill_coordinator"};
 static_assert(kKinds.size() == static_cast<std::size_t>(FaultKind::count_));
 
-// In the order of Phase, from forward to commit.
-constexpr std::array<std::string_view, 6> kPhases = {"forward", "backward", "reduce", "gate", "update", "commit"};
+// In the order of Phase, from fetch to commit.
+constexpr std::array<std::string_view, 7> kPhases = {"fetch", "forward", "backward", "reduce",
+                                                     "gate",  "update",  "commit"};
 
 constexpr double kMaxSeconds = 86'400;
 
@@ -57,18 +58,21 @@ Fault read_fault(ConfigReader& reader) {
   if (!reader.key("kind", fault.kind, std::span(kKinds))) reader.refuse("kind", "every fault has a kind");
   std::uint64_t step = 0;
   if (reader.key("at_step", step, {.min = 1})) fault.at_step = step;
-  std::size_t phase = 0;
   enum class Named : std::uint8_t { first };
   Named named{};
   if (reader.key("phase", named, std::span(kPhases))) {
-    phase = static_cast<std::size_t>(named);
+    fault.phase = static_cast<Phase>(static_cast<std::size_t>(Phase::fetch) + static_cast<std::size_t>(named));
     if (!fault.at_step) reader.refuse("phase", "a phase goes with at_step");
   }
-  fault.phase = static_cast<Phase>(static_cast<std::size_t>(Phase::forward) + phase);
   double seconds = 0;
   if (reader.key("at_s", seconds, {0, kMaxSeconds})) fault.at_s = seconds;
   std::uint32_t worker = 0;
   if (reader.key("worker", worker, {.min = 0, .max = UINT32_MAX - 1})) fault.worker = worker;
+  std::uint32_t observer = 0;
+  if (reader.key("observer", observer, {.min = 0, .max = UINT32_MAX - 1})) {
+    fault.observer = observer;
+    if (!fault.at_step) reader.refuse("observer", "an observer goes with at_step");
+  }
   reader.key("for_s", fault.for_s, {0, kMaxSeconds});
   reader.key("cpu_fraction", fault.cpu_fraction, {0.01, 1});
   read_end(reader, "from", fault.from);
@@ -126,7 +130,7 @@ std::vector<std::string> never_strike(const Scenario& scenario, std::uint32_t wo
     if (fault.at_step && *fault.at_step > steps) {
       tell(fmt::format("it waits for step {}, and the job has {}", *fault.at_step, steps));
     }
-    for (const auto& end : {fault.worker, fault.from, fault.to}) {
+    for (const auto& end : {fault.worker, fault.observer, fault.from, fault.to}) {
       if (!end || *end == kCoordinatorEnd || *end < started) continue;
       tell(fmt::format("there is no worker {}: {} are started, numbered from 0", *end, started));
     }
@@ -146,6 +150,7 @@ std::string scenario_to_toml(const Scenario& scenario) {
       text += fmt::format("at_step = {}\nphase = \"{}\"\n", *fault.at_step, planaria::to_string(fault.phase));
     if (fault.at_s) text += fmt::format("at_s = {:f}\n", *fault.at_s);
     if (fault.worker) text += fmt::format("worker = {}\n", *fault.worker);
+    if (fault.observer) text += fmt::format("observer = {}\n", *fault.observer);
     if (fault.for_s != defaults.for_s) text += fmt::format("for_s = {:f}\n", fault.for_s);
     if (fault.cpu_fraction != defaults.cpu_fraction) text += fmt::format("cpu_fraction = {:f}\n", fault.cpu_fraction);
     if (fault.from) text += fmt::format("from = \"{}\"\n", end(*fault.from));

@@ -84,22 +84,28 @@ TEST(RandomScenario, HoldsTheFaultsThatACampaignPromises) {
   for (std::uint64_t seed = 1; seed <= 200; ++seed) {
     const Scenario drawn = draw_scenario({.seed = seed, .steps = 40, .workers = 4, .stop_s = 1.5});
     std::multiset<FaultKind> kinds;
-    std::set<Phase> phases;
+    std::multiset<Phase> killed_in;
+    std::multiset<std::pair<std::uint64_t, Phase>> points;
     for (const Fault& fault : drawn.faults) {
       kinds.insert(fault.kind);
-      if (fault.kind == FaultKind::kill) phases.insert(fault.phase);
+      if (fault.kind != FaultKind::kill) continue;
+      killed_in.insert(fault.phase);
+      points.emplace(*fault.at_step, fault.phase);
     }
-    EXPECT_EQ(kinds.count(FaultKind::kill), 3U);
-    EXPECT_EQ(phases.size(), 3U);
+    EXPECT_EQ(kinds.count(FaultKind::kill), 5U);
+    EXPECT_EQ(killed_in.count(Phase::fetch), 1U);
+    EXPECT_EQ(std::set<Phase>(killed_in.begin(), killed_in.end()).size(), 4U);
+    EXPECT_EQ(std::set(points.begin(), points.end()).size(), 4U);  // two at once
     EXPECT_EQ(kinds.count(FaultKind::stop), 1U);
     EXPECT_EQ(kinds.count(FaultKind::drain), 1U);
-    EXPECT_EQ(kinds.count(FaultKind::join), 2U);
+    EXPECT_EQ(kinds.count(FaultKind::slow), 1U);
+    EXPECT_EQ(kinds.count(FaultKind::join), 4U);
     EXPECT_EQ(kinds.count(FaultKind::kill_coordinator), 1U);
   }
 }
 
 TEST(RandomScenario, HasAnotherVictimForEachFaultAndLeavesOneAlone) {
-  for (std::uint32_t workers = 2; workers <= 6; ++workers) {
+  for (std::uint32_t workers = 2; workers <= 8; ++workers) {
     for (std::uint64_t seed = 1; seed <= 50; ++seed) {
       const Scenario drawn = draw_scenario({.seed = seed, .steps = 40, .workers = workers, .stop_s = 1.5});
       std::uint32_t all = workers;
@@ -107,12 +113,25 @@ TEST(RandomScenario, HasAnotherVictimForEachFaultAndLeavesOneAlone) {
       for (const Fault& fault : drawn.faults) {
         if (fault.kind == FaultKind::join) ++all;
         EXPECT_TRUE(!fault.worker || victims.insert(*fault.worker).second) << workers << " workers, seed " << seed;
+        if (fault.kind == FaultKind::slow) victims.erase(*fault.worker);
       }
-      EXPECT_EQ(victims.size(), 5U);
+      EXPECT_EQ(victims.size(), 7U);
       EXPECT_LT(*victims.rbegin(), all);
       EXPECT_GT(all, victims.size());
     }
   }
+}
+
+TEST(FaultEngine, AnObserversPointStrikesTheVictim) {
+  FaultEngine engine(parse("[[fault]]\nkind = \"kill\"\nat_step = 3\nphase = \"fetch\"\nworker = 1\nobserver = 2\n"),
+                     at_ms(0));
+  EXPECT_TRUE(told(engine.worker_ready(1)).empty());
+  EXPECT_EQ(told(engine.worker_ready(2)), std::vector<std::string>{"2: arm 3 fetch"});
+  const auto orders = engine.phase_entered(2, 3, Phase::fetch, at_ms(70));
+  EXPECT_EQ(signals(orders), std::vector<int>{SIGKILL});
+  EXPECT_EQ(told(orders), std::vector<std::string>{"2: go"});
+  ASSERT_EQ(engine.fired().size(), 1U);
+  EXPECT_EQ(engine.fired()[0].worker, 1U);
 }
 
 TEST(FaultEngine, AKillStrikesItsVictimAtItsPointOnce) {

@@ -205,6 +205,7 @@ void AgentLoop::feed(const WorkerEvent& event, Instant now) {
       carry_out(action);
     }
   }
+  if (core_.phase() != before) announce_fetch();
 }
 
 // Forward and backward are announced by the trainer, where they begin.
@@ -212,6 +213,12 @@ void AgentLoop::announce_phase(Instant now) {
   const Phase phase = core_.phase();
   if (parts_.hook == nullptr || phase < Phase::reduce || phase > Phase::commit) return;
   if (parts_.hook->entered(core_.step(), phase)) held_until_ = now + kMaxFaultPause;
+}
+
+// Once its requests are on their way: a fault shall meet the transfer.
+void AgentLoop::announce_fetch() {
+  if (parts_.hook == nullptr || core_.phase() != Phase::fetch) return;
+  static_cast<void>(parts_.hook->entered(core_.step(), Phase::fetch));
 }
 
 void AgentLoop::carry_out_held() {

@@ -76,6 +76,7 @@ class AgentLoop {
   void feed(const WorkerEvent& event, Instant now);
   void welcome(const Welcome& message);
   void announce_phase(Instant now);
+  void announce_fetch();
   void carry_out(const WorkerAction& action);
   void carry_out_held();
   void serve_state();

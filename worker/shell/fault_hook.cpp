@@ -62,11 +62,11 @@ Result<WorkerId> peer_of(std::string_view word) {
 Result<FaultCommand> parse_arm(std::span<const std::string_view> words) {
   PLANARIA_ASSIGN(const Step step, step_of(words[1]));
   for (const Phase phase :
-       {Phase::forward, Phase::backward, Phase::reduce, Phase::gate, Phase::update, Phase::commit}) {
+       {Phase::fetch, Phase::forward, Phase::backward, Phase::reduce, Phase::gate, Phase::update, Phase::commit}) {
     if (words[2] == to_string(phase)) return FaultCommand(fault_command::Arm{step, phase});
   }
   return refused("a phase can't be '" + std::string(words[2]) +
-                 "'; it is forward, backward, reduce, gate, update or commit");
+                 "'; it is fetch, forward, backward, reduce, gate, update or commit");
 }
 
 Result<FaultCommand> parse_link(std::span<const std::string_view> words) {
@@ -158,6 +158,21 @@ struct FaultHook::State {
     }
   }
 
+  // Armed points that are reached here; the mutex is held.
+  std::vector<Point> take_reached(const Point& here) {
+    std::vector<Point> reached;
+    for (const Point& point : armed) {
+      if (reaches(here, point)) reached.push_back(point);
+    }
+    for (const Point& point : reached) armed.erase(point);
+    return reached;
+  }
+
+  [[nodiscard]] bool reaches(const Point& here, const Point& point) const {
+    if (point.second == Phase::fetch) return here.second == Phase::fetch && point.first <= here.first;
+    return point <= position;
+  }
+
   void announce(const Point& point) {
     say("phase " + std::to_string(point.first.value()) + " " + to_string(point.second));
   }
@@ -204,10 +219,9 @@ bool FaultHook::entered(Step step, Phase phase) {
   std::vector<State::Point> reached;
   {
     const std::scoped_lock lock(state_->mutex);
-    state_->position = std::max(state_->position, State::Point{step, phase});
-    const auto end = state_->armed.upper_bound(state_->position);
-    reached.assign(state_->armed.begin(), end);
-    state_->armed.erase(state_->armed.begin(), end);
+    const State::Point here{step, phase};
+    state_->position = std::max(state_->position, here);
+    reached = state_->take_reached(here);
   }
   for (const State::Point& point : reached) state_->announce(point);
   return !reached.empty();
@@ -262,7 +276,7 @@ void FaultHook::handle_line(std::string_view line) {
     bool passed = false;
     {
       const std::scoped_lock lock(state_->mutex);
-      passed = point <= state_->position;
+      passed = point.second != Phase::fetch && point <= state_->position;
       if (!passed) state_->armed.insert(point);
     }
     state_->say("ok " + std::string(line));

@@ -6,13 +6,16 @@
 //   worker says                      when
 //     hello <pid>                    first line
 //     worker <id> <incarnation>      each time the coordinator has named it
-//     phase <step> <phase>           it enters an armed point; it stands still until `go`, 5 s at most
+//     phase <step> <phase>           it enters an armed point; it stands still until `go`, 5 s at most. In fetch it
+//     goes
+//                                    on: what it asked its peers for is under way
 //     ok <command line>              the command took effect
 //     error <reason>                 the command was refused
 //
 //   chaos says
 //     arm <step> <phase>             announce this point, once. A point that is already passed is announced at once,
-//                                    and the worker doesn't stand still for it
+//                                    and the worker doesn't stand still for it. Not every step fetches state: with
+//                                    fetch, the first fetching for this step or a later one is meant
 //     go                             go on from an announced point
 //     slow <fraction>                compute at this fraction of the speed, in (0, 1]; 1 ends it
 //     link <peer|*> <delay_ms> <loss> <rate_mbit> <corrupt> <duplicate> <in|out|both>
@@ -24,7 +27,7 @@
 //     nan <step>                     one gradient value of the step's next micro-batch becomes NaN, once
 //     disk_full <seconds>            writing durable files fails with a full disk for this long
 //
-// Phases: forward backward reduce gate update commit. Peers are worker ids.
+// Phases: fetch forward backward reduce gate update commit. Peers are worker ids.
 //
 // Thread contract: every method may be called from any thread. Handlers run on the hook's own thread.
 #pragma once

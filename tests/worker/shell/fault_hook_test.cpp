@@ -54,10 +54,10 @@ TEST_P(RefusedFaultCommand, IsRefusedWithAReason) {
   EXPECT_FALSE(command.error().message().empty());
 }
 INSTANTIATE_TEST_SUITE_P(Lines, RefusedFaultCommand,
-                         ::testing::Values("", " ", "stop", "go now", "arm 0 gate", "arm 1 fetch", "arm 1",
-                                           "arm x gate", "slow 0", "slow 1.5", "slow nan", "slow inf",
-                                           "link 1 2 3 4 5 6 in", "link 1 0 0 0 0 0 up", "link -1 0 0 0 0 0 in",
-                                           "block everyone", "nan 0", "disk_full -1", "arm 99999999999999999999 gate"));
+                         ::testing::Values("", " ", "stop", "go now", "arm 0 gate", "arm 1 idle", "arm 1", "arm x gate",
+                                           "slow 0", "slow 1.5", "slow nan", "slow inf", "link 1 2 3 4 5 6 in",
+                                           "link 1 0 0 0 0 0 up", "link -1 0 0 0 0 0 in", "block everyone", "nan 0",
+                                           "disk_full -1", "arm 99999999999999999999 gate"));
 
 class FaultHookTest : public ::testing::Test {
  protected:
@@ -127,6 +127,16 @@ TEST_F(FaultHookTest, ALatePointIsAnnouncedAtOnce) {
   say("arm 4 reduce");
   EXPECT_EQ(hear(), "ok arm 4 reduce");
   EXPECT_EQ(hear(), "phase 4 reduce");
+}
+
+TEST_F(FaultHookTest, FetchIsMetWhenStateMovesForThatStepOrALaterOne) {
+  say("arm 4 fetch");
+  EXPECT_EQ(hear(), "ok arm 4 fetch");
+  EXPECT_FALSE(hook_->entered(Step(3), Phase::fetch));
+  EXPECT_FALSE(hook_->entered(Step(5), Phase::gate));  // no state moved
+  EXPECT_TRUE(hook_->entered(Step(6), Phase::fetch));
+  EXPECT_EQ(hear(), "phase 4 fetch");
+  EXPECT_FALSE(hook_->entered(Step(7), Phase::fetch));
 }
 
 TEST_F(FaultHookTest, PassStandsStillUntilGo) {
