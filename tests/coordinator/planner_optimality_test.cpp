@@ -7,6 +7,7 @@
 
 #include "coordinator/planner/planner.hpp"
 #include "planner_cases.hpp"
+#include "tests/sanitized.hpp"
 
 namespace planaria {
 namespace {
@@ -41,12 +42,14 @@ struct Gaps {
 class Optimality : public ::testing::TestWithParam<std::uint64_t> {};
 
 constexpr std::uint64_t kParts = 20;
+// A sanitizer looks at every load and finds in a pure function what it finds in its first cases.
+constexpr std::uint64_t kStride = kSanitized ? 8 * kParts : kParts;
 
 TEST_P(Optimality, PlannerComesWithinTwoPercentOfAllLayoutsAndLocalSearchMostly) {
   fmt::print("seeds {} to {}, every {}th from the {}th\n", kFirstSeed, kFirstSeed + kCases - 1, kParts, GetParam());
   Gaps planned_gaps, local_gaps;
   int infeasible = 0, feasible = 0, proven = 0, missed = 0;
-  for (std::uint64_t seed = kFirstSeed + GetParam(); seed < kFirstSeed + kCases; seed += kParts) {
+  for (std::uint64_t seed = kFirstSeed + GetParam(); seed < kFirstSeed + kCases; seed += kStride) {
     PlannerCase drawn = draw_case(seed);
     const auto planned = plan_layout(drawn.model, drawn.cluster, drawn.options);
     PlanOptions local_options = drawn.options;

@@ -38,7 +38,8 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  void push(const std::string& bytes) { zmq_send(socket_, bytes.data(), bytes.size(), 0); }
+  // Whom the hub turned away has no connection left, and would wait for one for ever.
+  void push(const std::string& bytes) { zmq_send(socket_, bytes.data(), bytes.size(), ZMQ_DONTWAIT); }
   std::string receive(int flags = 0) {
     std::string bytes(65536, '\0');
     const int size = zmq_recv(socket_, bytes.data(), bytes.size(), flags);
