@@ -120,6 +120,10 @@ void add_worker(CLI::App& app, int& code) {
   command->add_option("--tokenizer-file", options.tokenizer_file, "the same of the tokenizer's file");
   command->add_option("--threads", options.threads, "compute threads; default the job's")
       ->transform(whole_number(0, 1024));
+  command->add_option("--memory-mb", options.memory_mb, "MiB that training may use; default the job's")
+      ->transform(whole_number(0, UINT32_MAX));
+  command->add_option("--zone", options.zone, "machines of one zone are near each other: for the planner");
+  command->add_option("--nic", options.nic, "class of this machine's network: for the planner");
   command->add_option(
       "--devices", options.data_devices,
       "network devices through which workers reach each other, as \"eth0\" or \"eth0,eth1\"; default lo "

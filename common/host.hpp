@@ -1,13 +1,17 @@
-// What this machine is called.
+// What this machine is called and has.
 //
-// Thread contract: pure function of the system.
+// Thread contract: pure functions of the system.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace planaria {
 
 // "unknown" when the system doesn't tell.
 [[nodiscard]] std::string host_name();
+
+// Main memory; 0 when the system doesn't tell.
+[[nodiscard]] std::uint64_t host_memory_bytes();
 
 }  // namespace planaria

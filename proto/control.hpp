@@ -86,6 +86,18 @@ struct Identity {
   }
 };
 
+// What a worker brings besides its speed, for the planner.
+struct WorkerResources {
+  std::uint64_t memory_bytes = 0;  // that training may use; 0 = it doesn't know
+  bool memory_of_host = false;     // they are the machine's: its workers share them
+  std::string zone;                // machines of one zone are near each other
+  std::string nic;                 // class of its network; empty = the common one
+  template <class V>
+  void fields(V& v) {
+    v(memory_bytes, memory_of_host, zone, nic);
+  }
+};
+
 struct Register {
   std::uint32_t protocol = kProtocolVersion;
   std::optional<Hash128> job;  // absent: the worker asks for the job
@@ -97,12 +109,14 @@ struct Register {
   std::string host;
   std::uint32_t threads = 1;
   std::uint64_t process_id = 0;
+  WorkerResources resources;
   ByteVector address;
   Holdings holdings;
 
   template <class V>
   void fields(V& v) {
-    v(protocol, job, join_token, numeric_class, probe, wanted, identity, host, threads, process_id, address, holdings);
+    v(protocol, job, join_token, numeric_class, probe, wanted, identity, host, threads, process_id, resources, address,
+      holdings);
   }
 };
 
@@ -113,12 +127,13 @@ struct Heartbeat {
   std::uint64_t progress = 0;           // counts finished actions; equal values mean a standstill
   std::optional<WorkerId> waiting_on;   // the lowest member whose message it lacks
   double micro_batches_per_second = 0;  // of its own computing, 0 = not measured
+  std::vector<float> block_seconds;     // of one micro-batch, both ways, by block; 0 = not measured; none = nothing is
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
 
   template <class V>
   void fields(V& v) {
-    v(view, step, phase, progress, waiting_on, micro_batches_per_second, bytes_sent, bytes_received);
+    v(view, step, phase, progress, waiting_on, micro_batches_per_second, block_seconds, bytes_sent, bytes_received);
   }
 };
 

@@ -89,6 +89,7 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.key("reconnect_timeout_ms", job.cluster.reconnect_timeout_ms, milliseconds);
   v.key("rebalance_gain", job.cluster.rebalance_gain, fraction);
   v.key("layout", job.cluster.layout);
+  v.key("memory_mb", job.cluster.memory_mb, any_u32);
   v.key("listen", job.cluster.listen);
   v.key("control_port", job.cluster.control_port, port);
   v.key("http_port", job.cluster.http_port, port);

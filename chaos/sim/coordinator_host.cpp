@@ -51,9 +51,24 @@ void CoordinatorHost::take(CoordinatorAction& action) {
     append(std::move(log->record), log->sync);
     return;
   }
+  if (auto* asked = std::get_if<coordinator_action::PlanLayout>(&action)) {
+    plan(std::move(asked->request));
+    return;
+  }
   const std::uint64_t needs = world_.options.mutations.has(Mutation::announce_before_sync) ? 0 : must_sync_;
   outbox_.push_back({needs, std::move(action)});
   flush();
+}
+
+// The planner answers in its own time, or the coordinator is gone by then.
+void CoordinatorHost::plan(LayoutRequest request) {
+  request.options.search = SearchMode::local;
+  const Duration takes = world_.between(std::chrono::milliseconds(1), std::chrono::milliseconds(500));
+  world_.queue.after(takes, [this, life = life_, request = std::move(request)] {
+    if (life != life_ || !up()) return;
+    deliver(
+        coordinator_event::LayoutPlanned{request.number, plan_layout(request.model, request.cluster, request.options)});
+  });
 }
 
 // ---- the log ----

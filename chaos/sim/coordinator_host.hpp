@@ -45,6 +45,7 @@ class CoordinatorHost {
 
   void run(const CoordinatorEvent& event);
   void take(CoordinatorAction& action);
+  void plan(LayoutRequest request);
   void append(LogRecord record, bool sync);
   void start_sync();
   void synced(std::uint64_t count);

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "coordinator/core/steady_layout.hpp"
 #include "proto/block_cost.hpp"
 
 namespace planaria {
@@ -350,28 +349,6 @@ void CoordinatorCore::check_stall() {
     }
   }
   start_change({.reason = "no member makes progress: a new view of the same members", .planned = false, .victims = {}});
-}
-
-// Slots move only for a gain that lasts: checks in a row, a second apart. Their number doubles with each move among the
-// same members: workers that share a processor look faster after others than they are, and shall not pass slots around.
-void CoordinatorCore::check_balance() {
-  if (now_ < next_balance_check_) return;
-  next_balance_check_ = now_ + std::chrono::seconds(1);
-  if (!view_ || change_ || waiting_ || view_->members.size() < 2 || rebalance_wanted_) return;
-  std::vector<RecoveryMember> members;
-  std::vector<WorkerId> ids;
-  for (const Member& member : view_->members) {
-    const WorkerRecord& worker = workers_[member.worker];
-    if (worker.speed <= 0 || worker.status == WorkerStatus::draining) return;
-    members.push_back({member, {}, true, false, worker.speed});
-    ids.push_back(member.worker);
-  }
-  const std::vector<double> speeds = filled_speeds(members);
-  const auto even = steady_stages({ids, speeds, block_shares_, depths_, config_.job.batch.slots, {}});
-  const double now = predicted_time(view_->stages, members, speeds, block_shares_);
-  const double best = predicted_time(even, members, speeds, block_shares_);
-  unbalanced_checks_ = now > best * (1 + config_.job.cluster.rebalance_gain) ? unbalanced_checks_ + 1 : 0;
-  rebalance_wanted_ = unbalanced_checks_ >= (3U << std::min(rebalances_, 6U));
 }
 
 // ---- the end ----

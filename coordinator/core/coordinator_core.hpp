@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "common/clock.hpp"
+#include "coordinator/core/layout_planning.hpp"
+#include "coordinator/core/measured_blocks.hpp"
 #include "coordinator/core/recovery.hpp"
 #include "proto/control.hpp"
 #include "proto/job_spec.hpp"
@@ -55,6 +57,11 @@ struct StopJob {
 struct FaultFired {
   log_record::FaultFired fault;
 };
+// The answer to PlanLayout, in its own time.
+struct LayoutPlanned {
+  std::uint64_t number = 0;  // the request's
+  Result<PlannedLayout> planned;
+};
 struct Tick {
   bool outputs_held = false;  // what was decided waits for the log: nobody has heard it yet
 };
@@ -64,7 +71,7 @@ struct Tick {
 using CoordinatorEvent =
     std::variant<coordinator_event::Started, coordinator_event::SessionMessage, coordinator_event::SessionLost,
                  coordinator_event::DrainWorker, coordinator_event::StopJob, coordinator_event::FaultFired,
-                 coordinator_event::Tick>;
+                 coordinator_event::LayoutPlanned, coordinator_event::Tick>;
 
 namespace coordinator_action {
 
@@ -75,6 +82,10 @@ struct Log {
 struct Send {
   SessionId session;
   CoordinatorEnvelope envelope;
+};
+// plan_layout() may take seconds: it is asked beside the loop, one request at a time.
+struct PlanLayout {
+  LayoutRequest request;
 };
 // The reason of a decision, for the operator and the event list.
 struct Announce {
@@ -87,8 +98,9 @@ struct Exit {
 
 }  // namespace coordinator_action
 
-using CoordinatorAction = std::variant<coordinator_action::Log, coordinator_action::Send, coordinator_action::Announce,
-                                       coordinator_action::Exit>;
+using CoordinatorAction =
+    std::variant<coordinator_action::Log, coordinator_action::Send, coordinator_action::PlanLayout,
+                 coordinator_action::Announce, coordinator_action::Exit>;
 using CoordinatorActions = std::vector<CoordinatorAction>;
 
 struct CoordinatorCoreConfig {
@@ -115,6 +127,7 @@ struct WorkerRecord {
   std::string host;
   std::uint32_t threads = 1;
   std::uint64_t process_id = 0;
+  WorkerResources resources;
   ByteVector address;
   Holdings holdings;
   Instant last_heard{};
@@ -124,9 +137,10 @@ struct WorkerRecord {
   std::optional<Instant> evidence_at;
   std::optional<Instant> unreachable_since;  // a peer says so, in this view
   Heartbeat heartbeat;
-  bool told_end = false;     // Finish was sent on a session
-  double speed = 0;          // micro-batches a second; 0 = not measured
-  std::uint32_t faults = 0;  // corrupt payloads and standstills laid at its door of late in this incarnation
+  bool told_end = false;              // Finish was sent on a session
+  double speed = 0;                   // micro-batches a second; 0 = not measured
+  std::optional<Instant> idle_since;  // a member without a stage
+  std::uint32_t faults = 0;           // corrupt payloads and standstills laid at its door of late in this incarnation
   Instant last_fault_at{};
 };
 
@@ -179,9 +193,10 @@ class CoordinatorCore {
  private:
   struct Change {
     ViewNumber view;
-    std::optional<Step> boundary;  // planned changes only
-    std::set<WorkerId> members;    // who must report
-    std::set<WorkerId> leaving;    // drained ones among them
+    std::optional<Step> boundary;         // planned changes only
+    std::set<WorkerId> members;           // who must report
+    std::set<WorkerId> leaving;           // drained ones among them
+    std::vector<StageAssignment> wanted;  // why the change is made, when it is for another layout
     std::map<WorkerId, Report> reports;
     bool checkpoints_listed = false;  // members are asked for those that exist now
     bool lacks_state = false;         // all reported, and nobody holds the newest state
@@ -205,6 +220,7 @@ class CoordinatorCore {
   void handle(const coordinator_event::DrainWorker& event);
   void handle(const coordinator_event::StopJob& event);
   void handle(const coordinator_event::FaultFired& event);
+  void handle(const coordinator_event::LayoutPlanned& event);
   void handle(const coordinator_event::Tick& event);
 
   void replay(const log_record::GenerationStarted& record);
@@ -253,11 +269,22 @@ class CoordinatorCore {
   [[nodiscard]] bool is_busy(const WorkerRecord& worker, Instant since) const;
   void check_change_deadline();
   void check_stall();
-  void check_balance();
   [[nodiscard]] Instant lease_end(const WorkerRecord& worker) const;
   [[nodiscard]] bool in_view(WorkerId worker) const;
   [[nodiscard]] bool serving(const WorkerRecord& worker) const;  // alive and of this job
   [[nodiscard]] std::vector<WorkerId> pending_joiners() const;
+
+  // The layout.
+  struct BetterLayout {
+    std::vector<StageAssignment> stages;
+    std::string reason;
+  };
+  [[nodiscard]] MeasuredBlocks measure_blocks(const std::vector<WorkerId>& workers) const;
+  [[nodiscard]] bool settled() const;
+  [[nodiscard]] LayoutRequest layout_request() const;
+  [[nodiscard]] std::vector<StageAssignment> rebalanced(const LayoutRequest& request) const;
+  void check_balance();
+  void consider_planning(LayoutRequest request);
 
   // View changes.
   void consider_change();
@@ -271,6 +298,8 @@ class CoordinatorCore {
   [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
   void commit(const RecoveryDecision& decision);
   void wait(std::string reason);
+  void wait_for_capacity(const std::string& why);
+  [[nodiscard]] std::set<WorkerId> present() const;
   void count_steps(Step committed);
   void finish_job(bool success, std::string reason, Step step, Hash128 weights);
   void consider_exit();
@@ -318,9 +347,15 @@ class CoordinatorCore {
   bool waiting_ = false;
   std::string status_reason_ = "waiting for workers";
   std::uint32_t unbalanced_checks_ = 0;
-  std::uint32_t rebalances_ = 0;  // since the last change of members
-  std::uint32_t reconnects_ = 0;  // views for new connections alone, since a step was committed
-  bool rebalance_wanted_ = false;
+  std::uint32_t rebalances_ = 0;   // since the last change of members
+  std::uint32_t reconnects_ = 0;   // views for new connections alone, since a step was committed
+  bool rebalance_wanted_ = false;  // into better_
+  std::optional<BetterLayout> better_;
+  std::optional<ViewNumber> plan_asked_;  // the planner works on a request, of this view
+  std::uint64_t plans_ = 0;               // asked for
+  std::map<WorkerId, double> planned_speeds_;
+  Instant next_plan_{};
+  std::set<WorkerId> too_few_;  // with these alone no layout fits into memory
   Instant started_at_{};
   Instant last_progress_at_{};
   Instant next_balance_check_{};

@@ -33,7 +33,7 @@ void CoordinatorCore::consider_change() {
   if (!waiting_ && !change_ && members_alive == 0) wait(kNoWorkers);
   if (waiting_ && !change_) {
     const bool enough = static_cast<std::size_t>(members_alive) + joiners.size() >= config_.job.cluster.min_workers;
-    if (enough) {
+    if (enough && (too_few_.empty() || too_few_ != present())) {
       start_change({.reason = joiners.empty() ? "the members that are left go on"
                                               : "capacity is back: " + names(joiners) + " joined",
                     .planned = false,
@@ -71,6 +71,11 @@ void CoordinatorCore::consider_change() {
   }
   const std::size_t staying = static_cast<std::size_t>(members_alive) - drainers.size() + joiners.size();
   const std::size_t least = std::max(1U, config_.job.cluster.min_workers);
+  if (!drainers.empty() && !too_few_.empty()) {
+    std::set<WorkerId> left = present();
+    for (const WorkerId id : drainers) left.erase(id);
+    if (left == too_few_) drainers.clear();  // the reason was told
+  }
   if (!drainers.empty() && staying < least) {
     status_reason_ = names(drainers) + " can't drain yet: " + std::to_string(staying) + " worker(s) would be left of " +
                      std::to_string(least) + " needed; start another worker or stop the job";
@@ -84,12 +89,12 @@ void CoordinatorCore::consider_change() {
   std::string reason;
   if (!joiners.empty()) reason = names(joiners) + " joined";
   if (!drainers.empty()) reason += (reason.empty() ? "" : "; ") + names(drainers) + " drained";
-  if (reason.empty()) reason = "slots moved to match the workers' speeds";
+  if (reason.empty()) reason = better_->reason;
   start_change({.reason = reason, .planned = true, .victims = {}});
 }
 
 void CoordinatorCore::consider_first_view() {
-  if (change_) return;
+  if (change_ || (waiting_ && too_few_ == present())) return;
   const ClusterSpec& cluster = config_.job.cluster;
   const std::size_t ready = pending_joiners().size();
   const bool patient = now_ < started_at_ + std::chrono::milliseconds(cluster.join_timeout_ms);
@@ -136,11 +141,14 @@ void CoordinatorCore::start_change(ChangeCause cause) {
     }
     if (last_commit_ && last_commit_->view == view_->view) newest = std::max(newest, last_commit_->step.next());
     change.boundary = newest;
-    rebalances_ = std::exchange(rebalance_wanted_, false) ? rebalances_ + 1 : 0;
+    rebalances_ = rebalance_wanted_ ? rebalances_ + 1 : 0;
+    if (rebalance_wanted_) change.wanted = better_->stages;
     unbalanced_checks_ = 0;
   } else {
     rebalances_ = 0;
   }
+  rebalance_wanted_ = false;
+  better_.reset();
   unfinished_prepare_ = false;
   done_.clear();
   log(log_record::Prepared{change.view, excluded, cause.reason, suspicion_});
@@ -193,13 +201,17 @@ void CoordinatorCore::send_prepare(const WorkerRecord& worker) {
 RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   RecoveryInput input;
   input.view = change.view;
+  std::vector<WorkerId> ids;
+  for (const auto& [id, report] : change.reports) ids.push_back(id);
+  MeasuredBlocks measured = measure_blocks(ids);
   for (const auto& [id, report] : change.reports) {
     const WorkerRecord& worker = workers_.at(id);
     input.members.push_back({{id, worker.incarnation, worker.host, worker.address},
                              report,
                              in_view(id),
                              change.leaving.contains(id),
-                             worker.speed});
+                             measured.speeds[input.members.size()],
+                             worker.resources});
   }
   input.previous = view_;
   if (view_) {
@@ -209,9 +221,11 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.slots = config_.job.batch.slots;
   input.total_steps = Step(config_.job.train.steps);
   input.map = &map_;
+  input.job = &config_.job;
   input.sharded = config_.job.optimizer.shard;
-  input.block_shares = block_shares_;
+  input.block_shares = std::move(measured.shares);
   input.depths = depths_;
+  input.wanted = change.wanted;
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
   input.planned = change.boundary.has_value();
@@ -243,6 +257,10 @@ void CoordinatorCore::finish_change() {
     for (const WorkerId id : change_->members) send_prepare(workers_[id]);
     return;
   }
+  if (!decision && decision.error().code() == ErrorCode::exhausted) {
+    wait_for_capacity(decision.error().message());
+    return;
+  }
   if (!decision) {
     status_reason_ = decision.error().message();  // asked again at each tick until rollback is allowed
     change_->lacks_state = true;
@@ -265,6 +283,29 @@ void CoordinatorCore::finish_change() {
     return;
   }
   commit(*decision);
+}
+
+// Who could have a part: members that serve and who waits to become one.
+std::set<WorkerId> CoordinatorCore::present() const {
+  std::set<WorkerId> workers;
+  for (const Member& member : view_ ? view_->members : std::vector<Member>{}) {
+    if (in_view(member.worker) && serving(workers_.at(member.worker))) workers.insert(member.worker);
+  }
+  for (const WorkerId id : pending_joiners()) workers.insert(id);
+  return workers;
+}
+
+// Without those that drain no layout fits: they stay. Without anybody draining, the job waits for more workers.
+void CoordinatorCore::wait_for_capacity(const std::string& why) {
+  const bool drains = !change_->leaving.empty();
+  too_few_ = present();
+  for (const WorkerId id : change_->leaving) too_few_.erase(id);
+  if (!drains) {
+    wait("too few workers: " + why);
+    return;
+  }
+  status_reason_ = names({change_->leaving.begin(), change_->leaving.end()}) + " can't drain yet: " + why;
+  start_change({.reason = status_reason_, .planned = false, .victims = {}});
 }
 
 // Each one's loss starts the change anew, without it.
@@ -316,6 +357,9 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
     if (worker.status == WorkerStatus::joining) worker.status = WorkerStatus::member;
     worker.last_progress_at = now_;
     worker.unreachable_since.reset();
+    const bool idle = std::ranges::find(view_->stages, member.worker, &StageAssignment::worker) == view_->stages.end();
+    if (!idle) worker.idle_since.reset();
+    if (idle && !worker.idle_since) worker.idle_since = now_;
     send(worker, CommitView{*view_});
   }
   for (const WorkerId id : decision.released) {

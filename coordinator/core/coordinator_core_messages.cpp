@@ -205,6 +205,7 @@ void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Regi
   worker.host = message.host;
   worker.threads = message.threads;
   worker.process_id = message.process_id;
+  worker.resources = message.resources;
   worker.address = message.address;
   worker.holdings = message.holdings;
   worker.last_heard = now_;
@@ -337,6 +338,8 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
     last_progress_at_ = now_;
   }
   worker.heartbeat = message;
+  const auto no_time = [](float seconds) { return !std::isfinite(seconds) || seconds < 0 || seconds > 1e6F; };
+  if (std::ranges::any_of(message.block_seconds, no_time)) worker.heartbeat.block_seconds.clear();
   // Layouts are cut by it: no other number than a speed that a machine can have.
   const double speed = message.micro_batches_per_second;
   if (std::isfinite(speed) && speed > 1e-6 && speed < 1e9) worker.speed = speed;

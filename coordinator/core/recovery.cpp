@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/numeric_policy.hpp"
 #include "coordinator/core/steady_layout.hpp"
 #include "proto/block_cost.hpp"
@@ -18,7 +19,13 @@ namespace {
 class RecoveryPlanner {
  public:
   explicit RecoveryPlanner(const RecoveryInput& input)
-      : in_(input), all_(input.map->tiles_with_state()), speeds_(filled_speeds(input.members)) {}
+      : in_(input), all_(input.map->tiles_with_state()), speeds_(filled_speeds(speeds_of(input.members))) {}
+
+  static std::vector<double> speeds_of(const std::vector<RecoveryMember>& members) {
+    std::vector<double> speeds;
+    for (const RecoveryMember& member : members) speeds.push_back(member.speed);
+    return speeds;
+  }
 
   Result<RecoveryDecision> decide() {
     find_trusted_state();
@@ -29,6 +36,7 @@ class RecoveryPlanner {
     judge_numbers();
     if (decision_.halt || !decision_.expelled.empty()) return decision_;
     choose_members();
+    PLANARIA_TRY(choose_stages());
     plan_steady();
     plan_resume();
     plan_fetches();
@@ -318,33 +326,68 @@ class RecoveryPlanner {
     }
   }
 
-  void plan_steady() {
-    ViewRecord& record = decision_.record;
-    record.view = in_.view;
-    record.sharded = in_.sharded;
-    for (const std::size_t i : members_) record.members.push_back(in_.members[i].member);
-    SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots, {}};
+  // The planner's layout when it is for these members, else what is decided at once; that may need more memory than
+  // there is, and then the planner is asked after all.
+  Status choose_stages() {
+    std::vector<StageAssignment>& stages = decision_.record.stages;
+    const bool same = in_.previous && same_members();
+    if (same && !in_.wanted.empty()) {
+      stages = in_.wanted;
+      return ok_status();
+    }
+    stages = stages_at_once();
+    if (same) {
+      const double now = predicted_time(in_.previous->stages, in_.members, speeds_, in_.block_shares);
+      const double then = predicted_time(stages, in_.members, speeds_, in_.block_shares);
+      if (then * (1 + in_.rebalance_gain) > now) stages = in_.previous->stages;
+    }
+    if (in_.job == nullptr) return ok_status();
+    std::vector<PlannedWorker> workers;
+    for (const std::size_t i : staying_) {
+      const RecoveryMember& member = in_.members[i];
+      workers.push_back({worker(i), member.member.host, member.resources, speeds_[i]});
+    }
+    const ModelProfile model = measured_model(*in_.job, *in_.map, in_.block_shares);
+    const ClusterProfile cluster = measured_cluster(workers);
+    PlanOptions options = plan_options(*in_.job, in_.depths, workers.size(), blocks());
+    if (fits_memory(stages, model, cluster, options)) return ok_status();
+    options.search = SearchMode::local;  // the members wait
+    if (in_.previous) options.previous = plan_of(in_.previous->stages);
+    const auto planned = plan_layout(model, cluster, options);
+    if (!planned && planned.error().code() == ErrorCode::exhausted) return planned.error();
+    if (planned) stages = stages_of(planned->layout);
+    return ok_status();
+  }
+
+  [[nodiscard]] std::vector<StageAssignment> stages_at_once() const {
+    SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots};
     std::vector<double> speeds;
     std::vector<WorkerId> workers;
     for (const std::size_t i : staying_) {
       workers.push_back(worker(i));
       speeds.push_back(speeds_[i]);
       layout.held.push_back(share_held(i));
+      layout.fresh.push_back(!in_.members[i].continuing);
     }
     layout.workers = workers;
     layout.speeds = speeds;
-    record.stages = steady_stages(layout);
-    if (in_.previous && same_members()) {
-      const double now = predicted_time(in_.previous->stages, in_.members, speeds_, in_.block_shares);
-      const double then = predicted_time(record.stages, in_.members, speeds_, in_.block_shares);
-      if (then * (1 + in_.rebalance_gain) > now) record.stages = in_.previous->stages;
-    }
+    if (in_.previous) layout.previous = in_.previous->stages;
+    return steady_stages(layout);
+  }
+
+  void plan_steady() {
+    ViewRecord& record = decision_.record;
+    record.view = in_.view;
+    record.sharded = in_.sharded;
+    for (const std::size_t i : members_) record.members.push_back(in_.members[i].member);
+    const auto stays = [&](WorkerId id) {
+      return std::ranges::any_of(staying_, [&](std::size_t i) { return worker(i) == id; });
+    };
     std::vector<ShardAssignment> former;
     if (in_.previous && in_.sharded) former = in_.previous->shards;
     record.shards = split_shards(*in_.map, record.stages, former);
-    const bool keep_writer =
-        in_.previous && std::ranges::find(workers, in_.previous->checkpoint_writer) != workers.end();
-    record.checkpoint_writer = keep_writer ? in_.previous->checkpoint_writer : workers.front();
+    const bool keep_writer = in_.previous && stays(in_.previous->checkpoint_writer);
+    record.checkpoint_writer = keep_writer ? in_.previous->checkpoint_writer : worker(staying_.front());
     for (const std::size_t i : members_) {
       duties_[worker(i)] = duty_of(*in_.map, in_.sharded, record.stages, record.shards, worker(i));
     }
@@ -649,17 +692,16 @@ Result<RecoveryDecision> decide_recovery(const RecoveryInput& input) {
   return RecoveryPlanner(input).decide();
 }
 
-std::vector<double> filled_speeds(const std::vector<RecoveryMember>& members) {
+std::vector<double> filled_speeds(std::vector<double> speeds) {
   double sum = 0;
   std::size_t measured = 0;
-  for (const RecoveryMember& member : members) {
-    if (member.speed <= 0) continue;
-    sum += member.speed;
+  for (const double speed : speeds) {
+    if (speed <= 0) continue;
+    sum += speed;
     ++measured;
   }
   const double mean = measured == 0 ? 1 : sum / static_cast<double>(measured);
-  std::vector<double> speeds;
-  for (const RecoveryMember& member : members) speeds.push_back(member.speed > 0 ? member.speed : mean);
+  for (double& speed : speeds) speed = speed > 0 ? speed : mean;
   return speeds;
 }
 

@@ -23,6 +23,7 @@ struct RecoveryMember {
   bool continuing = false;  // it was a member of the previous view in this incarnation
   bool leaving = false;     // drained: it goes as soon as the others hold all that is needed
   double speed = 0;         // micro-batches a second; 0 = not measured
+  WorkerResources resources = {};
 };
 
 struct RecoveryInput {
@@ -33,9 +34,12 @@ struct RecoveryInput {
   std::uint32_t slots = 1;              // V
   Step total_steps;
   const StateMap* map = nullptr;
+  const JobSpec* job = nullptr;       // to ask what a layout needs of memory; null: it is no limit
   bool sharded = false;               // optimizer.shard
   std::vector<double> block_shares;   // of a micro-batch's time
   std::vector<std::uint32_t> depths;  // of pipelines; see steady_stages
+  std::vector<StageAssignment>
+      wanted;  // the planner's layout for the members of the previous view; none: steady_stages
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   double rebalance_gain = 0.1;                          // the previous split is kept when a new one gains less
   bool planned = false;                                 // every continuing member stopped at the same boundary
@@ -58,12 +62,13 @@ struct RecoveryDecision {
   std::vector<WorkerId> released;  // leaving ones that aren't members any more
 };
 
-// Errors with `unavailable` when the members don't hold the newest state and falling back isn't allowed yet, and with
-// `not_found` when that needs members' checkpoints, listed anew.
+// Errors with `unavailable` when the members don't hold the newest state and falling back isn't allowed yet, with
+// `not_found` when that needs members' checkpoints, listed anew, and with `exhausted` when no layout fits into the
+// members' memory; the message says what is needed.
 [[nodiscard]] Result<RecoveryDecision> decide_recovery(const RecoveryInput& input);
 
-// Speeds with the gaps filled: a worker that wasn't measured counts as the mean of the others, or 1.
-[[nodiscard]] std::vector<double> filled_speeds(const std::vector<RecoveryMember>& members);
+// Speeds with the gaps, zeros, filled: a worker that wasn't measured counts as the mean of the others, or 1.
+[[nodiscard]] std::vector<double> filled_speeds(std::vector<double> speeds);
 
 // The slowest worker's time, in slots of the whole model over speed.
 [[nodiscard]] double predicted_time(const std::vector<StageAssignment>& stages,

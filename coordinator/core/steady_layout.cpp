@@ -4,6 +4,9 @@
 #include <cassert>
 #include <limits>
 #include <numeric>
+#include <optional>
+#include <unordered_map>
+#include <utility>
 
 namespace planaria {
 namespace {
@@ -42,19 +45,9 @@ Cut cut_blocks(std::span<const double> shares, std::span<const double> speeds) {
   return cut;
 }
 
-// The stages of each pipeline.
-std::vector<std::size_t> depths_of(const SteadyLayoutInput& input) {
-  std::vector<std::size_t> depths;
-  for (std::size_t left = input.workers.size(); left > 0; left -= depths.back()) {
-    const std::size_t wanted = input.depths.empty() ? 1 : input.depths[depths.size() % input.depths.size()];
-    depths.push_back(std::min({wanted, input.block_shares.size(), left}));
-  }
-  return depths;
-}
-
 // Which worker has which place in the pipelines, one after another: places and workers that have most in common first.
 // Where nobody holds anything, or all hold all, the order stays.
-std::vector<std::size_t> seat(const SteadyLayoutInput& input, std::span<const std::size_t> depths) {
+std::vector<std::size_t> seat(const SteadyLayoutInput& input, std::span<const std::uint32_t> depths) {
   constexpr std::size_t kMaxWorkers = 512;  // every pair of place and worker is looked at
   const std::size_t count = input.workers.size();
   std::vector<std::size_t> seats(count);
@@ -94,29 +87,130 @@ std::vector<std::size_t> seat(const SteadyLayoutInput& input, std::span<const st
   return seats;
 }
 
+// A pipeline's workers, in the order of its stages, as indices of the input's.
+using Line = std::vector<std::size_t>;
+
+std::vector<Line> lines_of_depths(const SteadyLayoutInput& input) {
+  const auto depths = repeated_depths(input.depths, input.workers.size(), input.block_shares.size());
+  const std::vector<std::size_t> seats = seat(input, depths);
+  std::vector<Line> lines;
+  auto next = seats.begin();
+  for (const std::uint32_t depth : depths) {
+    lines.emplace_back(next, next + depth);
+    next += depth;
+  }
+  return lines;
+}
+
+// The previous pipelines, mended.
+class Mending {
+ public:
+  explicit Mending(const SteadyLayoutInput& input) : in_(input) {}
+
+  std::vector<Line> lines() {
+    find_places();
+    fill_free_places();
+    for (std::vector<Place>& places : pipelines_) {
+      Line line;
+      for (const Place& place : places) {
+        if (place.worker) line.push_back(*place.worker);
+      }
+      if (!line.empty()) lines_.push_back(std::move(line));
+    }
+    add_pipelines();
+    return lines_;
+  }
+
+ private:
+  struct Place {
+    BlockRange blocks;
+    std::optional<std::size_t> worker;
+  };
+
+  // A layout's stages come pipeline by pipeline, each from the first block on.
+  void find_places() {
+    std::vector<bool> placed(in_.workers.size(), false);
+    std::unordered_map<std::uint32_t, std::size_t> index;
+    for (std::size_t i = 0; i < in_.workers.size(); ++i) index[in_.workers[i].value()] = i;
+    for (const StageAssignment& stage : in_.previous) {
+      Place place{stage.work.blocks, std::nullopt};
+      if (const auto found = index.find(stage.worker.value()); found != index.end()) {
+        place.worker = found->second;
+        placed[found->second] = true;
+      }
+      if (place.blocks.begin == 0) pipelines_.emplace_back();
+      pipelines_.back().push_back(place);
+      usual_depth_ = std::max(usual_depth_, pipelines_.back().size());
+    }
+    for (std::size_t i = 0; i < in_.workers.size(); ++i) {
+      if (!placed[i]) free_.push_back(i);
+    }
+  }
+
+  [[nodiscard]] double common(std::size_t worker, BlockRange blocks) const {
+    if (in_.held.empty()) return 0;
+    double sum = 0;
+    for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) sum += in_.held[worker][b] * in_.block_shares[b];
+    return sum;
+  }
+
+  void fill_free_places() {
+    for (std::vector<Place>& places : pipelines_) {
+      for (Place& place : places) {
+        if (place.worker || free_.empty()) continue;
+        const auto best =
+            std::ranges::max_element(free_, {}, [&](std::size_t worker) { return common(worker, place.blocks); });
+        place.worker = *best;
+        free_.erase(best);
+      }
+    }
+  }
+
+  // Who had no stage in the layout before had none for a reason.
+  void add_pipelines() {
+    std::erase_if(free_, [&](std::size_t worker) { return !in_.fresh.empty() && !in_.fresh[worker]; });
+    const auto depth = static_cast<std::ptrdiff_t>(usual_depth_);
+    for (auto at = free_.begin(); free_.end() - at >= depth; at += depth) lines_.emplace_back(at, at + depth);
+  }
+
+  const SteadyLayoutInput& in_;
+  std::vector<std::vector<Place>> pipelines_;
+  std::size_t usual_depth_ = 1;
+  std::vector<std::size_t> free_;
+  std::vector<Line> lines_;
+};
+
 }  // namespace
+
+std::vector<std::uint32_t> repeated_depths(std::span<const std::uint32_t> depths, std::size_t workers,
+                                           std::size_t blocks) {
+  std::vector<std::uint32_t> repeated;
+  for (std::size_t left = workers; left > 0; left -= repeated.back()) {
+    const std::size_t wanted = depths.empty() ? 1 : depths[repeated.size() % depths.size()];
+    repeated.push_back(static_cast<std::uint32_t>(std::min({wanted, blocks, left})));
+  }
+  return repeated;
+}
 
 std::vector<StageAssignment> steady_stages(const SteadyLayoutInput& input) {
   assert(!input.workers.empty() && input.workers.size() == input.speeds.size());
-  const std::vector<std::size_t> depths = depths_of(input);
-  const std::vector<std::size_t> seats = seat(input, depths);
-  std::vector<std::vector<BlockRange>> pipelines;
+  const std::vector<Line> lines =
+      input.depths.empty() && !input.previous.empty() ? Mending(input).lines() : lines_of_depths(input);
+  std::vector<std::vector<BlockRange>> cuts;
   std::vector<double> speeds;
-  std::size_t first = 0;
-  for (const std::size_t depth : depths) {
+  for (const Line& line : lines) {
     std::vector<double> of_stages;
-    for (std::size_t k = 0; k < depth; ++k) of_stages.push_back(input.speeds[seats[first + k]]);
+    for (const std::size_t worker : line) of_stages.push_back(input.speeds[worker]);
     Cut cut = cut_blocks(input.block_shares, of_stages);
-    pipelines.push_back(std::move(cut.stages));
+    cuts.push_back(std::move(cut.stages));
     speeds.push_back(1 / cut.slowest);
-    first += depth;
   }
   const std::vector<SlotRange> slots = split_slots(input.slots, speeds);
   std::vector<StageAssignment> stages;
-  auto seated = seats.begin();
-  for (std::size_t p = 0; p < pipelines.size(); ++p) {
-    for (const BlockRange& blocks : pipelines[p])
-      stages.push_back({input.workers[*seated++], {blocks, slots[p]}, false});
+  for (std::size_t p = 0; p < lines.size(); ++p) {
+    for (std::size_t k = 0; k < lines[p].size(); ++k) {
+      stages.push_back({input.workers[lines[p][k]], {cuts[p][k], slots[p]}, false});
+    }
   }
   return stages;
 }

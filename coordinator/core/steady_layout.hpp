@@ -1,4 +1,6 @@
-// How the members of a view share blocks and slots: pipelines of given depths, blocks and slots by the workers' speeds.
+// How the members of a view share blocks and slots, decided at once: pipelines of given depths, or those of the view
+// before, mended; blocks and slots by the workers' speeds. Whether another form of layout is better the planner finds
+// out in its own time (coordinator/planner).
 //
 // Thread contract: pure functions.
 #pragma once
@@ -12,17 +14,30 @@
 namespace planaria {
 
 struct SteadyLayoutInput {
-  std::span<const WorkerId> workers;      // at least one; they fill the pipelines in this order if all else is equal
-  std::span<const double> speeds;         // whole micro-batches a second, of each, > 0
-  std::span<const double> block_shares;   // of a micro-batch's time
-  std::span<const std::uint32_t> depths;  // stages of each pipeline, from the first again after the last; none: all 1
+  std::span<const WorkerId> workers;     // at least one; they fill the pipelines in this order if all else is equal
+  std::span<const double> speeds;        // whole micro-batches a second, of each, > 0
+  std::span<const double> block_shares;  // of a micro-batch's time
+  std::span<const std::uint32_t>
+      depths;  // stages of each pipeline, from the first again after the last; none: `previous`
   std::uint32_t slots = 1;
   // Of each worker and block, the part of its state that is there, 0 to 1; none: nothing is anywhere.
-  std::vector<std::vector<double>> held;
+  std::vector<std::vector<double>> held = {};
+  // Without depths: what is mended. None: pipelines of one stage.
+  std::span<const StageAssignment> previous = {};
+  std::vector<bool> fresh = {};  // of each worker, whether it is new; none: all
 };
 
-// In a pipeline the blocks are cut so that the slowest stage is as fast as can be, each stage at least one block; the
-// last pipeline may be shorter. Who holds most of a stage's blocks gets it. Slots are dealt by the pipelines' speeds.
+// In a pipeline the blocks are cut so that the slowest stage is as fast as can be, each stage at least one block. Slots
+// are dealt by the pipelines' speeds. With given depths the last pipeline may be shorter, and who holds most of a
+// stage's blocks gets it.
+//
+// Mending: pipelines keep their workers. Those who are new, or had no stage, take the places of those who are gone, who
+// holds most of a place's blocks first; places that stay free vanish, and pipelines without any worker. New ones that
+// are left make pipelines as deep as the deepest; who is left then, and who had no stage before, has none.
 [[nodiscard]] std::vector<StageAssignment> steady_stages(const SteadyLayoutInput& input);
+
+// The depths, from the first again after the last, of pipelines of so many workers; the last may be shorter.
+[[nodiscard]] std::vector<std::uint32_t> repeated_depths(std::span<const std::uint32_t> depths, std::size_t workers,
+                                                         std::size_t blocks);
 
 }  // namespace planaria

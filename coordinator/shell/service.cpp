@@ -24,6 +24,7 @@
 #include "coordinator/log/event_log.hpp"
 #include "coordinator/shell/barrier_queue.hpp"
 #include "coordinator/shell/gateway.hpp"
+#include "coordinator/shell/planning_thread.hpp"
 #include "coordinator/shell/status_builder.hpp"
 #include "coordinator/telemetry/telemetry_hub.hpp"
 #include "proto/job_config.hpp"
@@ -139,6 +140,7 @@ struct CoordinatorService::Impl {
   std::unique_ptr<TelemetryHub> telemetry;
   std::unique_ptr<ControlGateway> gateway;
   std::unique_ptr<HttpServer> http;
+  std::unique_ptr<PlanningThread> planner;
   std::thread thread;
 };
 
@@ -149,6 +151,7 @@ CoordinatorService::Impl::~Impl() {
   }
   inbox_changed.notify_all();
   if (thread.joinable()) thread.join();
+  planner.reset();
   // CAF's exits overtake messages: what was sent last gets the time to arrive.
   if (gateway && outcome && outcome->finished) gateway->await_no_sessions(kFarewell);
   http.reset();
@@ -194,6 +197,8 @@ Status CoordinatorService::Impl::open() {
   config.frame_key = logged.frame_key;
   core = std::make_unique<CoordinatorCore>(std::move(config));
   events->start([this](Result<std::uint64_t> durable) { post(std::move(durable), false); });
+  planner = std::make_unique<PlanningThread>(
+      [this](coordinator_event::LayoutPlanned planned) { post(CoordinatorEvent(std::move(planned)), false); });
   thread = std::thread([this] { run(); });
   return ok_status();
 }
@@ -315,7 +320,10 @@ void CoordinatorService::Impl::handle(CoordinatorEvent event) {
   for (auto& action : actions) {
     std::visit(
         [this](auto& taken) {
-          if constexpr (std::is_same_v<std::decay_t<decltype(taken)>, coordinator_action::Log>) {
+          using Action = std::decay_t<decltype(taken)>;
+          if constexpr (std::is_same_v<Action, coordinator_action::PlanLayout>) {
+            planner->ask(std::move(taken.request));
+          } else if constexpr (std::is_same_v<Action, coordinator_action::Log>) {
             status->observe_record(taken.record);
             const auto sequence = events->append(std::move(taken.record), taken.sync);
             if (taken.sync) outputs.wait_for(sequence);

@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "proto/block_cost.hpp"
 #include "tests/coordinator/final_weights.hpp"
 
 namespace planaria {
@@ -44,6 +45,7 @@ class Core : public testing::Test {
     now_ = now_ + later;
     for (CoordinatorAction& action : core_->on(event, now_)) {
       if (auto* send = std::get_if<coordinator_action::Send>(&action)) sent_.push_back(std::move(*send));
+      if (auto* plan = std::get_if<coordinator_action::PlanLayout>(&action)) asked_ = std::move(plan->request);
     }
   }
   void say(std::uint64_t session, WorkerMessage message) {
@@ -61,8 +63,10 @@ class Core : public testing::Test {
     }
     return std::nullopt;
   }
-  void join(std::uint64_t session, std::optional<Identity> identity = {}, std::uint64_t process = 0) {
+  void join(std::uint64_t session, std::optional<Identity> identity = {}, std::uint64_t process = 0,
+            std::uint64_t memory = 0) {
     Register message;
+    message.resources.memory_bytes = memory;
     message.job = Hash128{1, 1};
     message.host = "here";
     message.process_id = process != 0 ? process : session;
@@ -97,8 +101,9 @@ class Core : public testing::Test {
     heartbeat(1, Step(1), Phase::forward);
     heartbeat(2, Step(1), Phase::forward);
   }
-  void heartbeat(std::uint64_t session, Step step, Phase phase) {
+  void heartbeat(std::uint64_t session, Step step, Phase phase, double speed = 0) {
     Heartbeat heartbeat;
+    heartbeat.micro_batches_per_second = speed;
     heartbeat.view = core_->view()->view;
     heartbeat.step = step;
     heartbeat.phase = phase;
@@ -110,6 +115,7 @@ class Core : public testing::Test {
   std::unique_ptr<CoordinatorCore> core_;
   Instant now_{};
   std::vector<coordinator_action::Send> sent_;
+  std::optional<LayoutRequest> asked_;
 };
 
 TEST_F(Core, AReportOfUnknownSlotsOrTilesCostsItsSenderItsPlace) {
@@ -216,6 +222,77 @@ TEST_F(Core, CommitsOfAnOlderViewAreNoNewsAfterARollback) {
   commit.step = Step(6);
   say(2, commit);
   EXPECT_EQ(core_->last_commit()->step, Step(7));
+}
+
+// What one worker would need to train the job alone.
+std::uint64_t memory_alone() {
+  const JobSpec job = small_job();
+  const StateMap map(job.model, job.train.tile_elements);
+  const auto blocks = static_cast<std::uint32_t>(map.blocks().size());
+  const ModelProfile model = measured_model(job, map, block_shares(job, map));
+  const PlannedWorker worker{WorkerId(0), "here", {}, 1};
+  const LayoutPlan alone{{{{{WorkerId(0), {0, blocks}}}, {0, job.batch.slots}}}};
+  const auto predicted =
+      predict(alone, model, measured_cluster(std::span(&worker, 1)), plan_options(job, {}, 1, blocks));
+  return predicted->workers[0].memory_bytes;
+}
+
+TEST_F(Core, WithoutMemoryForTheModelTheJobWaitsForMoreWorkers) {
+  const std::uint64_t memory = memory_alone() * 9 / 10;
+  join(1, {}, 0, memory);
+  on(coordinator_event::Tick{}, 121s);  // the second is awaited no longer
+  Report empty;
+  empty.prepare = prepared();
+  say(1, empty);
+  EXPECT_EQ(core_->status(), JobStatus::waiting);
+  EXPECT_EQ(core_->status_reason().find("too few workers: no layout fits into memory"), 0U) << core_->status_reason();
+  const ViewNumber before = prepared();
+  say(1, Heartbeat{});
+  EXPECT_EQ(prepared(), before);  // nothing has changed
+  join(2, {}, 0, memory);
+  ASSERT_NE(prepared(), before);
+  empty.prepare = prepared();
+  say(1, empty);
+  say(2, empty);
+  ASSERT_TRUE(core_->view());
+  EXPECT_EQ(core_->status(), JobStatus::training);
+  EXPECT_EQ(depths_text(plan_of(core_->view()->stages)), "2");
+}
+
+TEST_F(Core, ThePlannersLayoutIsTakenWhenItsGainLasts) {
+  begin();
+  const auto beat = [&](Duration later) {
+    on(coordinator_event::Tick{}, later);
+    heartbeat(1, Step(1), Phase::forward, 10);
+    heartbeat(2, Step(1), Phase::forward, 10);
+  };
+  for (int i = 0; i < 8 && !asked_; ++i) beat(900ms);
+  ASSERT_TRUE(asked_);
+  EXPECT_EQ(asked_->cluster.workers.size(), 2U);
+  // The second has become so slow that the first is faster alone.
+  PlannedLayout planned;
+  planned.layout.pipelines = {{{{WorkerId(0), {0, 3}}}, {0, 8}}};
+  planned.reason = "worker 1 costs more than it gives";
+  const ViewNumber before = prepared();
+  on(coordinator_event::LayoutPlanned{asked_->number, planned});
+  const auto slow_beat = [&] {
+    on(coordinator_event::Tick{}, 900ms);
+    heartbeat(1, Step(1), Phase::forward, 10);
+    heartbeat(2, Step(1), Phase::forward, 0.01);
+  };
+  for (int i = 0; i < 2; ++i) slow_beat();
+  EXPECT_EQ(prepared(), before);
+  for (int i = 0; i < 4; ++i) slow_beat();
+  ASSERT_NE(prepared(), before);
+  for (const std::uint64_t session : {1, 2}) {
+    Report at_boundary = report(ViewNumber(1), Step(1));
+    at_boundary.holdings.states[0].parameters = {};
+    say(session, at_boundary);
+  }
+  ASSERT_NE(core_->view()->view, ViewNumber(1));
+  EXPECT_EQ(core_->view()->members.size(), 2U);
+  EXPECT_EQ(core_->view()->stages, stages_of(planned.layout));
+  EXPECT_NE(core_->view()->reason.find("costs more than it gives"), std::string::npos) << core_->view()->reason;
 }
 
 }  // namespace

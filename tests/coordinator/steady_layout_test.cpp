@@ -110,5 +110,67 @@ TEST(SteadyLayout, APipelineIsNoDeeperThanTheModel) {
   EXPECT_EQ(stages[3].work.blocks.begin, 0U);
 }
 
+// Workers 0 and 1, then 2 and 3, of two pipelines over four equal blocks.
+class Mended : public ::testing::Test {
+ protected:
+  Mended() {
+    before_.shares.assign(4, 0.25);
+    before_.depths = {2};
+    for (std::uint32_t i = 0; i < 4; ++i) before_.workers.emplace_back(i);
+    before_.speeds.assign(4, 1);
+    previous_ = before_.stages();
+  }
+  // By pipeline, the workers of its stages.
+  using Pipelines = std::vector<std::vector<std::uint32_t>>;
+  Pipelines mended(const std::vector<std::uint32_t>& ids, const std::vector<bool>& fresh,
+                   std::vector<std::vector<double>> held = {}) {
+    std::vector<WorkerId> workers;
+    for (const std::uint32_t id : ids) workers.emplace_back(id);
+    const std::vector<double> speeds(ids.size(), 1);
+    SteadyLayoutInput input{workers, speeds, before_.shares, {}, 32};
+    input.held = std::move(held);
+    input.previous = previous_;
+    input.fresh = fresh;
+    Pipelines pipelines;
+    stages_ = steady_stages(input);
+    EXPECT_TRUE(uncovered_work(stages_, 4, 32).empty());
+    for (const StageAssignment& stage : stages_) {
+      if (stage.work.blocks.begin == 0) pipelines.emplace_back();
+      pipelines.back().push_back(stage.worker.value());
+    }
+    return pipelines;
+  }
+
+  Drawn before_;
+  std::vector<StageAssignment> previous_, stages_;
+};
+
+TEST_F(Mended, ThoseWhoAreLeftShareTheirPipelinesBlocks) {
+  EXPECT_EQ(mended({0, 2, 3}, {false, false, false}), (Pipelines{{0}, {2, 3}}));
+  EXPECT_EQ(stages_[0].work.blocks, (BlockRange{0, 4}));
+  EXPECT_EQ(stages_[1].work.blocks, (BlockRange{0, 2}));
+  EXPECT_LT(stages_[0].work.slots.size(), stages_[1].work.slots.size());
+}
+
+TEST_F(Mended, APipelineWithoutWorkersVanishes) {
+  EXPECT_EQ(mended({2, 3}, {false, false}), (Pipelines{{2, 3}}));
+}
+
+TEST_F(Mended, ANewcomerTakesAFreePlace) {
+  EXPECT_EQ(mended({0, 2, 3, 9}, {false, false, false, true}), (Pipelines{{0, 9}, {2, 3}}));
+}
+
+TEST_F(Mended, WhoHoldsAPlacesBlocksGetsIt) {
+  std::vector<std::vector<double>> held(4, std::vector<double>(4, 0));
+  held[3] = {0, 0, 1, 1};
+  EXPECT_EQ(mended({0, 3, 8, 9}, {false, false, true, true}, held), (Pipelines{{0, 9}, {8, 3}}));
+}
+
+TEST_F(Mended, NewcomersMakePipelinesOfTheUsualDepthAndOthersStaySpare) {
+  EXPECT_EQ(mended({0, 1, 2, 3, 4, 5, 6}, {false, false, false, false, true, true, true}),
+            (Pipelines{{0, 1}, {2, 3}, {4, 5}}));
+  EXPECT_EQ(mended({0, 1, 2, 3, 4, 5}, {false, false, false, false, false, false}), (Pipelines{{0, 1}, {2, 3}}));
+}
+
 }  // namespace
 }  // namespace planaria

@@ -75,6 +75,8 @@ struct MicroBatchDone {
   SlotLoss loss;       // of the slot so far, where the blocks hold the head
   bool finite = true;  // the slot's gradient, after its last backward pass in an attempt above 0
   Duration took{};
+  // After a backward pass: what each of the blocks took for the micro-batch, both ways; none when it isn't measured.
+  std::vector<Duration> block_took;
 };
 struct ShardsReduced {
   Step step;

@@ -21,7 +21,8 @@ constexpr Duration kCheckpointRetryDelay = std::chrono::seconds(2);
 
 }  // namespace
 
-WorkerCore::WorkerCore(WorkerCoreConfig config) : config_(std::move(config)), states_(*config_.map) {
+WorkerCore::WorkerCore(WorkerCoreConfig config)
+    : config_(std::move(config)), states_(*config_.map), block_times_(config_.map->blocks().size()) {
   for (const Step step : config_.registration.holdings.checkpoints) checkpoints_.insert(step);
 }
 
@@ -162,6 +163,7 @@ void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
   if (outstanding_ > 0) --outstanding_;
   ++progress_;
   compute_rate_.computed(event.took, event.pass == Pass::forward ? 0 : share_of(config_.block_shares, event.blocks));
+  block_times_.computed(event.blocks, event.block_took);
   if (event.step != work_.step || event.attempt != work_.attempt) return;
   const auto stage = std::ranges::find_if(work_.stages, [&](const StepWork::Stage& s) {
     return s.work.blocks == event.blocks && s.work.slots.contains(event.item.slot);
@@ -578,6 +580,7 @@ void WorkerCore::reset_work(Step step, std::uint32_t attempt) {
 
 void WorkerCore::begin_step(Step step) {
   compute_rate_.step_ended();
+  block_times_.step_ended();
   reset_work(step, 0);
   exchange_ = ExchangeState{};
   fetch_.reset();  // what is left of it was for work that wasn't needed in the end

@@ -19,6 +19,7 @@
 
 #include "proto/duty.hpp"
 #include "proto/mutation.hpp"
+#include "worker/core/block_times.hpp"
 #include "worker/core/compute_rate.hpp"
 #include "worker/core/events.hpp"
 #include "worker/core/held_states.hpp"
@@ -277,6 +278,7 @@ class WorkerCore {
   Duration register_delay_ = std::chrono::milliseconds(10);  // before the next attempt
 
   ComputeRate compute_rate_;
+  BlockTimes block_times_;
   std::uint64_t progress_ = 0;
   std::uint64_t refused_ = 0;
 

@@ -143,6 +143,7 @@ void WorkerCore::send_heartbeat() {
   heartbeat.progress = progress_;
   heartbeat.waiting_on = waiting_on();
   heartbeat.micro_batches_per_second = compute_rate_.per_second();
+  heartbeat.block_seconds = block_times_.seconds();
   send_control(std::move(heartbeat));
 }
 

@@ -1,5 +1,6 @@
 #include "worker/model/model_pass.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
@@ -16,6 +17,7 @@ Result<ModelPass> ModelPass::create(Transformer& transformer, BlockRange blocks)
   }
   pass.boundaries_.resize(transformer.head().value());
   pass.saved_.resize(transformer.head().value() + 1);
+  pass.took_.resize(transformer.head().value() + 1);
   PLANARIA_TRY(pass.cover(blocks));
   pass.batch_.shape = transformer.largest();
   pass.batch_.tokens = static_cast<const std::int32_t*>(pass.tokens_.data());
@@ -42,6 +44,7 @@ void ModelPass::load(const HostBatch& batch, Step step) {
   Device& device = transformer_->device();
   device.copy_in(tokens_.data(), batch.tokens.data(), batch.tokens.size() * sizeof(std::int32_t));
   device.copy_in(targets_.data(), batch.targets.data(), batch.targets.size() * sizeof(std::int32_t));
+  std::ranges::fill(took_, Duration(0));
   samples_.assign(batch.samples.begin(), batch.samples.end());
   batch_.samples = samples_;
   batch_.step = step;
@@ -56,12 +59,14 @@ void ModelPass::forward(BlockRange blocks, const float* parameters, bool trainin
   }
   for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) {
     const BlockIndex block(b);
+    const Instant begun = now();
     if (block == transformer_->head()) {
       transformer_->forward_head(batch_, block_at(parameters, block), input_of(b), saved_[b].floats(), losses);
     } else {
       transformer_->forward(block, batch_, block_at(parameters, block), input_of(b),
                             b + 1 == blocks.end ? output : boundaries_[b].floats(), saved_[b].floats());
     }
+    took_[b] += now() - begun;
   }
 }
 
@@ -70,6 +75,7 @@ void ModelPass::backward(BlockRange blocks, const float* parameters, float* grad
   int current = 0;
   for (std::uint32_t b = blocks.end; b-- > blocks.begin; current ^= 1) {
     const BlockIndex block(b);
+    const Instant begun = now();
     float* const own = gradient + transformer_->map().block(block).offset;
     float* const to = b == blocks.begin && b > 0 ? d_input : d_boundary_[current].floats();
     if (block == transformer_->head()) {
@@ -78,6 +84,7 @@ void ModelPass::backward(BlockRange blocks, const float* parameters, float* grad
       transformer_->backward(block, batch_, block_at(parameters, block), input_of(b), saved_[b].floats(), d_output, to,
                              own);
     }
+    took_[b] += now() - begun;
     if (block_done) block_done(block);
     d_output = to;
   }

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "common/clock.hpp"
 #include "common/result.hpp"
 #include "proto/layout.hpp"
 #include "worker/data/batch.hpp"
@@ -25,6 +26,8 @@ class ModelPass {
   [[nodiscard]] static Result<ModelPass> create(Transformer& transformer, BlockRange blocks);
   // Makes room for more blocks.
   [[nodiscard]] Status cover(BlockRange blocks);
+  // From now on what each block takes is measured; the clock must outlive this.
+  void measure_with(const Clock& clock) { clock_ = &clock; }
 
   // Takes the sequences of the next forward. Precondition: their shape is the transformer's largest.
   void load(const HostBatch& batch, Step step);
@@ -39,8 +42,13 @@ class ModelPass {
   void backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
                 const BlockDone& block_done = {});
 
+  // What each block took since load(), by BlockIndex: 0 for those that weren't run. On a device that queues its work,
+  // the queueing.
+  [[nodiscard]] std::span<const Duration> took() const { return took_; }
+
  private:
   explicit ModelPass(Transformer& transformer) : transformer_(&transformer) {}
+  [[nodiscard]] Instant now() const { return clock_ == nullptr ? Instant{} : clock_->now(); }
   [[nodiscard]] const float* block_at(const float* vector, BlockIndex block) const {
     return vector + transformer_->map().block(block).offset;
   }
@@ -48,6 +56,8 @@ class ModelPass {
   [[nodiscard]] float* input_of(std::uint32_t block) { return block == 0 ? nullptr : boundaries_[block - 1].floats(); }
 
   Transformer* transformer_;
+  const Clock* clock_ = nullptr;
+  std::vector<Duration> took_;
   MicroBatch batch_;
   std::vector<std::uint64_t> samples_;
   DeviceBuffer tokens_, targets_;

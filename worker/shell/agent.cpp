@@ -205,6 +205,12 @@ class WorkerAgent::Impl {
                               "has them, the data by --data, a tokenizer's file by --tokenizer-file"};
   }
 
+  [[nodiscard]] WorkerResources resources(const JobSpec& job) const {
+    const std::uint64_t memory_mb = options_.memory_mb != 0 ? options_.memory_mb : job.cluster.memory_mb;
+    const bool shared = memory_mb == 0;
+    return {shared ? host_memory_bytes() : memory_mb << 20, shared, options_.zone, options_.nic};
+  }
+
   // Opens the data, proves the device, starts the trainer: everything that needs the job but not the coordinator.
   Status prepare(JobSpec job) {
     if (!options_.data_path.empty()) job.data.path = options_.data_path;
@@ -230,6 +236,7 @@ class WorkerAgent::Impl {
     registration.wanted = options_.wanted;
     registration.host = host_name();
     registration.threads = threads;
+    registration.resources = resources(job);
     registration.process_id = static_cast<std::uint64_t>(::getpid());
     registration.holdings.checkpoints = sound_checkpoints(job_hash(job));
 

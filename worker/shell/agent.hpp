@@ -34,9 +34,12 @@ struct WorkerOptions {
   std::string tokenizer_file;  // the same of the tokenizer's file
   SecuritySpec security;       // join token and TLS files; the job's own when `job` is given and this is empty
   std::string out_directory = "out";
-  std::string checkpoint_root;               // empty: <out>/checkpoints
-  std::optional<WorkerId> wanted;            // proposed id
-  std::uint32_t threads = 0;                 // 0 = the job's
+  std::string checkpoint_root;     // empty: <out>/checkpoints
+  std::optional<WorkerId> wanted;  // proposed id
+  std::uint32_t threads = 0;       // 0 = the job's
+  std::uint32_t memory_mb = 0;     // likewise
+  std::string zone;                // where this machine is, and its network's class: for the planner
+  std::string nic;
   std::string data_devices = "lo";           // network devices of the data plane (UCX_NET_DEVICES)
   std::string telemetry_endpoint;            // "tcp://host:port" of the coordinator; empty = none
   std::string fault_socket;                  // worker/shell/fault_hook.hpp; empty = off

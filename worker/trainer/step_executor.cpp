@@ -60,8 +60,8 @@ Status StepExecutor::allocate(std::function<void(WorkerEvent)> checkpoint_writte
   PLANARIA_ASSIGN(boundary_pool_, BufferPool::create(options_.device, transformer_->boundary_elements(), 0));
   boundaries_ = std::make_unique<BoundaryStore>(boundary_pool_);
   const BlockRange all{0, static_cast<std::uint32_t>(map_.blocks().size())};
-  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, all));
-  free_passes_.push_back(std::make_unique<ModelPass>(std::move(pass)));
+  PLANARIA_ASSIGN(auto pass, make_pass(all));
+  free_passes_.push_back(std::move(pass));
   if (job.model.tied_embedding) {
     PLANARIA_ASSIGN(embed_gradient_, device.allocate_floats(map_.blocks().front().elements));
   }
@@ -93,11 +93,11 @@ Result<WorkerEvent> StepExecutor::compute(const Compute& action, bool poisoned,
   }
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
   boundaries_->enter(action.step);
-  worker_event::MicroBatchDone done{action.step, action.attempt, blocks, action.item, action.pass, {}, true, {}};
+  worker_event::MicroBatchDone done{action.step, action.attempt, blocks, action.item, action.pass, {}, true, {}, {}};
   const Instant before = clock_.now();
   if (action.pass != Pass::backward) PLANARIA_TRY(forward(action, base->master.floats()));
   if (action.pass != Pass::forward) {
-    PLANARIA_ASSIGN(done.finite, backward(action, base->master.floats(), poisoned, backward_begins));
+    PLANARIA_TRY(backward(action, base->master.floats(), poisoned, backward_begins, done));
   }
   if (is_training(action)) done.took = clock_.now() - before;
   done.loss = slot_losses_[action.item.slot];
@@ -122,11 +122,14 @@ void StepExecutor::read_batch(const Compute& action) {
   read_validation_batch(*options_.dataset, job.batch.sequences, index, count, batch_);
 }
 
+Result<std::unique_ptr<ModelPass>> StepExecutor::make_pass(BlockRange blocks) {
+  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, blocks));
+  pass.measure_with(clock_);
+  return std::make_unique<ModelPass>(std::move(pass));
+}
+
 Result<std::unique_ptr<ModelPass>> StepExecutor::take_pass(BlockRange blocks) {
-  if (free_passes_.empty()) {
-    PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, blocks));
-    return std::make_unique<ModelPass>(std::move(pass));
-  }
+  if (free_passes_.empty()) return make_pass(blocks);
   std::unique_ptr<ModelPass> pass = std::move(free_passes_.back());
   free_passes_.pop_back();
   PLANARIA_TRY(pass->cover(blocks));
@@ -175,8 +178,8 @@ void StepExecutor::add_loss(const Compute& action) {
   for (const double of_sequence : losses_) (is_training(action) ? loss.train : loss.validation) += of_sequence;
 }
 
-Result<bool> StepExecutor::backward(const Compute& action, const float* parameters, bool poisoned,
-                                    const std::function<void()>& backward_begins) {
+Status StepExecutor::backward(const Compute& action, const float* parameters, bool poisoned,
+                              const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done) {
   const BlockRange blocks = action.work.blocks;
   const SlotIndex slot(action.item.slot);
   const std::uint32_t position = action.item.position;
@@ -230,12 +233,15 @@ Result<bool> StepExecutor::backward(const Compute& action, const float* paramete
   };
   pass->backward(blocks, parameters, gradient, d_output, d_input, block_done);
   PLANARIA_TRY(device.synchronize());
+  const auto took = pass->took().subspan(blocks.begin, blocks.size());
+  done.block_took.assign(took.begin(), took.end());
   free_passes_.push_back(std::move(pass));
   if (fold) gradients_->finish(std::move(*fold));
-  if (!looks) return true;
+  if (!looks) return ok_status();
   const auto first = slot_tile_sums_.begin() + map_.blocks()[blocks.begin].tile_range().begin;
   const auto end = slot_tile_sums_.begin() + map_.blocks()[blocks.end - 1].tile_range().end;
-  return std::all_of(first, end, [](double sum) { return std::isfinite(sum); });
+  done.finite = std::all_of(first, end, [](double sum) { return std::isfinite(sum); });
+  return ok_status();
 }
 
 // ---- gradient ----

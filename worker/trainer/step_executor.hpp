@@ -75,12 +75,13 @@ class StepExecutor {
                   const StateGeneration& target);
   [[nodiscard]] bool is_training(const Compute& action) const;
   void read_batch(const Compute& action);
+  [[nodiscard]] Result<std::unique_ptr<ModelPass>> make_pass(BlockRange blocks);
   [[nodiscard]] Result<std::unique_ptr<ModelPass>> take_pass(BlockRange blocks);
   [[nodiscard]] Result<const float*> input_of(const Compute& action, const BoundaryId& id) const;
   [[nodiscard]] Status forward(const Compute& action, const float* parameters);
-  // False: somebody looked at the slot's gradient, and it isn't finite.
-  [[nodiscard]] Result<bool> backward(const Compute& action, const float* parameters, bool poisoned,
-                                      const std::function<void()>& backward_begins);
+  // Tells in `done` what it found.
+  [[nodiscard]] Status backward(const Compute& action, const float* parameters, bool poisoned,
+                                const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done);
   void add_loss(const Compute& action);
   void combine_tied(std::span<const TileRange> tiles, const float* gradient);
   [[nodiscard]] const float* gradient_of(BlockIndex block, const float* reduced) const;

@@ -165,20 +165,24 @@ class Trainer::Impl {
     if (!event) return event.error();
     if (training) {
       auto& done = std::get<worker_event::MicroBatchDone>(*event);
-      slow_down(done.took);
+      slow_down(done);
       if (done.pass != Pass::forward) record(action, item.view);
     }
     hooks_.completed(std::move(event).value());
     return ok_status();
   }
 
-  void slow_down(Duration& took) {
+  void slow_down(worker_event::MicroBatchDone& done) {
     const double fraction = speed.load(std::memory_order_relaxed);
     if (fraction >= 1.0) return;
-    const Duration pause(static_cast<std::int64_t>(static_cast<double>(took.count()) * (1.0 / fraction - 1.0)));
+    const auto stretched = [&](Duration took) {
+      return Duration(static_cast<std::int64_t>(static_cast<double>(took.count()) / fraction));
+    };
+    const Duration pause = stretched(done.took) - done.took;
     std::unique_lock lock(mutex_);
     wake_.wait_for(lock, pause, [&] { return stopping_; });
-    took += pause;
+    done.took += pause;
+    for (Duration& took : done.block_took) took = stretched(took);
   }
 
   void record(const worker_action::ComputeMicroBatch& action, ViewNumber view) {

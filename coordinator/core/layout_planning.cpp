@@ -1,0 +1,81 @@
+#include "coordinator/core/layout_planning.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include "coordinator/core/steady_layout.hpp"
+
+namespace planaria {
+namespace {
+
+constexpr std::uint64_t kNoLimit = std::uint64_t{1} << 50;
+
+}  // namespace
+
+ModelProfile measured_model(const JobSpec& job, const StateMap& map, const std::vector<double>& shares) {
+  ModelProfile model = model_profile(job, map, 1);
+  for (std::size_t b = 0; b < model.blocks.size(); ++b) {
+    model.blocks[b].forward_s = shares[b] / 3;  // a backward pass is two forward ones: proto/block_cost.hpp
+    model.blocks[b].backward_s = 2 * shares[b] / 3;
+  }
+  return model;
+}
+
+ClusterProfile measured_cluster(std::span<const PlannedWorker> workers) {
+  std::map<std::string, std::uint64_t> of_host;
+  for (const PlannedWorker& worker : workers) ++of_host[worker.host];
+  ClusterProfile cluster;
+  for (const PlannedWorker& worker : workers) {
+    const WorkerResources& resources = worker.resources;
+    std::uint64_t memory = resources.memory_bytes;
+    if (resources.memory_of_host) memory /= of_host[worker.host];
+    cluster.workers.push_back(
+        {worker.worker, worker.speed, memory == 0 ? kNoLimit : memory, worker.host, resources.zone, resources.nic});
+  }
+  return cluster;
+}
+
+PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> depths, std::size_t workers,
+                         std::size_t blocks) {
+  PlanOptions options;
+  options.micro_batches = job.batch.micro_batches;
+  options.slots = job.batch.slots;
+  options.shard_optimizer = job.optimizer.shard;
+  options.hysteresis_gain = job.cluster.rebalance_gain;
+  if (!depths.empty()) options.forced_depths = repeated_depths(depths, workers, blocks);
+  return options;
+}
+
+LayoutPlan plan_of(std::span<const StageAssignment> stages) {
+  LayoutPlan plan;
+  for (const StageAssignment& stage : stages) {
+    if (stage.work.empty()) continue;
+    if (stage.work.blocks.begin == 0) plan.pipelines.push_back({{}, stage.work.slots});
+    if (!plan.pipelines.empty()) plan.pipelines.back().stages.push_back({stage.worker, stage.work.blocks});
+  }
+  return plan;
+}
+
+std::vector<StageAssignment> stages_of(const LayoutPlan& plan) {
+  std::vector<StageAssignment> stages;
+  for (const PlanPipeline& pipeline : plan.pipelines) {
+    for (const PlanStage& stage : pipeline.stages)
+      stages.push_back({stage.worker, {stage.blocks, pipeline.slots}, false});
+  }
+  return stages;
+}
+
+bool fits_memory(std::span<const StageAssignment> stages, const ModelProfile& model, const ClusterProfile& cluster,
+                 const PlanOptions& options) {
+  const bool limited =
+      std::ranges::any_of(cluster.workers, [](const auto& worker) { return worker.memory_bytes < kNoLimit; });
+  if (!limited) return true;
+  const auto predicted = predict(plan_of(stages), model, cluster, options);
+  if (!predicted) return true;
+  return std::ranges::all_of(predicted->workers, [&](const WorkerPrediction& needed) {
+    const auto has = std::ranges::lower_bound(cluster.workers, needed.worker, {}, &WorkerProfile::worker);
+    return needed.memory_bytes <= has->memory_bytes;
+  });
+}
+
+}  // namespace planaria

@@ -1,0 +1,48 @@
+// What the planner is asked from what the coordinator knows, and how its answers become stages.
+//
+// Thread contract: plain values, pure functions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "coordinator/planner/planner.hpp"
+#include "proto/control.hpp"
+#include "proto/layout.hpp"
+
+namespace planaria {
+
+// All that plan_layout() is asked with.
+struct LayoutRequest {
+  std::uint64_t number = 0;
+  ModelProfile model;
+  ClusterProfile cluster;
+  PlanOptions options;
+};
+
+// The model's profile in units of speeds that are micro-batches a second. shares: of a micro-batch's time, by block.
+[[nodiscard]] ModelProfile measured_model(const JobSpec& job, const StateMap& map, const std::vector<double>& shares);
+
+struct PlannedWorker {
+  WorkerId worker;
+  std::string host;
+  WorkerResources resources;
+  double speed = 1;  // micro-batches a second, > 0
+};
+// by WorkerId. Memory of a machine is shared by its workers; where nobody knows any, it is no limit.
+[[nodiscard]] ClusterProfile measured_cluster(std::span<const PlannedWorker> workers);
+
+// depths: as cluster.layout gives them, for so many workers; none: any.
+[[nodiscard]] PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> depths, std::size_t workers,
+                                       std::size_t blocks);
+
+// Stages come pipeline by pipeline, each from the first block on; those without slots are no pipeline of a plan.
+[[nodiscard]] LayoutPlan plan_of(std::span<const StageAssignment> stages);
+[[nodiscard]] std::vector<StageAssignment> stages_of(const LayoutPlan& plan);
+
+// Whether every worker of the layout has the memory that it is predicted to need. Where that can't be told, it has.
+[[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages, const ModelProfile& model,
+                               const ClusterProfile& cluster, const PlanOptions& options);
+
+}  // namespace planaria

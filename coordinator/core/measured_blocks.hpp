@@ -1,0 +1,25 @@
+// What blocks cost and how fast workers are, from what each worker measured of the blocks that it computes.
+//
+// Model: a micro-batch takes worker w cost[b] / speed[w] seconds in block b. Speeds follow from costs and costs, by the
+// median over workers, from speeds, in turns. Where blocks are computed by different workers only, the costs that are
+// counted from the model's shape tell how they compare.
+//
+// Thread contract: pure functions.
+#pragma once
+
+#include <span>
+#include <vector>
+
+namespace planaria {
+
+struct MeasuredBlocks {
+  std::vector<double> shares;  // of a whole micro-batch's time, by block: they add up to 1
+  std::vector<double> speeds;  // whole micro-batches a second, by worker; 0 = not known
+};
+
+// counted: shares by the model's shape, all > 0. seconds: by worker, then by block, of one micro-batch; 0, or no entry,
+// is not measured.
+[[nodiscard]] MeasuredBlocks measured_blocks(const std::vector<double>& counted,
+                                             std::span<const std::vector<float>> seconds);
+
+}  // namespace planaria

@@ -1,0 +1,70 @@
+// How long each block takes this worker, for the cut of blocks among workers.
+//
+// As with the compute rate, wall time counts and single micro-batches mean little: a step tells the mean over its
+// micro-batches, and the median over the last steps in which the block was computed here is what is said.
+//
+// Thread contract: one owner.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "common/clock.hpp"
+#include "proto/state_map.hpp"
+
+namespace planaria {
+
+class BlockTimes {
+ public:
+  static constexpr std::size_t kSteps = 9;
+
+  explicit BlockTimes(std::size_t blocks) : blocks_(blocks), seconds_(blocks, 0) {}
+
+  // What each of the blocks took for one micro-batch, forward and backward; nothing where it wasn't measured.
+  void computed(BlockRange blocks, std::span<const Duration> took) {
+    for (std::size_t i = 0; i < took.size() && blocks.begin + i < blocks_.size(); ++i) {
+      Block& block = blocks_[blocks.begin + i];
+      block.seconds += to_seconds(took[i]);
+      ++block.micro_batches;
+    }
+  }
+
+  void step_ended() {
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      Block& block = blocks_[b];
+      if (block.micro_batches == 0) continue;
+      block.means[block.steps++ % kSteps] = static_cast<float>(block.seconds / block.micro_batches);
+      block.seconds = 0;
+      block.micro_batches = 0;
+      seconds_[b] = median(block);
+    }
+  }
+
+  // Seconds of one micro-batch, by BlockIndex; 0 = not known.
+  [[nodiscard]] const std::vector<float>& seconds() const { return seconds_; }
+
+ private:
+  struct Block {
+    double seconds = 0;  // of the step that runs
+    std::uint32_t micro_batches = 0;
+    std::array<float, kSteps> means{};
+    std::size_t steps = 0;
+  };
+
+  static float median(const Block& block) {
+    auto sorted = block.means;
+    const std::size_t count = std::min(block.steps, kSteps);
+    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(count / 2);
+    std::nth_element(sorted.begin(), middle, sorted.begin() + static_cast<std::ptrdiff_t>(count));
+    return *middle;
+  }
+
+  std::vector<Block> blocks_;
+  std::vector<float> seconds_;
+};
+
+}  // namespace planaria
