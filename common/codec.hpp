@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -49,6 +50,10 @@ template <class T>
 struct IsOptional : std::false_type {};
 template <class T>
 struct IsOptional<std::optional<T>> : std::true_type {};
+template <class T>
+struct IsShared : std::false_type {};
+template <class T>
+struct IsShared<std::shared_ptr<const T>> : std::true_type {};
 template <class T>
 struct IsVariant : std::false_type {};
 template <class... T>
@@ -107,6 +112,8 @@ class Encoder {
     } else if constexpr (detail::IsOptional<T>::value) {
       put(value.has_value());
       if (value) put(*value);
+    } else if constexpr (detail::IsShared<T>::value) {
+      put(*value);
     } else if constexpr (detail::IsVariant<T>::value) {
       put(static_cast<std::uint8_t>(value.index()));
       std::visit([this](const auto& alternative) { put(alternative); }, value);
@@ -204,6 +211,10 @@ class Decoder {
       get(present);
       value.reset();
       if (present && failure_ == nullptr) get(value.emplace());
+    } else if constexpr (detail::IsShared<T>::value) {
+      auto read = std::make_shared<std::remove_const_t<typename T::element_type>>();
+      get(*read);
+      value = std::move(read);
     } else if constexpr (detail::IsVariant<T>::value) {
       std::uint8_t index = 0;
       if (raw(&index, 1)) alternative<0>(value, index);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -318,8 +319,9 @@ struct Prepare {
   }
 };
 
+// Never null: all members are sent the same record, which isn't copied for each.
 struct CommitView {
-  ViewRecord record;
+  std::shared_ptr<const ViewRecord> record = std::make_shared<const ViewRecord>();
   template <class V>
   void fields(V& v) {
     v(record);

@@ -24,6 +24,19 @@ Duty duty_of(const StateMap& map, bool sharded, std::span<const StageAssignment>
   return duty;
 }
 
+Duties::Duties(const StateMap& map, bool sharded, std::span<const StageAssignment> stages,
+               std::span<const ShardAssignment> shards)
+    : map_(map), sharded_(sharded) {
+  for (const StageAssignment& stage : stages) shares_[stage.worker].stages.push_back(stage);
+  for (const ShardAssignment& shard : shards) shares_[shard.owner].shards.push_back(shard);
+}
+
+Duty Duties::of(WorkerId worker) const {
+  const auto share = shares_.find(worker);
+  if (share == shares_.end()) return {};
+  return duty_of(map_, sharded_, share->second.stages, share->second.shards, worker);
+}
+
 TileSet tiles_used(const StateMap& map, std::span<const StageAssignment> stages, WorkerId worker) {
   TileSet tiles;
   for (const StageAssignment& stage : stages) {

@@ -7,7 +7,9 @@
 // Thread contract: values, pure functions.
 #pragma once
 
+#include <map>
 #include <span>
+#include <vector>
 
 #include "proto/layout.hpp"
 #include "proto/state_map.hpp"
@@ -25,6 +27,25 @@ struct Duty {
 // `stages` and `shards` are those of the steady layout.
 [[nodiscard]] Duty duty_of(const StateMap& map, bool sharded, std::span<const StageAssignment> stages,
                            std::span<const ShardAssignment> shards, WorkerId worker);
+
+// The same for many workers of one layout, without looking at all stages and shards for each.
+class Duties {
+ public:
+  // `map` outlives this.
+  Duties(const StateMap& map, bool sharded, std::span<const StageAssignment> stages,
+         std::span<const ShardAssignment> shards);
+
+  [[nodiscard]] Duty of(WorkerId worker) const;
+
+ private:
+  struct Share {
+    std::vector<StageAssignment> stages;
+    std::vector<ShardAssignment> shards;
+  };
+  const StateMap& map_;
+  bool sharded_;
+  std::map<WorkerId, Share> shares_;
+};
 
 // Tiles of all blocks in which the worker has a stage.
 [[nodiscard]] TileSet tiles_used(const StateMap& map, std::span<const StageAssignment> stages, WorkerId worker);

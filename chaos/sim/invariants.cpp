@@ -394,8 +394,8 @@ void Oracle::leaves(const CoordinatorEnvelope& envelope) {
   if (const auto* prepare = std::get_if<Prepare>(&message)) {
     known = known && prepared_.contains(prepare->view);
   } else if (const auto* commit = std::get_if<CommitView>(&message)) {
-    const auto found = committed_.find(commit->record.view);
-    known = known && found != committed_.end() && found->second == content(commit->record);
+    const auto found = committed_.find(commit->record->view);
+    known = known && found != committed_.end() && found->second == content(*commit->record);
   } else if (const auto* welcome = std::get_if<Welcome>(&message)) {
     known = known && accepted_.contains({welcome->worker, welcome->incarnation});
   } else if (const auto* finish = std::get_if<Finish>(&message)) {

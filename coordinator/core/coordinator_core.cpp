@@ -73,10 +73,19 @@ CoordinatorActions CoordinatorCore::on(const CoordinatorEvent& event, Instant no
   now_ = now;
   if (wanted_tick_ && now - *wanted_tick_ > lease_ / 4) forgive_silence(now - *wanted_tick_);
   std::visit([this](const auto& alternative) { handle(alternative); }, event);
-  consider_change();
+  if (change_deferred_ || !is_routine(event)) consider_change();
   consider_exit();
   wanted_tick_ = next_tick();
   return std::exchange(actions_, {});
+}
+
+// What thousands of workers say all the time, and what no change of members follows from.
+bool CoordinatorCore::is_routine(const CoordinatorEvent& event) {
+  const auto* said = std::get_if<coordinator_event::SessionMessage>(&event);
+  if (said == nullptr) return false;
+  const WorkerMessage& message = said->envelope.message;
+  return std::holds_alternative<Heartbeat>(message) || std::holds_alternative<StepCommitted>(message) ||
+         std::holds_alternative<RecomputeNotice>(message);
 }
 
 // This process was stopped or starved: what others said meanwhile waits in its queues, and their silence proves
@@ -103,10 +112,7 @@ JobStatus CoordinatorCore::status() const {
 
 Instant CoordinatorCore::next_tick() const {
   const ClusterSpec& cluster = config_.job.cluster;
-  Instant next = last_progress_at_ + ms(cluster.stall_timeout_ms);
-  for (const auto& [id, worker] : workers_) {
-    if (serving(worker)) next = std::min(next, lease_end(worker));
-  }
+  Instant next = std::min(last_progress_at_ + ms(cluster.stall_timeout_ms), next_lease_check_);
   if (change_ && !change_->boundary) {
     next = std::min({next, change_->started_at + ms(cluster.prepare_timeout_ms), change_->rollback_at});
   }
@@ -142,6 +148,7 @@ void CoordinatorCore::handle(const coordinator_event::Started& event) {
   generation_ = generation_.next();
   log(log_record::GenerationStarted{generation_});
   started_at_ = last_progress_at_ = next_balance_check_ = now_;
+  next_lease_check_ = now_ + lease_;
   finished_at_ = now_;
   unfinished_prepare_ = last_number_ > (view_ ? view_->view : ViewNumber(0));
   for (auto& [id, worker] : workers_) {
@@ -194,7 +201,7 @@ void CoordinatorCore::replay(const log_record::Prepared& record) {
 }
 
 void CoordinatorCore::replay(const log_record::Committed& record) {
-  view_ = record.record;
+  view_ = std::make_shared<const ViewRecord>(record.record);
   suspicion_ = {};
   count_steps(view_->resume.step.previous());
   ++views_committed_;
@@ -284,6 +291,7 @@ Instant CoordinatorCore::lease_end(const WorkerRecord& worker) const {
 }
 
 void CoordinatorCore::check_leases() {
+  if (now_ < next_lease_check_) return;
   std::vector<WorkerId> expired;
   for (const auto& [id, worker] : workers_) {
     if (serving(worker) && now_ >= lease_end(worker)) expired.push_back(id);
@@ -299,6 +307,10 @@ void CoordinatorCore::check_leases() {
     const auto silent = static_cast<long long>(to_ms(now_ - worker.last_heard));
     lose(worker, worker.suspect_until ? "its connection broke and no sign of life followed"
                                       : "no heartbeat for " + std::to_string(silent) + " ms");
+  }
+  next_lease_check_ = kFarFuture;
+  for (const auto& [id, worker] : workers_) {
+    if (serving(worker)) next_lease_check_ = std::min(next_lease_check_, lease_end(worker));
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -181,7 +182,8 @@ class CoordinatorCore {
   [[nodiscard]] JobStatus status() const;
   [[nodiscard]] const std::string& status_reason() const { return status_reason_; }
   [[nodiscard]] Generation generation() const { return generation_; }
-  [[nodiscard]] const std::optional<ViewRecord>& view() const { return view_; }
+  // The last committed one; null before the first.
+  [[nodiscard]] const std::shared_ptr<const ViewRecord>& view() const { return view_; }
   [[nodiscard]] const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
   [[nodiscard]] const std::vector<RecoveryRecord>& recoveries() const { return recoveries_; }
   [[nodiscard]] const std::optional<StepCommitted>& last_commit() const { return last_commit_; }
@@ -288,6 +290,7 @@ class CoordinatorCore {
 
   // View changes.
   void consider_change();
+  [[nodiscard]] static bool is_routine(const CoordinatorEvent& event);
   void consider_first_view();
   void start_change(ChangeCause cause);
   void send_prepare(const WorkerRecord& worker);
@@ -320,7 +323,7 @@ class CoordinatorCore {
   // Durable: given back by the log.
   Generation generation_;
   ViewNumber last_number_;  // highest view number ever prepared
-  std::optional<ViewRecord> view_;
+  std::shared_ptr<const ViewRecord> view_;
   std::string numeric_class_;
   Hash128 probe_;
   bool job_recorded_ = false;
@@ -355,7 +358,9 @@ class CoordinatorCore {
   std::uint64_t plans_ = 0;               // asked for
   std::map<WorkerId, double> planned_speeds_;
   Instant next_plan_{};
-  std::set<WorkerId> too_few_;  // with these alone no layout fits into memory
+  std::set<WorkerId> too_few_;             // with these alone no layout fits into memory
+  bool change_deferred_ = false;           // a planned change waits for what heartbeats and commits will tell
+  Instant next_lease_check_ = kFarFuture;  // no lease ends earlier
   Instant started_at_{};
   Instant last_progress_at_{};
   Instant next_balance_check_{};

@@ -22,6 +22,7 @@ std::string names(const std::vector<WorkerId>& workers) {
 }  // namespace
 
 void CoordinatorCore::consider_change() {
+  change_deferred_ = false;
   if (finished_ || generation_ == Generation(0)) return;
   if (!view_) {
     consider_first_view();
@@ -85,7 +86,8 @@ void CoordinatorCore::consider_change() {
   const Step total(config_.job.train.steps);
   const bool ends =
       !done_.empty() || (last_commit_ && last_commit_->view == view_->view && last_commit_->step >= total);
-  if (!newest || *newest == Step(0) || *newest > total || ends) return;
+  change_deferred_ = !newest || *newest == Step(0) || *newest > total || ends;
+  if (change_deferred_) return;
   std::string reason;
   if (!joiners.empty()) reason = names(joiners) + " joined";
   if (!drainers.empty()) reason += (reason.empty() ? "" : "; ") + names(drainers) + " drained";
@@ -213,8 +215,8 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
                              measured.speeds[input.members.size()],
                              worker.resources});
   }
-  input.previous = view_;
   if (view_) {
+    input.previous = *view_;
     input.reached = view_->resume.step.previous();
     if (last_commit_ && last_commit_->view == view_->view) input.reached = std::max(input.reached, last_commit_->step);
   }
@@ -334,8 +336,9 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   change_.reset();
   suspicion_ = {};
   waiting_ = false;
-  view_ = decision.record;
-  view_->reason = recoveries_[change.recovery].cause + ": " + decision.record.reason;
+  auto record = std::make_shared<ViewRecord>(decision.record);
+  record->reason = recoveries_[change.recovery].cause + ": " + decision.record.reason;
+  view_ = std::move(record);
   ++views_committed_;
   count_steps(view_->resume.step.previous());
   last_progress_at_ = now_;
@@ -360,7 +363,7 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
     const bool idle = std::ranges::find(view_->stages, member.worker, &StageAssignment::worker) == view_->stages.end();
     if (!idle) worker.idle_since.reset();
     if (idle && !worker.idle_since) worker.idle_since = now_;
-    send(worker, CommitView{*view_});
+    send(worker, CommitView{view_});
   }
   for (const WorkerId id : decision.released) {
     WorkerRecord& worker = workers_[id];

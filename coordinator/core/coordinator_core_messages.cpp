@@ -213,13 +213,14 @@ void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Regi
   worker.suspect_until.reset();
   worker.asked_until.reset();
   worker.evidence_at.reset();
+  next_lease_check_ = std::min(next_lease_check_, now_ + lease_);
   send(worker, Welcome{worker.worker, worker.incarnation, config_.job_key, config_.frame_key, {}});
 }
 
 // Tells a worker that comes back what it may have missed.
 void CoordinatorCore::catch_up(WorkerRecord& worker) {
   // First the view that it may have missed: a later Prepare's boundary is one of that view.
-  if (in_view(worker.worker)) send(worker, CommitView{*view_});  // refused there as over when it has it
+  if (in_view(worker.worker)) send(worker, CommitView{view_});  // refused there as over when it has it
   if (change_ && change_->members.contains(worker.worker)) send_prepare(worker);
 }
 
@@ -233,6 +234,7 @@ void CoordinatorCore::suspect(WorkerRecord& worker, const std::string& why) {
   if (!worker.evidence_at) worker.evidence_at = now_;
   if (worker.suspect_until) return;
   worker.suspect_until = now_ + suspect_grace_;
+  next_lease_check_ = std::min(next_lease_check_, *worker.suspect_until);
   send(worker, Probe{});
 }
 

@@ -234,11 +234,11 @@ class RecoveryPlanner {
   [[nodiscard]] bool finishes(Step newest) const {
     if (in_.discard_work || gradients_differ_ || newest == Step(0) || !in_.previous) return false;
     bool behind = false;
+    const Duties duties(*in_.map, in_.previous->sharded, in_.previous->stages, in_.previous->shards);
     for (std::size_t i = 0; i < count(); ++i) {
       if (belongs_to_previous(i) && report(i).work_step > newest) return false;  // it knows that step's commit
       if (!in_.members[i].continuing || held(i, newest.previous()).state.empty()) continue;
-      const Duty duty = duty_of(*in_.map, in_.previous->sharded, in_.previous->stages, in_.previous->shards, worker(i));
-      behind = behind || (!duty.kept.empty() && held(i, newest).state.empty());
+      behind = behind || (held(i, newest).state.empty() && !duties.of(worker(i)).kept.empty());
     }
     return behind && is_held(newest.previous()) && gradient_held(newest);
   }
@@ -258,8 +258,9 @@ class RecoveryPlanner {
 
   [[nodiscard]] bool gradient_held(Step step) const {
     TileSet held;
+    const std::uint32_t attempt = newest_attempt(step);
     for (std::size_t i = 0; i < count(); ++i) {
-      if (current_work(i, step, newest_attempt(step))) held.add(TileSet(report(i).reduced));
+      if (current_work(i, step, attempt)) held.add(TileSet(report(i).reduced));
     }
     return held.contains(TileRange{0, in_.map->tile_count()});
   }
@@ -361,12 +362,17 @@ class RecoveryPlanner {
 
   [[nodiscard]] std::vector<StageAssignment> stages_at_once() const {
     SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots};
+    std::set<WorkerId> placed;
+    if (in_.previous) {
+      for (const StageAssignment& stage : in_.previous->stages) placed.insert(stage.worker);
+    }
     std::vector<double> speeds;
     std::vector<WorkerId> workers;
     for (const std::size_t i : staying_) {
       workers.push_back(worker(i));
       speeds.push_back(speeds_[i]);
-      layout.held.push_back(share_held(i));
+      const bool keeps_place = in_.depths.empty() && placed.contains(worker(i));
+      layout.held.push_back(keeps_place ? std::vector<double>(blocks(), 0) : share_held(i));
       layout.fresh.push_back(!in_.members[i].continuing);
     }
     layout.workers = workers;
@@ -388,9 +394,8 @@ class RecoveryPlanner {
     record.shards = split_shards(*in_.map, record.stages, former);
     const bool keep_writer = in_.previous && stays(in_.previous->checkpoint_writer);
     record.checkpoint_writer = keep_writer ? in_.previous->checkpoint_writer : worker(staying_.front());
-    for (const std::size_t i : members_) {
-      duties_[worker(i)] = duty_of(*in_.map, in_.sharded, record.stages, record.shards, worker(i));
-    }
+    const Duties duties(*in_.map, in_.sharded, record.stages, record.shards);
+    for (const std::size_t i : members_) duties_[worker(i)] = duties.of(worker(i));
     for (const std::size_t i : members_) {
       if (const auto found = distrust(i)) plan().distrusted.push_back(*found);
     }
@@ -469,12 +474,14 @@ class RecoveryPlanner {
   // Inside a step only stages without a worker change hands.
   void carry_stages() {
     std::vector<double> remaining(count(), 0);  // micro-batches' worth of time, in slots
+    std::map<WorkerId, std::vector<StageWork>> work;
+    for (const StageAssignment& stage : previous_stages()) work[stage.worker].push_back(stage.work);
     for (const std::size_t i : members_) {
       if (!in_.members[i].continuing) continue;
-      for (const StageAssignment& stage : previous_stages()) {
-        if (stage.worker != worker(i) || stage.work.empty() || !can_compute(i, stage.work.blocks)) continue;
-        plan().stages.push_back({stage.worker, stage.work, false});
-        remaining[i] += stage.work.slots.size() * share_of(in_.block_shares, stage.work.blocks);
+      for (const StageWork& own : work[worker(i)]) {
+        if (own.empty() || !can_compute(i, own.blocks)) continue;
+        plan().stages.push_back({worker(i), own, false});
+        remaining[i] += own.slots.size() * share_of(in_.block_shares, own.blocks);
       }
       if (!works_on_step(i)) continue;
       for (const StageProgress& progress : report(i).stages) {
@@ -582,8 +589,7 @@ class RecoveryPlanner {
       return;
     }
     std::map<WorkerId, Held> sources;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (std::ranges::find(members_, i) == members_.end()) continue;
+    for (const std::size_t i : members_) {
       const auto& checkpoints = report(i).holdings.checkpoints;
       const TileSet all(TileRange{0, in_.map->tile_count()});
       if (source_ == StateSource::peer) {
@@ -592,15 +598,18 @@ class RecoveryPlanner {
         sources[worker(i)] = {all_, all};
       }
     }
+    const std::vector<HeldRun> states = held_runs(sources, false);
+    const std::vector<HeldRun> parameters = held_runs(sources, true);
     std::map<WorkerId, Held> loads;  // from a checkpoint: also what others ask for
     for (const Need& need : needs) {
+      if (need.state.empty() && need.parameters.empty()) continue;
       if (source_ == StateSource::checkpoint && sources.contains(need.worker)) {
         loads[need.worker].state.add(need.state);
         loads[need.worker].parameters.add(need.parameters);
         continue;
       }
-      fetch_from_peers(need.worker, need.state, false, sources, loads);
-      fetch_from_peers(need.worker, need.parameters, true, sources, loads);
+      fetch_from_peers(need.worker, need.state, false, states, loads);
+      fetch_from_peers(need.worker, need.parameters, true, parameters, loads);
     }
     if (source_ != StateSource::checkpoint) return;
     for (const auto& [from, load] : loads) {
@@ -613,19 +622,64 @@ class RecoveryPlanner {
     for (const TileRange run : tiles.runs()) plan().fetches.push_back({to, source, from, run, parameters_only});
   }
 
-  // Tiles with the same holders go together, split evenly over those.
-  void fetch_from_peers(WorkerId to, const TileSet& tiles, bool parameters_only,
-                        const std::map<WorkerId, Held>& sources, std::map<WorkerId, Held>& loads) {
-    std::map<std::vector<WorkerId>, TileSet> by_holders;
-    for (const TileRange run : tiles.runs()) {
-      for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
-        std::vector<WorkerId> holders;
-        for (const auto& [from, held] : sources) {
-          const TileSet& has = parameters_only ? held.parameters : held.state;
-          if (from != to && has.contains(TileIndex(tile))) holders.push_back(from);
-        }
-        if (!holders.empty()) by_holders[holders].add({tile, tile + 1});
+  // Runs of tiles that the same workers hold.
+  struct HeldRun {
+    TileRange tiles;
+    std::vector<WorkerId> holders;  // in order
+  };
+  static std::vector<HeldRun> held_runs(const std::map<WorkerId, Held>& sources, bool parameters_only) {
+    struct Border {
+      std::uint32_t tile = 0;
+      bool begins = false;
+      WorkerId holder;
+    };
+    std::vector<Border> borders;
+    for (const auto& [worker, held] : sources) {
+      for (const TileRange run : (parameters_only ? held.parameters : held.state).runs()) {
+        borders.push_back({run.begin, true, worker});
+        borders.push_back({run.end, false, worker});
       }
+    }
+    std::ranges::sort(borders, {}, &Border::tile);
+    std::vector<HeldRun> runs;
+    std::set<WorkerId> holders;
+    for (std::size_t at = 0; at < borders.size();) {
+      const std::uint32_t tile = borders[at].tile;
+      if (!runs.empty() && runs.back().tiles.end == runs.back().tiles.begin) runs.back().tiles.end = tile;
+      for (; at < borders.size() && borders[at].tile == tile; ++at) {
+        if (borders[at].begins) {
+          holders.insert(borders[at].holder);
+        } else {
+          holders.erase(borders[at].holder);
+        }
+      }
+      if (!holders.empty()) runs.push_back({{tile, tile}, {holders.begin(), holders.end()}});
+    }
+    return runs;
+  }
+
+  // Whom a worker asks of those who hold something: others than itself, not too many, and other ones than the next
+  // worker asks.
+  static std::vector<WorkerId> some_of(const std::vector<WorkerId>& holders, WorkerId to) {
+    constexpr std::size_t kMaxSources = 16;
+    std::vector<WorkerId> some;
+    for (std::size_t k = 0; k < holders.size() && some.size() < kMaxSources; ++k) {
+      const WorkerId holder = holders[(to.value() * kMaxSources + k) % holders.size()];
+      if (holder != to) some.push_back(holder);
+    }
+    std::ranges::sort(some);
+    return some;
+  }
+
+  // Tiles with the same holders go together, split evenly over those.
+  void fetch_from_peers(WorkerId to, const TileSet& tiles, bool parameters_only, const std::vector<HeldRun>& runs,
+                        std::map<WorkerId, Held>& loads) {
+    std::map<std::vector<WorkerId>, TileSet> by_holders;
+    for (const HeldRun& run : runs) {
+      const TileSet common = tiles.common(run.tiles);
+      if (common.empty()) continue;
+      std::vector<WorkerId> holders = some_of(run.holders, to);
+      if (!holders.empty()) by_holders[std::move(holders)].add(common);
     }
     for (const auto& [holders, held] : by_holders) {
       std::uint64_t before = 0;

@@ -10,7 +10,12 @@ namespace {
 
 // A run of the tiny job; its summary, or null with the output as the failure's message.
 nlohmann::json run_tiny(const std::string& output, std::vector<std::string> more) {
-  std::vector<std::string> arguments{"run", tiny_job(), "--out", output, "--quiet", "--json"};
+  // Nobody is lost here: a lease that outlives any load of the machine.
+  std::vector<std::string> arguments{"run",     tiny_job(),
+                                     "--out",   output,
+                                     "--quiet", "--json",
+                                     "--set",   "cluster.lease_ms=5000",
+                                     "--set",   "cluster.prepare_timeout_ms=6000"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   const ProgramResult result = planaria_program(arguments);
   EXPECT_EQ(result.exit_code, 0) << result.output;

@@ -329,7 +329,7 @@ void WorkerCore::handle(const worker_event::StateHashed& event) {
 }
 
 void WorkerCore::control(const CommitView& message) {
-  const ViewRecord& record = message.record;
+  const ViewRecord& record = *message.record;
   if (!identity_ || record.view <= view()) return refuse("a commit of a view that is over");
   const Member* me = record.member(self());
   if (me == nullptr || me->incarnation != identity_->incarnation)
@@ -350,9 +350,8 @@ void WorkerCore::control(const CommitView& message) {
   waiting_requests_.clear();
   identity_->view = record.view;
   duties_.clear();
-  for (const Member& member : record.members) {
-    duties_[member.worker] = duty_of(*config_.map, record.sharded, record.stages, record.shards, member.worker);
-  }
+  const Duties duties(*config_.map, record.sharded, record.stages, record.shards);
+  for (const Member& member : record.members) duties_[member.worker] = duties.of(member.worker);
   ++progress_;
   sharded_ = record.sharded;
   emit(EnterView{record.view, record.members});

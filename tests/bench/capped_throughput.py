@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Throughput when workers go, slow down or join, and a pipeline's bubble; a cgroup holds every worker to a part of a core.
+
+    tests/bench/capped_throughput.py [loss] [straggler] [bubble] [joiner] [--planaria build/release/planaria] [--rounds 3]
+
+loss       four workers, then one is killed: speed after over three quarters of the speed before
+straggler  four workers, then one is held to half of its share: speed over 3.5 quarters of the speed before
+bubble     one pipeline: what a step takes besides its micro-batches at the slowest stage's pace, over (stages - 1) micro-batches,
+           the 1F1B formula; a worker alone tells what a step takes besides computing
+joiner     two workers of --joined-job and then a third: what the steps around its coming take beyond the usual, over a step
+
+Speeds are of the median step of a window. Needs root for the cgroup's cpu controller (version 1 or 2).
+"""
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+PERIOD_US = 10_000
+
+
+class CpuCap:
+    """A cgroup of one process that gets at most a part of a core."""
+
+    def __init__(self, name):
+        v1 = "/sys/fs/cgroup/cpu"
+        self.v2 = not os.path.isdir(v1)
+        self.path = os.path.join("/sys/fs/cgroup" if self.v2 else v1, name)
+        os.mkdir(self.path)
+
+    def hold(self, pid, share):
+        self.share(share)
+        with open(os.path.join(self.path, "cgroup.procs"), "w", encoding="utf-8") as file:
+            file.write(str(pid))
+
+    def share(self, share):
+        quota = int(share * PERIOD_US)
+        if self.v2:
+            self.write("cpu.max", f"{quota} {PERIOD_US}")
+        else:
+            self.write("cpu.cfs_period_us", str(PERIOD_US))
+            self.write("cpu.cfs_quota_us", str(quota))
+
+    def write(self, name, text):
+        with open(os.path.join(self.path, name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def remove(self):
+        os.rmdir(self.path)
+
+
+class Run:
+    """A coordinator and capped workers; steps() are those that its metrics tell so far."""
+
+    def __init__(self, args, shares, settings, job=None):
+        self.args = args
+        self.job = job or args.job
+        self.directory = tempfile.TemporaryDirectory()
+        out = self.directory.name
+        self.common = common = ["--out", out]
+        for assignment in ["train.evaluate_every=0", "checkpoint.every_steps=0", "optimizer.warmup_steps=1",
+                           f"cluster.workers={len(shares)}"] + settings:
+            common += ["--set", assignment]
+        self.processes = [self.start([args.planaria, "coordinator", self.job] + common, "coordinator")]
+        self.workers = []
+        self.caps = []
+        deadline = time.time() + 30
+        ports = os.path.join(out, "coordinator.json")
+        while not os.path.exists(ports):
+            if time.time() > deadline:
+                raise RuntimeError("the coordinator didn't start")
+            time.sleep(0.02)
+        with open(ports, encoding="utf-8") as file:
+            known = json.load(file)
+        self.coordinator = f"{known['address']}:{known['control_port']}"
+        for share in shares:
+            self.add_worker(share)
+
+    def add_worker(self, share):
+        index = len(self.workers)
+        worker = self.start([self.args.planaria, "worker", self.job, "--join", self.coordinator, "--id", str(index)]
+                            + self.common, f"worker-{index}")
+        cap = CpuCap(f"planaria-bench-{os.getpid()}-{index}")
+        cap.hold(worker.pid, share)
+        self.workers.append(worker)
+        self.caps.append(cap)
+        self.processes.append(worker)
+
+    def start(self, command, name):
+        log = open(os.path.join(self.directory.name, name + ".out"), "w", encoding="utf-8")
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def steps(self):
+        try:
+            with open(os.path.join(self.directory.name, "metrics.jsonl"), encoding="utf-8") as file:
+                lines = file.read().split("\n")[:-1]
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def await_step(self, step):
+        while True:
+            steps = self.steps()
+            if steps and steps[-1]["step"] >= step:
+                return
+            if self.processes[0].poll() is not None:
+                raise RuntimeError("the job ended before it had been measured")
+            time.sleep(0.2)
+
+    def end(self):
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+        for cap in self.caps:
+            for _ in range(100):
+                try:
+                    cap.remove()
+                    break
+                except OSError:  # its last thread is still going
+                    time.sleep(0.02)
+        self.directory.cleanup()
+
+
+def median_step(steps, first, last):
+    return statistics.median(s["step_s"] for s in steps if first <= s["step"] <= last and s["step_s"] > 0)
+
+
+def before_and_after(args, change):
+    """Median steps before and after what change(run) does to the last of four workers."""
+    window = args.window
+    total = 10 + 2 * window + args.settle
+    run = Run(args, [args.share] * 4, [f"train.steps={total + 1000}"])
+    try:
+        run.await_step(10 + window)
+        struck = run.steps()[-1]["step"]
+        change(run)
+        run.await_step(struck + args.settle + window)
+        steps = run.steps()
+        return (median_step(steps, struck - window, struck), median_step(steps, struck + args.settle, 10**9), steps)
+    finally:
+        run.end()
+
+
+def loss(args):
+    before, after, _ = before_and_after(args, lambda run: run.workers[3].send_signal(signal.SIGKILL))
+    return f"step {before * 1e3:.1f} ms, {after * 1e3:.1f} ms after the loss", before / after / 0.75
+
+
+def straggler(args):
+    before, after, steps = before_and_after(args, lambda run: run.caps[3].share(args.share / 2))
+    views = {s["view"] for s in steps}
+    return (f"step {before * 1e3:.1f} ms, {after * 1e3:.1f} ms with one at half speed, {len(views)} views",
+            before / after / 0.875)
+
+
+def fit(points):
+    """Least squares line: intercept and slope."""
+    n = len(points)
+    mean_x = sum(x for x, _ in points) / n
+    mean_y = sum(y for _, y in points) / n
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+    return mean_y - slope * mean_x, slope
+
+
+def line_of(args, stages):
+    """A step's seconds over its micro-batches: what it takes beside them, and each one."""
+    points = []
+    for micro_batches in (16, 32, 64):
+        run = Run(args, [args.share] * stages,
+                  [f"train.steps=100000", f"batch.micro_batches={micro_batches}", f"batch.slots={micro_batches}"]
+                  + ([f"cluster.layout={stages}"] if stages > 1 else []))
+        try:
+            run.await_step(10 + args.window)
+            points.append((micro_batches, median_step(run.steps(), 10, 10**9)))
+        finally:
+            run.end()
+    return fit(points)
+
+
+def bubble(args):
+    rest, alone = line_of(args, 1)
+    beside, period = line_of(args, args.stages)
+    formula = (args.stages - 1) * period
+    return (f"{args.stages} stages: {period * 1e3:.2f} ms a micro-batch ({alone * 1e3:.2f} alone), {beside * 1e3:.2f} ms "
+            f"beside ({rest * 1e3:.2f} alone); formula {formula * 1e3:.2f} ms", (beside - rest) / formula)
+
+
+def joiner(args):
+    run = Run(args, [args.share] * 2, ["train.steps=1000"], args.joined_job)
+    try:
+        run.await_step(5)
+        run.add_worker(args.share)
+        while run.steps()[-1]["workers"] < 3:
+            time.sleep(0.2)
+        first = next(s["step"] for s in run.steps() if s["workers"] == 3)
+        run.await_step(first + 6)
+        steps = run.steps()
+    finally:
+        run.end()
+    two = median_step(steps, 2, first - 2)
+    three = median_step(steps, first + 2, 10**9)
+    around = {s["step"]: s["step_s"] for s in steps}
+    # The step before waited at its end, the first one for the state, and the second had its speeds measured afresh.
+    delay = around[first - 1] - two + around[first] - three + around[first + 1] - three
+    return (f"steps {two:.2f} s with two, {three:.2f} s with three, {around[first - 1]:.2f} {around[first]:.2f} "
+            f"{around[first + 1]:.2f} s around the joiner's first", delay / three)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=["loss", "straggler", "bubble", "joiner", []], help="all, unless some are named")
+    parser.add_argument("--planaria", default="build/release/planaria")
+    parser.add_argument("--job", default="tests/jobs/tiny.toml")
+    parser.add_argument("--joined-job", default="examples/gpt_11m.toml")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=0.4, help="of a core, for each worker")
+    parser.add_argument("--window", type=int, default=100, help="steps that a speed is taken from")
+    parser.add_argument("--settle", type=int, default=150, help="steps after a change that aren't looked at")
+    parser.add_argument("--stages", type=int, default=3, help="of the pipeline whose bubble is measured")
+    args = parser.parse_args()
+    try:
+        CpuCap(f"planaria-bench-{os.getpid()}").remove()
+    except OSError as error:
+        sys.exit(f"no cgroup can be made: {error}; this needs root and the cpu controller")
+    measures = {"loss": loss, "straggler": straggler, "bubble": bubble, "joiner": joiner}
+    for name in args.what or measures:
+        ratios = []
+        for _ in range(args.rounds):
+            text, ratio = measures[name](args)
+            ratios.append(ratio)
+            print(f"{name}: {text}: ratio {ratio:.3f}", flush=True)
+        print(f"{name}: median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
