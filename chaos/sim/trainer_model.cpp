@@ -501,9 +501,9 @@ void TrainerModel::damage(Buffer& state) {
   const auto& view = process_.core().view_record();
   if (!view) return;
   TileSet seen, several;
+  const Duties duties(*world_.options.shape.map, view->sharded, view->stages, view->shards);
   for (const Member& member : view->members) {
-    const TileSet kept =
-        duty_of(*world_.options.shape.map, view->sharded, view->stages, view->shards, member.worker).kept;
+    const TileSet kept = duties.of(member.worker).kept;
     several.add(seen.common(kept));
     seen.add(kept);
   }

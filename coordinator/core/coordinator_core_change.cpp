@@ -290,8 +290,8 @@ void CoordinatorCore::finish_change() {
 // Who could have a part: members that serve and who waits to become one.
 std::set<WorkerId> CoordinatorCore::present() const {
   std::set<WorkerId> workers;
-  for (const Member& member : view_ ? view_->members : std::vector<Member>{}) {
-    if (in_view(member.worker) && serving(workers_.at(member.worker))) workers.insert(member.worker);
+  for (const auto& [id, worker] : workers_) {
+    if (serving(worker) && in_view(id)) workers.insert(id);
   }
   for (const WorkerId id : pending_joiners()) workers.insert(id);
   return workers;
@@ -355,12 +355,13 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   recovery.tier = view_->resume.tier;
   recovery.lost_slots = decision.lost_slots;
 
+  const std::set<WorkerId> at_work = workers_of(view_->stages);
   for (const Member& member : view_->members) {
     WorkerRecord& worker = workers_[member.worker];
     if (worker.status == WorkerStatus::joining) worker.status = WorkerStatus::member;
     worker.last_progress_at = now_;
     worker.unreachable_since.reset();
-    const bool idle = std::ranges::find(view_->stages, member.worker, &StageAssignment::worker) == view_->stages.end();
+    const bool idle = !at_work.contains(member.worker);
     if (!idle) worker.idle_since.reset();
     if (idle && !worker.idle_since) worker.idle_since = now_;
     send(worker, CommitView{view_});

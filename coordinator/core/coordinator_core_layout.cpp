@@ -50,12 +50,7 @@ LayoutRequest CoordinatorCore::layout_request() const {
     const WorkerRecord& worker = workers_.at(ids[i]);
     workers.push_back({ids[i], worker.host, worker.resources, speeds[i]});
   }
-  LayoutRequest request;
-  request.model = measured_model(config_.job, map_, measured.shares);
-  request.cluster = measured_cluster(workers);
-  request.options = plan_options(config_.job, depths_, workers.size(), map_.blocks().size());
-  request.options.previous = plan_of(view_->stages);
-  return request;
+  return planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, view_->stages);
 }
 
 // The layout of the view's form that fits the speeds of `request`.
@@ -84,18 +79,18 @@ void CoordinatorCore::check_balance() {
     const auto predicted = predict(plan_of(stages), request.model, request.cluster, request.options);
     return predicted ? predicted->step_s : 0;
   };
-  const double now = step_seconds(view_->stages);
-  const auto gains = [&](const std::vector<StageAssignment>& stages) {
-    const double then = step_seconds(stages);
-    return then > 0 && now > then * (1 + config_.job.cluster.rebalance_gain);
+  // What the step must fall below for a change to be worth it.
+  double least = step_seconds(view_->stages) / (1 + config_.job.cluster.rebalance_gain);
+  std::optional<BetterLayout> best;
+  const auto weigh = [&](const BetterLayout& layout) {
+    const double seconds = step_seconds(layout.stages);
+    if (seconds <= 0 || seconds >= least) return false;
+    least = seconds;
+    best = layout;
+    return true;
   };
-  if (better_ && !gains(better_->stages)) better_.reset();
-  std::optional<BetterLayout> best = better_;
-  if (auto quick = rebalanced(request); gains(quick)) {
-    if (!best || step_seconds(quick) < step_seconds(best->stages)) {
-      best = BetterLayout{std::move(quick), "blocks and slots moved to match the workers' speeds"};
-    }
-  }
+  if (better_ && !weigh(*better_)) better_.reset();
+  weigh({rebalanced(request), "blocks and slots moved to match the workers' speeds"});
   unbalanced_checks_ = best ? unbalanced_checks_ + 1 : 0;
   if (unbalanced_checks_ >= (3U << std::min(rebalances_, 6U))) {
     better_ = std::move(best);

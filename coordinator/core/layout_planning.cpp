@@ -46,6 +46,17 @@ PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> dept
   return options;
 }
 
+LayoutRequest layout_request(const JobSpec& job, const StateMap& map, const std::vector<double>& shares,
+                             std::span<const PlannedWorker> workers, std::span<const std::uint32_t> depths,
+                             std::span<const StageAssignment> previous) {
+  LayoutRequest request;
+  request.model = measured_model(job, map, shares);
+  request.cluster = measured_cluster(workers);
+  request.options = plan_options(job, depths, workers.size(), map.blocks().size());
+  if (!previous.empty()) request.options.previous = plan_of(previous);
+  return request;
+}
+
 LayoutPlan plan_of(std::span<const StageAssignment> stages) {
   LayoutPlan plan;
   for (const StageAssignment& stage : stages) {
@@ -65,15 +76,20 @@ std::vector<StageAssignment> stages_of(const LayoutPlan& plan) {
   return stages;
 }
 
-bool fits_memory(std::span<const StageAssignment> stages, const ModelProfile& model, const ClusterProfile& cluster,
-                 const PlanOptions& options) {
-  const bool limited =
-      std::ranges::any_of(cluster.workers, [](const auto& worker) { return worker.memory_bytes < kNoLimit; });
+std::set<WorkerId> workers_of(std::span<const StageAssignment> stages) {
+  std::set<WorkerId> workers;
+  for (const StageAssignment& stage : stages) workers.insert(stage.worker);
+  return workers;
+}
+
+bool fits_memory(std::span<const StageAssignment> stages, const LayoutRequest& request) {
+  const auto& workers = request.cluster.workers;
+  const bool limited = std::ranges::any_of(workers, [](const auto& worker) { return worker.memory_bytes < kNoLimit; });
   if (!limited) return true;
-  const auto predicted = predict(plan_of(stages), model, cluster, options);
+  const auto predicted = predict(plan_of(stages), request.model, request.cluster, request.options);
   if (!predicted) return true;
   return std::ranges::all_of(predicted->workers, [&](const WorkerPrediction& needed) {
-    const auto has = std::ranges::lower_bound(cluster.workers, needed.worker, {}, &WorkerProfile::worker);
+    const auto has = std::ranges::lower_bound(workers, needed.worker, {}, &WorkerProfile::worker);
     return needed.memory_bytes <= has->memory_bytes;
   });
 }

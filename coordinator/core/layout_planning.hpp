@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -33,6 +34,12 @@ struct PlannedWorker {
 // by WorkerId. Memory of a machine is shared by its workers; where nobody knows any, it is no limit.
 [[nodiscard]] ClusterProfile measured_cluster(std::span<const PlannedWorker> workers);
 
+// The question for a layout of these workers, by WorkerId; depths as for plan_options; previous: none = there is none.
+[[nodiscard]] LayoutRequest layout_request(const JobSpec& job, const StateMap& map, const std::vector<double>& shares,
+                                           std::span<const PlannedWorker> workers,
+                                           std::span<const std::uint32_t> depths,
+                                           std::span<const StageAssignment> previous);
+
 // depths: as cluster.layout gives them, for so many workers; none: any.
 [[nodiscard]] PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> depths, std::size_t workers,
                                        std::size_t blocks);
@@ -41,8 +48,9 @@ struct PlannedWorker {
 [[nodiscard]] LayoutPlan plan_of(std::span<const StageAssignment> stages);
 [[nodiscard]] std::vector<StageAssignment> stages_of(const LayoutPlan& plan);
 
+[[nodiscard]] std::set<WorkerId> workers_of(std::span<const StageAssignment> stages);
+
 // Whether every worker of the layout has the memory that it is predicted to need. Where that can't be told, it has.
-[[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages, const ModelProfile& model,
-                               const ClusterProfile& cluster, const PlanOptions& options);
+[[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages, const LayoutRequest& request);
 
 }  // namespace planaria

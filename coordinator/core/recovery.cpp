@@ -348,24 +348,24 @@ class RecoveryPlanner {
       const RecoveryMember& member = in_.members[i];
       workers.push_back({worker(i), member.member.host, member.resources, speeds_[i]});
     }
-    const ModelProfile model = measured_model(*in_.job, *in_.map, in_.block_shares);
-    const ClusterProfile cluster = measured_cluster(workers);
-    PlanOptions options = plan_options(*in_.job, in_.depths, workers.size(), blocks());
-    if (fits_memory(stages, model, cluster, options)) return ok_status();
-    options.search = SearchMode::local;  // the members wait
-    if (in_.previous) options.previous = plan_of(in_.previous->stages);
-    const auto planned = plan_layout(model, cluster, options);
+    LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, stages_before());
+    if (fits_memory(stages, request)) return ok_status();
+    request.options.search = SearchMode::local;  // the members wait
+    const auto planned = plan_layout(request.model, request.cluster, request.options);
     if (!planned && planned.error().code() == ErrorCode::exhausted) return planned.error();
     if (planned) stages = stages_of(planned->layout);
     return ok_status();
   }
 
+  // The steady ones of the previous view.
+  [[nodiscard]] std::span<const StageAssignment> stages_before() const {
+    return in_.previous ? std::span<const StageAssignment>(in_.previous->stages) : std::span<const StageAssignment>();
+  }
+
   [[nodiscard]] std::vector<StageAssignment> stages_at_once() const {
     SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots};
-    std::set<WorkerId> placed;
-    if (in_.previous) {
-      for (const StageAssignment& stage : in_.previous->stages) placed.insert(stage.worker);
-    }
+    layout.previous = stages_before();
+    const std::set<WorkerId> placed = workers_of(layout.previous);
     std::vector<double> speeds;
     std::vector<WorkerId> workers;
     for (const std::size_t i : staying_) {
@@ -377,7 +377,6 @@ class RecoveryPlanner {
     }
     layout.workers = workers;
     layout.speeds = speeds;
-    if (in_.previous) layout.previous = in_.previous->stages;
     return steady_stages(layout);
   }
 

@@ -38,8 +38,8 @@ struct RecoveryInput {
   bool sharded = false;               // optimizer.shard
   std::vector<double> block_shares;   // of a micro-batch's time
   std::vector<std::uint32_t> depths;  // of pipelines; see steady_stages
-  std::vector<StageAssignment>
-      wanted;  // the planner's layout for the members of the previous view; none: steady_stages
+  // The planner's layout for the members of the previous view; none: steady_stages.
+  std::vector<StageAssignment> wanted;
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   double rebalance_gain = 0.1;                          // the previous split is kept when a new one gains less
   bool planned = false;                                 // every continuing member stopped at the same boundary

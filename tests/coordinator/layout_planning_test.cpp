@@ -45,10 +45,12 @@ TEST_F(LayoutPlanning, StagesAndPlansAreTheSame) {
 
 TEST_F(LayoutPlanning, WhatAWorkerIsPredictedToNeedMustFit) {
   const std::vector<StageAssignment> alone{{WorkerId(0), {{0, blocks_}, {0, job_.batch.slots}}, false}};
-  const PlanOptions options = plan_options(job_, {}, 1, blocks_);
-  EXPECT_TRUE(fits_memory(alone, model_, measured_cluster(workers(1, 0)), options));
-  EXPECT_FALSE(fits_memory(alone, model_, measured_cluster(workers(1, 1'000'000)), options));
-  EXPECT_TRUE(fits_memory(alone, model_, measured_cluster(workers(1, std::uint64_t{1} << 40)), options));
+  const auto fits = [&](std::uint64_t memory) {
+    return fits_memory(alone, layout_request(job_, map_, block_shares(job_, map_), workers(1, memory), {}, {}));
+  };
+  EXPECT_TRUE(fits(0));
+  EXPECT_FALSE(fits(1'000'000));
+  EXPECT_TRUE(fits(std::uint64_t{1} << 40));
 }
 
 }  // namespace

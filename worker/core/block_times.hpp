@@ -6,8 +6,6 @@
 // Thread contract: one owner.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -15,13 +13,12 @@
 
 #include "common/clock.hpp"
 #include "proto/state_map.hpp"
+#include "worker/core/recent_median.hpp"
 
 namespace planaria {
 
 class BlockTimes {
  public:
-  static constexpr std::size_t kSteps = 9;
-
   explicit BlockTimes(std::size_t blocks) : blocks_(blocks), seconds_(blocks, 0) {}
 
   // What each of the blocks took for one micro-batch, forward and backward; nothing where it wasn't measured.
@@ -37,10 +34,10 @@ class BlockTimes {
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       Block& block = blocks_[b];
       if (block.micro_batches == 0) continue;
-      block.means[block.steps++ % kSteps] = static_cast<float>(block.seconds / block.micro_batches);
+      block.means.add(block.seconds / block.micro_batches);
       block.seconds = 0;
       block.micro_batches = 0;
-      seconds_[b] = median(block);
+      seconds_[b] = static_cast<float>(block.means.value());
     }
   }
 
@@ -51,17 +48,8 @@ class BlockTimes {
   struct Block {
     double seconds = 0;  // of the step that runs
     std::uint32_t micro_batches = 0;
-    std::array<float, kSteps> means{};
-    std::size_t steps = 0;
+    RecentMedian means;
   };
-
-  static float median(const Block& block) {
-    auto sorted = block.means;
-    const std::size_t count = std::min(block.steps, kSteps);
-    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(count / 2);
-    std::nth_element(sorted.begin(), middle, sorted.begin() + static_cast<std::ptrdiff_t>(count));
-    return *middle;
-  }
 
   std::vector<Block> blocks_;
   std::vector<float> seconds_;

@@ -6,9 +6,8 @@
 //   worker says                      when
 //     hello <pid>                    first line
 //     worker <id> <incarnation>      each time the coordinator has named it
-//     phase <step> <phase>           it enters an armed point; it stands still until `go`, 5 s at most. In fetch it
-//     goes
-//                                    on: what it asked its peers for is under way
+//     phase <step> <phase>           it enters an armed point; it stands still until `go`, 5 s at most
+//                                    In fetch it goes on: what it asked its peers for is under way
 //     ok <command line>              the command took effect
 //     error <reason>                 the command was refused
 //
