@@ -257,12 +257,16 @@ void FaultHook::serve() {
     }
   }
   {
+    // Before on_go, so that who goes on isn't stopped once more at a point that nobody ends.
     const std::scoped_lock lock(state_->mutex);
-    state_->closed = true;
     state_->armed.clear();
   }
-  state_->went_on.notify_all();
   state_->on_go();  // nobody else will say it
+  {
+    const std::scoped_lock lock(state_->mutex);
+    state_->closed = true;
+  }
+  state_->went_on.notify_all();
 }
 
 void FaultHook::handle_line(std::string_view line) {
@@ -284,12 +288,13 @@ void FaultHook::handle_line(std::string_view line) {
     return;
   }
   if (std::holds_alternative<fault_command::Go>(*command)) {
+    // on_go first: once pass() returns, everybody has been told to go on.
+    state_->on_go();
     {
       const std::scoped_lock lock(state_->mutex);
       ++state_->goes;
     }
     state_->went_on.notify_all();
-    state_->on_go();
     return;
   }
   const Status done = state_->handler(*command);
