@@ -15,6 +15,7 @@ find_package(Boost REQUIRED)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(ucx REQUIRED IMPORTED_TARGET ucx)
 pkg_check_modules(zmq REQUIRED IMPORTED_TARGET libzmq)
+pkg_check_modules(libzstd REQUIRED IMPORTED_TARGET libzstd)
 
 # CAF 0.17 ships no CMake package in Debian.
 add_library(planaria_caf INTERFACE)

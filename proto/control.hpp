@@ -19,6 +19,7 @@
 #include "common/ids.hpp"
 #include "proto/data_message.hpp"
 #include "proto/layout.hpp"
+#include "proto/view_packing.hpp"
 
 namespace planaria {
 
@@ -129,12 +130,14 @@ struct Heartbeat {
   std::optional<WorkerId> waiting_on;   // the lowest member whose message it lacks
   double micro_batches_per_second = 0;  // of its own computing, 0 = not measured
   std::vector<float> block_seconds;     // of one micro-batch, both ways, by block; 0 = not measured; none = nothing is
+  double beside_seconds = 0;            // of a step's own work besides micro-batches; 0 = not measured
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
 
   template <class V>
   void fields(V& v) {
-    v(view, step, phase, progress, waiting_on, micro_batches_per_second, block_seconds, bytes_sent, bytes_received);
+    v(view, step, phase, progress, waiting_on, micro_batches_per_second, block_seconds, beside_seconds, bytes_sent,
+      bytes_received);
   }
 };
 
@@ -319,12 +322,12 @@ struct Prepare {
   }
 };
 
-// Never null: all members are sent the same record, which isn't copied for each.
+// Never null: members that come from the same view are sent the same bytes, which aren't copied for each.
 struct CommitView {
-  std::shared_ptr<const ViewRecord> record = std::make_shared<const ViewRecord>();
+  std::shared_ptr<const PackedView> packed = std::make_shared<const PackedView>();
   template <class V>
   void fields(V& v) {
-    v(record);
+    v(packed);
   }
 };
 

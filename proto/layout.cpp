@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <unordered_map>
 
 namespace planaria {
 namespace {
@@ -174,7 +175,7 @@ class ShardSplitter {
   }
 
   void split(TileRange tiles, std::vector<WorkerId> users) {
-    std::ranges::stable_sort(users, {}, [this](WorkerId user) { return bytes_[user]; });
+    sort_by_bytes(users);
     const std::uint64_t level = fill_users(users, map_.bytes(tiles));
     const auto fits = [&](WorkerId user, std::uint32_t tile) {
       return bytes_[user] + map_.bytes({tile, tile + 1}) / 2 <= level;
@@ -210,6 +211,13 @@ class ShardSplitter {
   }
 
  private:
+  // Of equal ones those with lower ids come first.
+  void sort_by_bytes(std::vector<WorkerId>& users) {
+    std::vector<std::pair<std::uint64_t, WorkerId>> order;
+    for (const WorkerId user : users) order.emplace_back(bytes_[user], user);
+    std::ranges::sort(order);
+    std::ranges::transform(order, users.begin(), &std::pair<std::uint64_t, WorkerId>::second);
+  }
   // Up to which level `bytes` fill the users, who are in order of what they have; those above it are left out.
   std::uint64_t fill_users(std::vector<WorkerId>& users, std::uint64_t bytes) {
     std::uint64_t sum = bytes;
@@ -230,7 +238,7 @@ class ShardSplitter {
   const StateMap& map_;
   std::vector<WorkerId> owners_;
   std::vector<std::optional<WorkerId>> former_;
-  std::map<WorkerId, std::uint64_t> bytes_;
+  std::unordered_map<WorkerId, std::uint64_t> bytes_;
 };
 
 }  // namespace

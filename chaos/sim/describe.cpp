@@ -155,7 +155,9 @@ std::string describe(const CoordinatorMessage& message) {
             return fmt::format("Prepare {} excluding [{}]{}", m.view.value(), list(m.excluded),
                                m.boundary ? fmt::format(" boundary {}", m.boundary->value()) : "");
           },
-          [](const CommitView& m) { return fmt::format("CommitView {}", describe(*m.record)); },
+          [](const CommitView& m) {
+            return fmt::format("CommitView {} as a change of {}", m.packed->view.value(), m.packed->base.value());
+          },
           [](const Fenced& m) { return fmt::format("Fenced: {}", m.reason); },
           [](const Released&) { return std::string("Released"); },
           [](const Probe&) { return std::string("Probe"); },

@@ -320,7 +320,7 @@ void Oracle::check_prepared(const log_record::Prepared& record) {
 void Oracle::check_view_record(const ViewRecord& record) {
   const Hash128 hash = content(record);
   const auto known = committed_.find(record.view);
-  if ((known != committed_.end() && known->second != hash) || appended_views_.contains(record.view)) {
+  if ((known != committed_.end() && content(known->second) != hash) || appended_views_.contains(record.view)) {
     world_.fail("5: two layouts have one view number", describe(record));
   }
   appended_views_[record.view] = hash;
@@ -367,7 +367,7 @@ void Oracle::durable(const LogRecord& record) {
   if (const auto* prepared = std::get_if<log_record::Prepared>(&record)) {
     prepared_.insert(prepared->view);
   } else if (const auto* committed = std::get_if<log_record::Committed>(&record)) {
-    committed_[committed->record.view] = content(committed->record);
+    committed_[committed->record.view] = committed->record;
     last_view_ = committed->record;
     const std::uint32_t lineage = committed->record.resume.lineage;
     if (lineage > std::exchange(lineage_, lineage)) clean_from_ = committed->record.view;
@@ -394,8 +394,10 @@ void Oracle::leaves(const CoordinatorEnvelope& envelope) {
   if (const auto* prepare = std::get_if<Prepare>(&message)) {
     known = known && prepared_.contains(prepare->view);
   } else if (const auto* commit = std::get_if<CommitView>(&message)) {
-    const auto found = committed_.find(commit->record->view);
-    known = known && found != committed_.end() && found->second == content(*commit->record);
+    const auto base = committed_.find(commit->packed->base);
+    const auto record = unpack_view(*commit->packed, base == committed_.end() ? nullptr : &base->second);
+    const auto found = committed_.find(commit->packed->view);
+    known = known && record && found != committed_.end() && content(found->second) == content(*record);
   } else if (const auto* welcome = std::get_if<Welcome>(&message)) {
     known = known && accepted_.contains({welcome->worker, welcome->incarnation});
   } else if (const auto* finish = std::get_if<Finish>(&message)) {

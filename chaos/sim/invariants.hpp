@@ -85,7 +85,7 @@ class Oracle {
   ViewNumber rolled_back_in_;
   std::uint32_t changes_ = 0;
   std::uint32_t views_ = 0;
-  std::map<ViewNumber, Hash128> committed_;       // durable views, by content
+  std::map<ViewNumber, ViewRecord> committed_;    // durable views
   std::map<ViewNumber, Hash128> appended_views_;  // in this life
   std::set<ViewNumber> prepared_;                 // durable
   ViewNumber highest_prepared_;                   // durable or, in this life, appended

@@ -162,9 +162,10 @@ void WorkerProcess::after(const WorkerEvent& event, const WorkerActions& actions
     if (core_.identity() && core_.identity()->prepared == prepare->view && core_.view() < prepare->view)
       changing_ = true;
   } else if (const auto* commit = std::get_if<CommitView>(&control->message)) {
-    if (core_.view() == commit->record->view) {
+    if (core_.view() == commit->packed->view) {
       changing_ = false;
-      if (commit->record->resume.tier > 0 || commit->record->resume.discard) trainer_.forget_ledger();
+      const ResumePlan& plan = core_.view_record()->resume;
+      if (plan.tier > 0 || plan.discard) trainer_.forget_ledger();
     }
   }
 }

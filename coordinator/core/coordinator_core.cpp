@@ -73,7 +73,7 @@ CoordinatorActions CoordinatorCore::on(const CoordinatorEvent& event, Instant no
   now_ = now;
   if (wanted_tick_ && now - *wanted_tick_ > lease_ / 4) forgive_silence(now - *wanted_tick_);
   std::visit([this](const auto& alternative) { handle(alternative); }, event);
-  if (change_deferred_ || !is_routine(event)) consider_change();
+  if (change_deferred_ || now_ >= joiners_worth_at_ || !is_routine(event)) consider_change();
   consider_exit();
   wanted_tick_ = next_tick();
   return std::exchange(actions_, {});
@@ -112,7 +112,7 @@ JobStatus CoordinatorCore::status() const {
 
 Instant CoordinatorCore::next_tick() const {
   const ClusterSpec& cluster = config_.job.cluster;
-  Instant next = std::min(last_progress_at_ + ms(cluster.stall_timeout_ms), next_lease_check_);
+  Instant next = std::min({last_progress_at_ + ms(cluster.stall_timeout_ms), next_lease_check_, joiners_worth_at_});
   if (change_ && !change_->boundary) {
     next = std::min({next, change_->started_at + ms(cluster.prepare_timeout_ms), change_->rollback_at});
   }

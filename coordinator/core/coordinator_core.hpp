@@ -131,6 +131,7 @@ struct WorkerRecord {
   WorkerResources resources;
   ByteVector address;
   Holdings holdings;
+  Instant accepted_at{};
   Instant last_heard{};
   Instant last_progress_at{};
   std::optional<Instant> suspect_until;  // evidence shortened its lease
@@ -193,18 +194,26 @@ class CoordinatorCore {
   [[nodiscard]] const std::string& numeric_class() const { return numeric_class_; }
 
  private:
+  // One to change to, for the members at that time.
+  struct BetterLayout {
+    std::vector<StageAssignment> stages;
+    std::string reason;
+  };
+
   struct Change {
     ViewNumber view;
-    std::optional<Step> boundary;         // planned changes only
-    std::set<WorkerId> members;           // who must report
-    std::set<WorkerId> leaving;           // drained ones among them
-    std::vector<StageAssignment> wanted;  // why the change is made, when it is for another layout
+    std::optional<Step> boundary;        // planned changes only
+    std::set<WorkerId> members;          // who must report
+    std::set<WorkerId> leaving;          // drained ones among them
+    std::vector<WorkerId> excluded;      // ids of the view's members that don't
+    std::optional<BetterLayout> wanted;  // why the change is made, when it is for another layout
     std::map<WorkerId, Report> reports;
     bool checkpoints_listed = false;  // members are asked for those that exist now
     bool lacks_state = false;         // all reported, and nobody holds the newest state
     Instant started_at{};
-    Instant rollback_at{};     // from then on a worse tier may be chosen
-    std::size_t recovery = 0;  // index in recoveries_
+    std::optional<Instant> stands_since;  // members do nothing else
+    Instant rollback_at{};                // from then on a worse tier may be chosen
+    std::size_t recovery = 0;             // index in recoveries_
   };
 
   // Why a change is started.
@@ -275,16 +284,17 @@ class CoordinatorCore {
   [[nodiscard]] bool in_view(WorkerId worker) const;
   [[nodiscard]] bool serving(const WorkerRecord& worker) const;  // alive and of this job
   [[nodiscard]] std::vector<WorkerId> pending_joiners() const;
+  [[nodiscard]] Instant worth_a_change_at(const std::vector<WorkerId>& joiners) const;
+  void note_entry();
 
   // The layout.
-  struct BetterLayout {
-    std::vector<StageAssignment> stages;
-    std::string reason;
-  };
   [[nodiscard]] MeasuredBlocks measure_blocks(const std::vector<WorkerId>& workers) const;
   [[nodiscard]] bool settled() const;
   [[nodiscard]] LayoutRequest layout_request() const;
-  [[nodiscard]] std::vector<StageAssignment> rebalanced(const LayoutRequest& request) const;
+  [[nodiscard]] std::vector<StageAssignment> mended(std::span<const StageAssignment> stages,
+                                                    const LayoutRequest& request, Forecast& forecast) const;
+  void balance_later(bool planned);
+  [[nodiscard]] Duration balancing_takes() const;
   void check_balance();
   void consider_planning(LayoutRequest request);
 
@@ -293,6 +303,7 @@ class CoordinatorCore {
   [[nodiscard]] static bool is_routine(const CoordinatorEvent& event);
   void consider_first_view();
   void start_change(ChangeCause cause);
+  void name_excluded();
   void send_prepare(const WorkerRecord& worker);
   void finish_change();
   void expel(const std::vector<WorkerId>& workers, const std::string& why);
@@ -354,12 +365,16 @@ class CoordinatorCore {
   std::uint32_t reconnects_ = 0;   // views for new connections alone, since a step was committed
   bool rebalance_wanted_ = false;  // into better_
   std::optional<BetterLayout> better_;
-  std::optional<ViewNumber> plan_asked_;  // the planner works on a request, of this view
-  std::uint64_t plans_ = 0;               // asked for
-  std::map<WorkerId, double> planned_speeds_;
+  std::optional<Instant> plan_asked_;          // when, while the planner works on a request
+  std::uint64_t plans_ = 0;                    // asked for
+  std::map<WorkerId, double> planned_speeds_;  // of the newest request
   Instant next_plan_{};
   std::set<WorkerId> too_few_;             // with these alone no layout fits into memory
   bool change_deferred_ = false;           // a planned change waits for what heartbeats and commits will tell
+  Instant joiners_worth_at_ = kFarFuture;  // a change for those that wait
+  std::optional<Instant> stood_since_;     // until all members tell of the new view
+  std::size_t entered_ = 0;                // members that do
+  Duration change_cost_{};                 // how long members stood still for the last change
   Instant next_lease_check_ = kFarFuture;  // no lease ends earlier
   Instant started_at_{};
   Instant last_progress_at_{};

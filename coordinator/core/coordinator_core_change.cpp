@@ -23,32 +23,35 @@ std::string names(const std::vector<WorkerId>& workers) {
 
 void CoordinatorCore::consider_change() {
   change_deferred_ = false;
+  joiners_worth_at_ = kFarFuture;
   if (finished_ || generation_ == Generation(0)) return;
   if (!view_) {
     consider_first_view();
     return;
   }
+  if (change_) {
+    // Whoever brings state is asked before a worse tier is chosen.
+    if (!change_->lacks_state) return;
+    const std::vector<WorkerId> joiners = pending_joiners();
+    if (std::ranges::any_of(joiners, [this](WorkerId id) { return may_help(id); })) {
+      start_change({.reason = "a worker that may hold the newest state is back",
+                    .planned = false,
+                    .victims = {},
+                    .with_joiners = true});
+    }
+    return;
+  }
   const auto members_alive = std::ranges::count_if(
       view_->members, [this](const Member& m) { return in_view(m.worker) && serving(workers_[m.worker]); });
   const std::vector<WorkerId> joiners = pending_joiners();
-  if (!waiting_ && !change_ && members_alive == 0) wait(kNoWorkers);
-  if (waiting_ && !change_) {
+  if (!waiting_ && members_alive == 0) wait(kNoWorkers);
+  if (waiting_) {
     const bool enough = static_cast<std::size_t>(members_alive) + joiners.size() >= config_.job.cluster.min_workers;
     if (enough && (too_few_.empty() || too_few_ != present())) {
       start_change({.reason = joiners.empty() ? "the members that are left go on"
                                               : "capacity is back: " + names(joiners) + " joined",
                     .planned = false,
                     .victims = {}});
-    }
-    return;
-  }
-  if (change_) {
-    // Whoever brings state is asked before a worse tier is chosen.
-    if (change_->lacks_state && std::ranges::any_of(joiners, [this](WorkerId id) { return may_help(id); })) {
-      start_change({.reason = "a worker that may hold the newest state is back",
-                    .planned = false,
-                    .victims = {},
-                    .with_joiners = true});
     }
     return;
   }
@@ -82,7 +85,11 @@ void CoordinatorCore::consider_change() {
                      std::to_string(least) + " needed; start another worker or stop the job";
     drainers.clear();
   }
-  if (joiners.empty() && drainers.empty() && !rebalance_wanted_) return;
+  if (drainers.empty() && !rebalance_wanted_) {
+    if (joiners.empty()) return;
+    joiners_worth_at_ = worth_a_change_at(joiners);
+    if (joiners_worth_at_ > now_) return;
+  }
   const Step total(config_.job.train.steps);
   const bool ends =
       !done_.empty() || (last_commit_ && last_commit_->view == view_->view && last_commit_->step >= total);
@@ -116,6 +123,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   change.view = last_number_;
   suspicion_.add(cause.suspicion);
   change.started_at = now_;
+  if (!cause.planned) change.stands_since = now_;
   change.rollback_at = now_ + 2 * lease_;
   std::vector<WorkerId> excluded;
   if (view_) {
@@ -144,13 +152,17 @@ void CoordinatorCore::start_change(ChangeCause cause) {
     if (last_commit_ && last_commit_->view == view_->view) newest = std::max(newest, last_commit_->step.next());
     change.boundary = newest;
     rebalances_ = rebalance_wanted_ ? rebalances_ + 1 : 0;
-    if (rebalance_wanted_) change.wanted = better_->stages;
+    if (rebalance_wanted_) change.wanted = std::exchange(better_, std::nullopt);
+    rebalance_wanted_ = false;
     unbalanced_checks_ = 0;
   } else {
     rebalances_ = 0;
+    // A layout that was on its way when a failure came first is still wanted, for who is left.
+    if (change_ && change_->wanted) {
+      better_ = std::move(change_->wanted);
+      rebalance_wanted_ = true;
+    }
   }
-  rebalance_wanted_ = false;
-  better_.reset();
   unfinished_prepare_ = false;
   done_.clear();
   log(log_record::Prepared{change.view, excluded, cause.reason, suspicion_});
@@ -187,17 +199,21 @@ void CoordinatorCore::start_change(ChangeCause cause) {
     wait(kNoWorkers);
     return;
   }
+  name_excluded();
   for (const WorkerId id : change_->members) send_prepare(workers_[id]);
 }
 
-void CoordinatorCore::send_prepare(const WorkerRecord& worker) {
-  Prepare prepare{change_->view, {}, change_->boundary, suspicion_.compare_state, change_->checkpoints_listed};
-  if (view_) {
-    for (const Member& member : view_->members) {
-      if (!change_->members.contains(member.worker)) prepare.excluded.push_back(member.worker);
-    }
+void CoordinatorCore::name_excluded() {
+  change_->excluded.clear();
+  if (!view_) return;
+  for (const Member& member : view_->members) {
+    if (!change_->members.contains(member.worker)) change_->excluded.push_back(member.worker);
   }
-  send(worker, std::move(prepare));
+}
+
+void CoordinatorCore::send_prepare(const WorkerRecord& worker) {
+  send(worker, Prepare{change_->view, change_->excluded, change_->boundary, suspicion_.compare_state,
+                       change_->checkpoints_listed});
 }
 
 RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
@@ -213,6 +229,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
                              in_view(id),
                              change.leaving.contains(id),
                              measured.speeds[input.members.size()],
+                             worker.heartbeat.beside_seconds,
                              worker.resources});
   }
   if (view_) {
@@ -227,7 +244,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.sharded = config_.job.optimizer.shard;
   input.block_shares = std::move(measured.shares);
   input.depths = depths_;
-  input.wanted = change.wanted;
+  if (change.wanted) input.wanted = change.wanted->stages;
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
   input.planned = change.boundary.has_value();
@@ -336,14 +353,16 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   change_.reset();
   suspicion_ = {};
   waiting_ = false;
+  const std::shared_ptr<const ViewRecord> previous = view_;
   auto record = std::make_shared<ViewRecord>(decision.record);
   record->reason = recoveries_[change.recovery].cause + ": " + decision.record.reason;
   view_ = std::move(record);
   ++views_committed_;
   count_steps(view_->resume.step.previous());
   last_progress_at_ = now_;
-  next_balance_check_ = now_ + std::chrono::seconds(5);
-  unbalanced_checks_ = 0;
+  stood_since_ = change.stands_since;
+  entered_ = 0;
+  balance_later(change.boundary.has_value());
   status_reason_ = view_->reason;
   log(log_record::Committed{*view_});
   announce("view " + std::to_string(view_->view.value()) + " is committed: " + view_->reason);
@@ -355,6 +374,14 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   recovery.tier = view_->resume.tier;
   recovery.lost_slots = decision.lost_slots;
 
+  // Who is in the previous view is told what changed.
+  std::map<ViewNumber, std::shared_ptr<const PackedView>> packed;  // by base
+  const auto packed_for = [&](const Report& report) {
+    const bool has_previous = previous && report.view == previous->view;
+    auto& bytes = packed[has_previous ? previous->view : ViewNumber(0)];
+    if (!bytes) bytes = std::make_shared<PackedView>(pack_view(*view_, has_previous ? previous.get() : nullptr));
+    return bytes;
+  };
   const std::set<WorkerId> at_work = workers_of(view_->stages);
   for (const Member& member : view_->members) {
     WorkerRecord& worker = workers_[member.worker];
@@ -364,7 +391,7 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
     const bool idle = !at_work.contains(member.worker);
     if (!idle) worker.idle_since.reset();
     if (idle && !worker.idle_since) worker.idle_since = now_;
-    send(worker, CommitView{view_});
+    send(worker, CommitView{packed_for(change.reports.at(member.worker))});
   }
   for (const WorkerId id : decision.released) {
     WorkerRecord& worker = workers_[id];

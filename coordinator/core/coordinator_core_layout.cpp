@@ -11,7 +11,12 @@ namespace planaria {
 namespace {
 
 constexpr Duration kBetweenChecks = std::chrono::seconds(1);
+constexpr Duration kBeforeFirstCheck = std::chrono::seconds(5);         // speeds show in a few steps
+constexpr Duration kBalancingPerMember = std::chrono::milliseconds(1);  // a check takes longer with more of them
 constexpr Duration kBetweenPlans = std::chrono::seconds(10);
+constexpr int kPlanningRest = 50;         // times what the planner took
+constexpr std::size_t kFew = 10;          // one in so many
+constexpr std::size_t kManyWorkers = 50;  // likewise
 // A worker that has changed its speed by this factor is a reason to ask the planner again.
 constexpr double kOtherSpeed = 1.3;
 // Who computed nothing for so long may have become faster since.
@@ -31,13 +36,16 @@ MeasuredBlocks CoordinatorCore::measure_blocks(const std::vector<WorkerId>& work
   return measured;
 }
 
-// Every member that computes was measured, and the view stands.
+// The view stands, and members that compute were measured: all but a few new ones.
 bool CoordinatorCore::settled() const {
   if (!view_ || change_ || waiting_ || finished_ || view_->members.size() < 2 || rebalance_wanted_) return false;
-  return std::ranges::all_of(view_->members, [this](const Member& member) {
+  std::size_t unknown = 0;
+  for (const Member& member : view_->members) {
     const WorkerRecord& worker = workers_.at(member.worker);
-    return worker.status != WorkerStatus::draining && (worker.speed > 0 || worker.idle_since);
-  });
+    if (worker.status == WorkerStatus::draining) return false;
+    if (worker.speed <= 0 && !worker.idle_since) ++unknown;
+  }
+  return unknown * kFew <= view_->members.size();
 }
 
 LayoutRequest CoordinatorCore::layout_request() const {
@@ -48,13 +56,14 @@ LayoutRequest CoordinatorCore::layout_request() const {
   std::vector<PlannedWorker> workers;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const WorkerRecord& worker = workers_.at(ids[i]);
-    workers.push_back({ids[i], worker.host, worker.resources, speeds[i]});
+    workers.push_back({ids[i], worker.host, worker.resources, speeds[i], worker.heartbeat.beside_seconds});
   }
   return planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, view_->stages);
 }
 
-// The layout of the view's form that fits the speeds of `request`.
-std::vector<StageAssignment> CoordinatorCore::rebalanced(const LayoutRequest& request) const {
+// The pipelines of `stages` for the members that there are now and their speeds.
+std::vector<StageAssignment> CoordinatorCore::mended(std::span<const StageAssignment> stages,
+                                                     const LayoutRequest& request, Forecast& forecast) const {
   std::vector<WorkerId> ids;
   std::vector<double> speeds, shares;
   for (const WorkerProfile& worker : request.cluster.workers) {
@@ -63,34 +72,47 @@ std::vector<StageAssignment> CoordinatorCore::rebalanced(const LayoutRequest& re
   }
   for (const BlockProfile& block : request.model.blocks) shares.push_back(block.seconds());
   SteadyLayoutInput input{ids, speeds, shares, {}, config_.job.batch.slots};
-  input.previous = view_->stages;
+  input.previous = stages;
   input.fresh.assign(ids.size(), false);
-  return steady_stages(input);
+  return forecast.with_slots_shared_out(steady_stages(input));
+}
+
+// After a planned change members do other work, whose speed shows in a few steps. Losses don't put checks off for ever.
+void CoordinatorCore::balance_later(bool planned) {
+  next_balance_check_ =
+      planned ? now_ + kBeforeFirstCheck + balancing_takes() : std::max(next_balance_check_, now_ + kBetweenChecks);
+  if (!better_) unbalanced_checks_ = 0;
+}
+
+Duration CoordinatorCore::balancing_takes() const {
+  return kBalancingPerMember * (view_ ? std::ssize(view_->members) : 0);
 }
 
 // Slots move only for a gain that lasts: checks in a row, a second apart. Their number doubles with each move among the
 // same members: workers that share a processor look faster after others than they are, and shall not pass slots around.
 void CoordinatorCore::check_balance() {
   if (now_ < next_balance_check_) return;
-  next_balance_check_ = now_ + kBetweenChecks;
+  next_balance_check_ = now_ + kBetweenChecks + balancing_takes();
   if (!settled()) return;
   LayoutRequest request = layout_request();
-  const auto step_seconds = [&](const std::vector<StageAssignment>& stages) {
-    const auto predicted = predict(plan_of(stages), request.model, request.cluster, request.options);
-    return predicted ? predicted->step_s : 0;
-  };
+  Forecast forecast(request);
+  const auto now_seconds = forecast.step_seconds(view_->stages);
+  if (!now_seconds) return;
   // What the step must fall below for a change to be worth it.
-  double least = step_seconds(view_->stages) / (1 + config_.job.cluster.rebalance_gain);
+  double least = *now_seconds / (1 + config_.job.cluster.rebalance_gain);
   std::optional<BetterLayout> best;
   const auto weigh = [&](const BetterLayout& layout) {
-    const double seconds = step_seconds(layout.stages);
-    if (seconds <= 0 || seconds >= least) return false;
-    least = seconds;
+    const auto seconds = forecast.step_seconds(layout.stages);
+    if (!seconds || *seconds >= least) return false;
+    least = *seconds;
     best = layout;
     return true;
   };
-  if (better_ && !weigh(*better_)) better_.reset();
-  weigh({rebalanced(request), "blocks and slots moved to match the workers' speeds"});
+  if (better_) {
+    better_->stages = mended(better_->stages, request, forecast);
+    if (!weigh(*better_)) better_.reset();
+  }
+  weigh({mended(view_->stages, request, forecast), "blocks and slots moved to match the workers' speeds"});
   unbalanced_checks_ = best ? unbalanced_checks_ + 1 : 0;
   if (unbalanced_checks_ >= (3U << std::min(rebalances_, 6U))) {
     better_ = std::move(best);
@@ -100,29 +122,35 @@ void CoordinatorCore::check_balance() {
   }
 }
 
+// The planner is asked when the workers aren't those, or not as fast as those, that it was asked about before: more
+// than a few of them. What it takes is a small part of the time between.
 void CoordinatorCore::consider_planning(LayoutRequest request) {
   if (plan_asked_ || now_ < next_plan_) return;
-  const auto moved = [&](const WorkerProfile& worker) {
+  std::size_t known = 0, others = 0;
+  for (const WorkerProfile& worker : request.cluster.workers) {
     const auto then = planned_speeds_.find(worker.worker);
-    return then == planned_speeds_.end() || std::abs(std::log(worker.speed / then->second)) > std::log(kOtherSpeed);
-  };
-  if (std::ranges::none_of(request.cluster.workers, moved)) return;
+    if (then != planned_speeds_.end()) ++known;
+    const bool alike =
+        then != planned_speeds_.end() && std::abs(std::log(worker.speed / then->second)) <= std::log(kOtherSpeed);
+    if (!alike) ++others;
+  }
+  others += planned_speeds_.size() - known;
+  if (others == 0 || others * kManyWorkers < request.cluster.workers.size()) return;
   planned_speeds_.clear();
   for (const WorkerProfile& worker : request.cluster.workers) planned_speeds_[worker.worker] = worker.speed;
-  next_plan_ = now_ + kBetweenPlans;
   request.number = ++plans_;
-  plan_asked_ = view_->view;
+  plan_asked_ = now_;
   actions_.emplace_back(coordinator_action::PlanLayout{std::move(request)});
 }
 
 void CoordinatorCore::handle(const coordinator_event::LayoutPlanned& event) {
   if (!plan_asked_ || event.number != plans_) return;
-  const ViewNumber asked_in = *plan_asked_;
+  next_plan_ = now_ + std::max(kBetweenPlans, kPlanningRest * (now_ - *plan_asked_));
   plan_asked_.reset();
-  if (!view_ || view_->view != asked_in || finished_) return;
+  if (!view_ || finished_) return;
   if (!event.planned) {
     announce("no other layout is planned: " + event.planned.error().message());
-  } else if (!event.planned->kept) {
+  } else if (!event.planned->kept && !rebalance_wanted_) {
     better_ = BetterLayout{stages_of(event.planned->layout), "another layout: " + event.planned->reason};
   }
 }

@@ -39,6 +39,23 @@ std::vector<WorkerId> CoordinatorCore::pending_joiners() const {
   return joiners;
 }
 
+// A change costs all members the time that they stand still: joiners wait together until that is less than what was
+// lost without them. (Whatever comes next, no more than twice the least possible is lost: renting until it has cost as
+// much as buying.)
+Instant CoordinatorCore::worth_a_change_at(const std::vector<WorkerId>& joiners) const {
+  Duration lacking = change_cost_ * std::ssize(view_->members);
+  for (const WorkerId id : joiners) lacking -= now_ - workers_.at(id).accepted_at;
+  return now_ + std::max(Duration(0), lacking / std::ssize(joiners));
+}
+
+// Heartbeats tell of a new view late by up to their interval.
+void CoordinatorCore::note_entry() {
+  if (++entered_ < view_->members.size()) return;
+  change_cost_ =
+      std::max(Duration(0), now_ - *stood_since_ - std::chrono::milliseconds(config_.job.cluster.heartbeat_ms));
+  stood_since_.reset();
+}
+
 void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
   const WorkerEnvelope& envelope = event.envelope;
   if (envelope.protocol != kProtocolVersion) {
@@ -192,6 +209,7 @@ WorkerRecord& CoordinatorCore::accept_worker(const WorkerRecord* earlier, const 
   worker = WorkerRecord{};
   worker.worker = id;
   worker.incarnation = incarnation;
+  worker.accepted_at = now_;
   log(log_record::WorkerAccepted{id, incarnation, message.host});
   announce(name(id) + " of host " + message.host + " joins" +
            (incarnation.value() > 1 ? ", incarnation " + std::to_string(incarnation.value()) : ""));
@@ -220,7 +238,8 @@ void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Regi
 // Tells a worker that comes back what it may have missed.
 void CoordinatorCore::catch_up(WorkerRecord& worker) {
   // First the view that it may have missed: a later Prepare's boundary is one of that view.
-  if (in_view(worker.worker)) send(worker, CommitView{view_});  // refused there as over when it has it
+  // It is refused there as over when it has it.
+  if (in_view(worker.worker)) send(worker, CommitView{std::make_shared<PackedView>(pack_view(*view_, nullptr))});
   if (change_ && change_->members.contains(worker.worker)) send_prepare(worker);
 }
 
@@ -254,6 +273,7 @@ void CoordinatorCore::lose(WorkerRecord& worker, const std::string& why) {
   } else if (change_ && change_->members.erase(worker.worker) > 0) {
     // It had not become a member yet: the change goes on without it.
     change_->reports.erase(worker.worker);
+    name_excluded();
     if (change_->members.empty()) {
       change_.reset();
     } else if (change_->reports.size() == change_->members.size()) {
@@ -339,9 +359,12 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
     worker.last_progress_at = now_;
     last_progress_at_ = now_;
   }
+  const bool enters = stood_since_ && message.view == view_->view && worker.heartbeat.view != message.view;
   worker.heartbeat = message;
+  if (enters) note_entry();
   const auto no_time = [](float seconds) { return !std::isfinite(seconds) || seconds < 0 || seconds > 1e6F; };
   if (std::ranges::any_of(message.block_seconds, no_time)) worker.heartbeat.block_seconds.clear();
+  if (no_time(static_cast<float>(message.beside_seconds))) worker.heartbeat.beside_seconds = 0;
   // Layouts are cut by it: no other number than a speed that a machine can have.
   const double speed = message.micro_batches_per_second;
   if (std::isfinite(speed) && speed > 1e-6 && speed < 1e9) worker.speed = speed;
@@ -356,6 +379,7 @@ void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
   if (!change_ || message.prepare != change_->view || !change_->members.contains(worker.worker)) return;
   const bool early = change_->boundary && in_view(worker.worker) && message.work_step <= *change_->boundary;
   if (early) return;  // of a boundary that was moved since
+  if (!change_->stands_since && in_view(worker.worker)) change_->stands_since = now_;
   change_->reports[worker.worker] = message;
   if (change_->reports.size() == change_->members.size()) finish_change();
 }

@@ -29,8 +29,8 @@ ClusterProfile measured_cluster(std::span<const PlannedWorker> workers) {
     const WorkerResources& resources = worker.resources;
     std::uint64_t memory = resources.memory_bytes;
     if (resources.memory_of_host) memory /= of_host[worker.host];
-    cluster.workers.push_back(
-        {worker.worker, worker.speed, memory == 0 ? kNoLimit : memory, worker.host, resources.zone, resources.nic});
+    cluster.workers.push_back({worker.worker, worker.speed, memory == 0 ? kNoLimit : memory, worker.host,
+                               resources.zone, resources.nic, worker.beside_s});
   }
   return cluster;
 }
@@ -82,11 +82,35 @@ std::set<WorkerId> workers_of(std::span<const StageAssignment> stages) {
   return workers;
 }
 
-bool fits_memory(std::span<const StageAssignment> stages, const LayoutRequest& request) {
-  const auto& workers = request.cluster.workers;
+double usual_rate(const ClusterProfile& cluster) {
+  const auto& workers = cluster.workers;
+  const bool one_host = std::ranges::all_of(workers, [&](const auto& w) { return w.host == workers.front().host; });
+  const bool one_zone = std::ranges::all_of(workers, [&](const auto& w) { return w.zone == workers.front().zone; });
+  const LinkProfile& link = one_host ? cluster.same_host : one_zone ? cluster.same_zone : cluster.between_zones;
+  return link.bytes_per_s;
+}
+
+Forecast::Forecast(const LayoutRequest& request)
+    : request_(request), judge_(LayoutJudge::make(request.model, request.cluster, request.options)) {}
+
+std::optional<double> Forecast::step_seconds(std::span<const StageAssignment> stages) {
+  if (!judge_) return std::nullopt;
+  const auto predicted = judge_->predict(plan_of(stages));
+  return predicted ? std::optional(predicted->step_s) : std::nullopt;
+}
+
+std::vector<StageAssignment> Forecast::with_slots_shared_out(std::vector<StageAssignment> stages) {
+  const bool some_idle = std::ranges::any_of(stages, [](const StageAssignment& stage) { return stage.work.empty(); });
+  if (some_idle || !judge_) return stages;
+  const auto shared = judge_->share_out_slots(plan_of(stages));
+  return shared ? stages_of(*shared) : std::move(stages);
+}
+
+bool Forecast::fits_memory(std::span<const StageAssignment> stages) {
+  const auto& workers = request_.cluster.workers;
   const bool limited = std::ranges::any_of(workers, [](const auto& worker) { return worker.memory_bytes < kNoLimit; });
-  if (!limited) return true;
-  const auto predicted = predict(plan_of(stages), request.model, request.cluster, request.options);
+  if (!limited || !judge_) return true;
+  const auto predicted = judge_->predict(plan_of(stages));
   if (!predicted) return true;
   return std::ranges::all_of(predicted->workers, [&](const WorkerPrediction& needed) {
     const auto has = std::ranges::lower_bound(workers, needed.worker, {}, &WorkerProfile::worker);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <span>
 #include <vector>
@@ -29,7 +30,8 @@ struct PlannedWorker {
   WorkerId worker;
   std::string host;
   WorkerResources resources;
-  double speed = 1;  // micro-batches a second, > 0
+  double speed = 1;     // micro-batches a second, > 0
+  double beside_s = 0;  // of a step, besides micro-batches
 };
 // by WorkerId. Memory of a machine is shared by its workers; where nobody knows any, it is no limit.
 [[nodiscard]] ClusterProfile measured_cluster(std::span<const PlannedWorker> workers);
@@ -50,7 +52,25 @@ struct PlannedWorker {
 
 [[nodiscard]] std::set<WorkerId> workers_of(std::span<const StageAssignment> stages);
 
-// Whether every worker of the layout has the memory that it is predicted to need. Where that can't be told, it has.
-[[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages, const LayoutRequest& request);
+// Bytes a second between two workers of the cluster, about.
+[[nodiscard]] double usual_rate(const ClusterProfile& cluster);
+
+// What the planner says of layouts for one request, which outlives this. What it can't judge, as a layout with a worker
+// that the request doesn't know, it leaves as it is.
+class Forecast {
+ public:
+  explicit Forecast(const LayoutRequest& request);
+
+  // As predicted; none where that can't be told.
+  [[nodiscard]] std::optional<double> step_seconds(std::span<const StageAssignment> stages);
+  // The same pipelines with slots shared out by the prediction, which counts whole slots and the sums that travel.
+  [[nodiscard]] std::vector<StageAssignment> with_slots_shared_out(std::vector<StageAssignment> stages);
+  // Whether every worker of the layout has the memory that it is predicted to need.
+  [[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages);
+
+ private:
+  const LayoutRequest& request_;
+  Result<LayoutJudge> judge_;
+};
 
 }  // namespace planaria

@@ -7,6 +7,8 @@ namespace planaria {
 namespace {
 
 constexpr int kTurns = 16;  // more change nothing that matters
+// Of a block; more workers make a median no better.
+constexpr std::size_t kMaxSamples = 512;
 
 // Of the blocks that it measured, the cost over the time.
 double speed_of(const std::vector<float>& seconds, const std::vector<double>& shares) {
@@ -20,8 +22,10 @@ double speed_of(const std::vector<float>& seconds, const std::vector<double>& sh
 }
 
 double median(std::vector<double>& values) {
-  std::ranges::sort(values);
-  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+  const auto upper = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::ranges::nth_element(values, upper);
+  if (values.size() % 2 == 1) return *upper;
+  return (*upper + *std::max_element(values.begin(), upper)) / 2;
 }
 
 }  // namespace
@@ -32,13 +36,20 @@ MeasuredBlocks measured_blocks(const std::vector<double>& counted, std::span<con
     for (std::size_t w = 0; w < seconds.size(); ++w) measured.speeds[w] = speed_of(seconds[w], measured.shares);
   };
   std::vector<double> costs;
+  std::vector<std::vector<std::size_t>> samples(counted.size());  // workers that measured the block
+  for (std::size_t b = 0; b < counted.size(); ++b) {
+    for (std::size_t w = 0; w < seconds.size(); ++w) {
+      if (b < seconds[w].size() && seconds[w][b] > 0) samples[b].push_back(w);
+    }
+    const std::size_t stride = (samples[b].size() + kMaxSamples - 1) / kMaxSamples;
+    for (std::size_t k = 0; stride > 1 && k * stride < samples[b].size(); ++k) samples[b][k] = samples[b][k * stride];
+    if (stride > 1) samples[b].resize((samples[b].size() + stride - 1) / stride);
+  }
   for (int turn = 0; turn < kTurns; ++turn) {
     find_speeds();
     for (std::size_t b = 0; b < counted.size(); ++b) {
       costs.clear();
-      for (std::size_t w = 0; w < seconds.size(); ++w) {
-        if (b < seconds[w].size() && seconds[w][b] > 0) costs.push_back(seconds[w][b] * measured.speeds[w]);
-      }
+      for (const std::size_t w : samples[b]) costs.push_back(seconds[w][b] * measured.speeds[w]);
       if (!costs.empty()) measured.shares[b] = median(costs);
     }
     const double sum = std::accumulate(measured.shares.begin(), measured.shares.end(), 0.0);

@@ -1,7 +1,9 @@
 #include "coordinator/core/recovery.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <queue>
 #include <set>
 #include <string>
 #include <utility>
@@ -328,37 +330,42 @@ class RecoveryPlanner {
   }
 
   // The planner's layout when it is for these members, else what is decided at once; that may need more memory than
-  // there is, and then the planner is asked after all.
+  // there is, and then the planner is asked while all wait.
   Status choose_stages() {
     std::vector<StageAssignment>& stages = decision_.record.stages;
     const bool same = in_.previous && same_members();
-    if (same && !in_.wanted.empty()) {
+    const std::set<WorkerId> wanted = workers_of(in_.wanted);
+    const bool all_there = std::ranges::all_of(wanted, [&](WorkerId id) { return in_.previous->has(id); });
+    if (same && !wanted.empty() && all_there) {
       stages = in_.wanted;
       return ok_status();
     }
-    stages = stages_at_once();
-    if (same) {
-      const double now = predicted_time(in_.previous->stages, in_.members, speeds_, in_.block_shares);
-      const double then = predicted_time(stages, in_.members, speeds_, in_.block_shares);
-      if (then * (1 + in_.rebalance_gain) > now) stages = in_.previous->stages;
-    }
-    if (in_.job == nullptr) return ok_status();
     std::vector<PlannedWorker> workers;
     for (const std::size_t i : staying_) {
       const RecoveryMember& member = in_.members[i];
-      workers.push_back({worker(i), member.member.host, member.resources, speeds_[i]});
+      workers.push_back({worker(i), member.member.host, member.resources, speeds_[i], member.beside_s});
     }
-    LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, stages_before());
-    if (fits_memory(stages, request)) return ok_status();
+    LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {});
+    rate_ = usual_rate(request.cluster);
+    Forecast forecast(request);
+    stages = forecast.with_slots_shared_out(stages_at_once());
+    if (same && in_.wanted.empty()) {
+      const auto now = forecast.step_seconds(in_.previous->stages);
+      const auto then = forecast.step_seconds(stages);
+      if (now && then && *then * (1 + in_.rebalance_gain) > *now) stages = in_.previous->stages;
+    }
+    if (forecast.fits_memory(stages)) return ok_status();
     request.options.search = SearchMode::local;  // the members wait
+    if (const auto before = stages_before(); !before.empty()) request.options.previous = plan_of(before);
     const auto planned = plan_layout(request.model, request.cluster, request.options);
     if (!planned && planned.error().code() == ErrorCode::exhausted) return planned.error();
     if (planned) stages = stages_of(planned->layout);
     return ok_status();
   }
 
-  // The steady ones of the previous view.
+  // The steady ones that are mended.
   [[nodiscard]] std::span<const StageAssignment> stages_before() const {
+    if (!in_.wanted.empty()) return in_.wanted;
     return in_.previous ? std::span<const StageAssignment>(in_.previous->stages) : std::span<const StageAssignment>();
   }
 
@@ -518,21 +525,62 @@ class RecoveryPlanner {
     return able.empty() ? fetching : able;
   }
 
-  // Slots go one by one to whoever would be done first, then in contiguous runs to the workers in order.
-  void share_lost(StageWork lost, const std::vector<std::size_t>& able, std::vector<double>& remaining) {
-    std::map<std::size_t, std::uint32_t> shares;
+  // Lost slots as they could be shared out.
+  struct Deal {
+    std::vector<std::pair<std::size_t, SlotRange>> shares;  // members, and what they take, in order
+    double seconds = 0;  // until the last one is done, and its sums are where they are added
+  };
+
+  // Shared finely, all are done early; shared in few aligned runs, few sums travel.
+  void share_lost(const StageWork& lost, const std::vector<std::size_t>& able, std::vector<double>& remaining) {
+    Deal best;
+    for (std::uint32_t run = 1;; run *= 2) {
+      Deal deal = dealt(lost, run, able, remaining);
+      if (best.shares.empty() || deal.seconds < best.seconds) best = std::move(deal);
+      if (run >= lost.slots.size()) break;
+    }
     const double cost = share_of(in_.block_shares, lost.blocks);
-    for (std::uint32_t k = 0; k < lost.slots.size(); ++k) {
-      const auto first =
-          std::ranges::min_element(able, {}, [&](std::size_t i) { return (remaining[i] + cost) / speeds_[i]; });
-      ++shares[*first];
-      remaining[*first] += cost;
-    }
-    for (const auto& [i, share] : shares) {
-      const SlotRange slots{lost.slots.begin, lost.slots.begin + share};
+    for (const auto& [i, slots] : best.shares) {
       plan().stages.push_back({worker(i), {lost.blocks, slots}, !in_.planned});
-      lost.slots.begin = slots.end;
+      remaining[i] += cost * slots.size();
     }
+  }
+
+  // Runs go one by one to whoever would be done first, then those of a worker side by side, in the workers' order.
+  [[nodiscard]] Deal dealt(const StageWork& lost, std::uint32_t run, const std::vector<std::size_t>& able,
+                           const std::vector<double>& remaining) const {
+    const double slot_seconds = share_of(in_.block_shares, lost.blocks) * micro_batches_per_slot();
+    using Turn = std::pair<double, std::size_t>;  // seconds with one more run; place in `able`
+    std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
+    const auto free_after = [&](std::size_t place, std::uint32_t runs) {
+      const std::size_t i = able[place];
+      return (remaining[i] * micro_batches_per_slot() + slot_seconds * run * runs) / speeds_[i];
+    };
+    for (std::size_t place = 0; place < able.size(); ++place) turns.emplace(free_after(place, 1), place);
+    std::map<std::size_t, std::uint32_t> runs;  // by place
+    Deal deal;
+    const auto first = lost.slots.begin / run;
+    const auto end = (lost.slots.end + run - 1) / run;
+    for (std::uint32_t k = first; k < end; ++k) {
+      const auto [seconds, place] = turns.top();
+      turns.pop();
+      deal.seconds = std::max(deal.seconds, seconds);
+      turns.emplace(free_after(place, ++runs[place] + 1), place);
+    }
+    std::uint32_t at = first;
+    std::size_t sums = 0;
+    for (const auto& [place, count] : runs) {
+      const SlotRange slots = SlotRange{at * run, (at + count) * run}.common(lost.slots);
+      deal.shares.emplace_back(able[place], slots);
+      sums += maximal_nodes(slots).size();
+      at += count;
+    }
+    const auto bytes = static_cast<double>(in_.map->bytes(in_.map->tiles_of(lost.blocks)));
+    deal.seconds += static_cast<double>(sums) * bytes / (static_cast<double>(able.size()) * rate_);
+    return deal;
+  }
+  [[nodiscard]] double micro_batches_per_slot() const {
+    return static_cast<double>(in_.job->batch.micro_batches) / in_.slots;
   }
 
   // A tile that is reduced already stays where it is; others are summed by those who keep them after the step, or,
@@ -571,11 +619,15 @@ class RecoveryPlanner {
       TileSet state, parameters;
     };
     std::vector<Need> needs;
+    std::map<WorkerId, TileSet> used;  // by the step's work
+    if (plan().compute) {
+      for (const StageAssignment& stage : plan().stages) used[stage.worker].add(in_.map->tiles_of(stage.work.blocks));
+    }
     for (const std::size_t i : members_) {
       Need need{worker(i), duties_.at(worker(i)).kept, {}};
       need.state.remove(held(i, base_).state);
       if (!rolled_back_ && !distrust(i)) need.state.remove(held(i, base_.next()).state);
-      if (plan().compute) need.parameters = tiles_used(*in_.map, plan().stages, worker(i));
+      if (const auto found = used.find(worker(i)); found != used.end()) need.parameters = found->second;
       need.parameters.remove(held(i, base_).parameters);
       need.parameters.remove(need.state);
       needs.push_back(std::move(need));
@@ -737,6 +789,7 @@ class RecoveryPlanner {
   std::vector<std::size_t> members_;        // of the new view
   std::vector<std::size_t> staying_;        // of those, who work on after the step
   std::map<WorkerId, Duty> duties_;
+  double rate_ = 1;  // bytes a second between two members, about
 };
 
 }  // namespace
@@ -756,19 +809,6 @@ std::vector<double> filled_speeds(std::vector<double> speeds) {
   const double mean = measured == 0 ? 1 : sum / static_cast<double>(measured);
   for (double& speed : speeds) speed = speed > 0 ? speed : mean;
   return speeds;
-}
-
-double predicted_time(const std::vector<StageAssignment>& stages, const std::vector<RecoveryMember>& members,
-                      const std::vector<double>& speeds, const std::vector<double>& block_shares) {
-  std::map<WorkerId, double> work;
-  for (const StageAssignment& stage : stages) {
-    work[stage.worker] += stage.work.slots.size() * share_of(block_shares, stage.work.blocks);
-  }
-  double slowest = 0;
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    slowest = std::max(slowest, work[members[i].member.worker] / speeds[i]);
-  }
-  return slowest;
 }
 
 }  // namespace planaria

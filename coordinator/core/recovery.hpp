@@ -23,6 +23,7 @@ struct RecoveryMember {
   bool continuing = false;  // it was a member of the previous view in this incarnation
   bool leaving = false;     // drained: it goes as soon as the others hold all that is needed
   double speed = 0;         // micro-batches a second; 0 = not measured
+  double beside_s = 0;      // of a step, besides micro-batches
   WorkerResources resources = {};
 };
 
@@ -34,11 +35,11 @@ struct RecoveryInput {
   std::uint32_t slots = 1;              // V
   Step total_steps;
   const StateMap* map = nullptr;
-  const JobSpec* job = nullptr;       // to ask what a layout needs of memory; null: it is no limit
+  const JobSpec* job = nullptr;
   bool sharded = false;               // optimizer.shard
   std::vector<double> block_shares;   // of a micro-batch's time
   std::vector<std::uint32_t> depths;  // of pipelines; see steady_stages
-  // The planner's layout for the members of the previous view; none: steady_stages.
+  // Another layout than the previous one to go on from: the planner's. None: the previous one.
   std::vector<StageAssignment> wanted;
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   double rebalance_gain = 0.1;                          // the previous split is kept when a new one gains less
@@ -69,10 +70,5 @@ struct RecoveryDecision {
 
 // Speeds with the gaps, zeros, filled: a worker that wasn't measured counts as the mean of the others, or 1.
 [[nodiscard]] std::vector<double> filled_speeds(std::vector<double> speeds);
-
-// The slowest worker's time, in slots of the whole model over speed.
-[[nodiscard]] double predicted_time(const std::vector<StageAssignment>& stages,
-                                    const std::vector<RecoveryMember>& members, const std::vector<double>& speeds,
-                                    const std::vector<double>& block_shares);
 
 }  // namespace planaria

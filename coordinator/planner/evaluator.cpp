@@ -82,6 +82,7 @@ void Evaluator::compile_places() {
   nics_ = static_cast<std::uint32_t>(cluster_->nics.size());
   for (const WorkerProfile& worker : cluster_->workers) {
     speed_.push_back(worker.speed);
+    beside_.push_back(worker.beside_s);
     memory_.push_back(static_cast<double>(std::max<std::uint64_t>(worker.memory_bytes, 1)));
     const auto nic = nics.find(worker.nic);
     place_.push_back(
@@ -155,7 +156,9 @@ void Evaluator::time_line(Line& line) const {
   line.period = 0;
   const auto boundary = static_cast<double>(model_->boundary_bytes);
   std::uint32_t begin = 0;
+  double beside = 0;
   for (std::size_t s = 0; s < line.workers.size(); ++s) {
+    beside = std::max(beside, beside_[line.workers[s]]);
     const double stage = block_seconds(begin, line.ends[s]) / speed_[line.workers[s]];
     line.fill += stage;
     line.period = std::max(line.period, stage);
@@ -165,6 +168,7 @@ void Evaluator::time_line(Line& line) const {
     line.fill += 2 * (next.latency_s + boundary / next.bytes_per_s);
     line.period = std::max(line.period, boundary / next.bytes_per_s);
   }
+  line.fill += beside;
 }
 
 double Evaluator::compute_seconds(const Candidate& candidate) const {

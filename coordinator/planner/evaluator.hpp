@@ -23,7 +23,7 @@ struct Line {
   std::vector<std::uint32_t> workers;
   std::vector<std::uint32_t> ends;  // of each stage's blocks; the last is the number of blocks
   std::uint32_t slots = 0;
-  double fill = 0;    // seconds of the first micro-batch through all stages and back
+  double fill = 0;    // seconds of the first micro-batch through all stages and back, and besides micro-batches
   double period = 0;  // seconds that each further one adds
 
   [[nodiscard]] double seconds(double micro_batches) const { return fill + (micro_batches - 1) * period; }
@@ -141,7 +141,7 @@ class Evaluator {
   const ModelProfile* model_;
   const ClusterProfile* cluster_;
   const PlanOptions* options_;
-  std::vector<double> speed_, memory_;
+  std::vector<double> speed_, beside_, memory_;
   std::vector<Place> place_;
   std::uint32_t nics_ = 0;
   // Seconds a byte.

@@ -217,13 +217,38 @@ std::string form_text(const LayoutPlan& layout) {
   return text;
 }
 
-Result<Prediction> predict(const LayoutPlan& layout, const ModelProfile& model, const ClusterProfile& cluster,
-                           const PlanOptions& options) {
+LayoutJudge::LayoutJudge(std::unique_ptr<Evaluator> evaluator) : evaluator_(std::move(evaluator)) {}
+LayoutJudge::~LayoutJudge() = default;
+LayoutJudge::LayoutJudge(LayoutJudge&&) noexcept = default;
+LayoutJudge& LayoutJudge::operator=(LayoutJudge&&) noexcept = default;
+
+Result<LayoutJudge> LayoutJudge::make(const ModelProfile& model, const ClusterProfile& cluster,
+                                      const PlanOptions& options) {
   PLANARIA_TRY(check_profiles(model, cluster));
   PLANARIA_TRY(check_options(model, cluster, options));
-  PLANARIA_TRY(check_layout(layout, model, cluster, options.slots));
-  Evaluator evaluator(model, cluster, options);
-  return evaluator.predict(evaluator.compile(layout));
+  return LayoutJudge(std::make_unique<Evaluator>(model, cluster, options));
+}
+
+Status LayoutJudge::check(const LayoutPlan& layout) const {
+  return check_layout(layout, evaluator_->model(), evaluator_->cluster(), evaluator_->slots());
+}
+
+Result<Prediction> LayoutJudge::predict(const LayoutPlan& layout) {
+  PLANARIA_TRY(check(layout));
+  return evaluator_->predict(evaluator_->compile(layout));
+}
+
+Result<LayoutPlan> LayoutJudge::share_out_slots(const LayoutPlan& layout) {
+  PLANARIA_TRY(check(layout));
+  Candidate candidate = evaluator_->compile(layout);
+  static_cast<void>(tune_slots(*evaluator_, candidate));
+  return evaluator_->layout(candidate);
+}
+
+Result<Prediction> predict(const LayoutPlan& layout, const ModelProfile& model, const ClusterProfile& cluster,
+                           const PlanOptions& options) {
+  PLANARIA_ASSIGN(LayoutJudge judge, LayoutJudge::make(model, cluster, options));
+  return judge.predict(layout);
 }
 
 Result<PlannedLayout> plan_layout(const ModelProfile& model, const ClusterProfile& cluster,

@@ -7,12 +7,17 @@
 // Thread contract: pure functions; any thread may call.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "coordinator/planner/layout_plan.hpp"
 
 namespace planaria {
+
+namespace planner {
+class Evaluator;
+}
 
 // Above this part of the step lost to whole slots the reason warns.
 inline constexpr double kGranularityWarning = 0.02;
@@ -40,6 +45,28 @@ struct PlannedLayout {
 
 // "2+1"; with many pipelines "248 x 4 + 2 x 3".
 [[nodiscard]] std::string form_text(const LayoutPlan& layout);
+
+// Judges layouts of one model and cluster, which it compiles once.
+class LayoutJudge {
+ public:
+  // Errors as check_profiles() and for options that contradict each other. All outlive the judge.
+  [[nodiscard]] static Result<LayoutJudge> make(const ModelProfile& model, const ClusterProfile& cluster,
+                                                const PlanOptions& options);
+  ~LayoutJudge();
+  LayoutJudge(LayoutJudge&&) noexcept;
+  LayoutJudge& operator=(LayoutJudge&&) noexcept;
+
+  // Errors as check_layout(), here and below.
+  [[nodiscard]] Result<Prediction> predict(const LayoutPlan& layout);
+  // The same pipelines, with slots shared out anew for the least predicted step.
+  [[nodiscard]] Result<LayoutPlan> share_out_slots(const LayoutPlan& layout);
+
+ private:
+  explicit LayoutJudge(std::unique_ptr<planner::Evaluator> evaluator);
+  [[nodiscard]] Status check(const LayoutPlan& layout) const;
+
+  std::unique_ptr<planner::Evaluator> evaluator_;
+};
 
 // exhausted: no layout fits into the workers' memory, or too few workers for the forced depths; the message tells what
 // is needed. invalid_argument: profiles or options contradict themselves.

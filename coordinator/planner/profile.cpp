@@ -53,6 +53,10 @@ Status check_workers(const ClusterProfile& cluster) {
       return Error(ErrorCode::invalid_argument,
                    fmt::format("worker {}: its speed isn't above 0", worker.worker.value()));
     }
+    if (!std::isfinite(worker.beside_s) || worker.beside_s < 0) {
+      return Error(ErrorCode::invalid_argument,
+                   fmt::format("worker {}: its time besides micro-batches is below 0", worker.worker.value()));
+    }
     const auto [entry, added] = zones.emplace(worker.host, worker.zone);
     if (!added && entry->second != worker.zone) {
       return Error(ErrorCode::invalid_argument,

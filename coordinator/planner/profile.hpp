@@ -51,7 +51,8 @@ struct WorkerProfile {
   std::uint64_t memory_bytes = 0;  // that training may use
   std::string host;
   std::string zone;
-  std::string nic;  // a name; see ClusterProfile::nics
+  std::string nic;      // a name; see ClusterProfile::nics
+  double beside_s = 0;  // that a step takes it besides micro-batches and transfers: sums, update
 };
 
 struct LinkProfile {
@@ -82,8 +83,8 @@ struct ClusterProfile {
   std::vector<LinkOverride> overrides;
 };
 
-// Speeds, memories, seconds and bandwidths above 0 and finite, workers in order of their ids, each once; a host lies in
-// one zone; overrides join two different workers that are there.
+// Times besides micro-batches 0 or more; speeds, memories, seconds and bandwidths above 0 and finite, workers in order
+// of their ids, each once; a host lies in one zone; overrides join two different workers that are there.
 [[nodiscard]] Status check_profiles(const ModelProfile& model, const ClusterProfile& cluster);
 
 }  // namespace planaria

@@ -32,8 +32,9 @@ JobSpec large_job() {
 RecoveryInput after_a_loss(const JobSpec& job, const StateMap& map, std::uint32_t workers) {
   RecoveryInput input;
   input.map = &map;
+  input.job = &job;
   input.block_shares = block_shares(job, map);
-  input.slots = std::bit_ceil(workers / kDepth * 2);
+  input.slots = job.batch.slots;
   input.total_steps = Step(1000);
   input.reached = Step(5);
   input.view = ViewNumber(2);
@@ -72,9 +73,11 @@ RecoveryInput after_a_loss(const JobSpec& job, const StateMap& map, std::uint32_
 }
 
 void decide(benchmark::State& state) {
-  const JobSpec job = large_job();
+  const auto workers = static_cast<std::uint32_t>(state.range(0));
+  JobSpec job = large_job();
+  job.batch.slots = job.batch.micro_batches = std::bit_ceil(workers / kDepth * 2);
   const StateMap map(job.model, job.train.tile_elements);
-  const RecoveryInput input = after_a_loss(job, map, static_cast<std::uint32_t>(state.range(0)));
+  const RecoveryInput input = after_a_loss(job, map, workers);
   for (auto _ : state) {
     const auto decision = decide_recovery(input);
     if (!decision) return state.SkipWithError(decision.error().message().c_str());

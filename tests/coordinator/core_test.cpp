@@ -295,5 +295,34 @@ TEST_F(Core, ThePlannersLayoutIsTakenWhenItsGainLasts) {
   EXPECT_NE(core_->view()->reason.find("costs more than it gives"), std::string::npos) << core_->view()->reason;
 }
 
+TEST_F(Core, WhereAChangeCostsMuchJoinersWaitUntilTheyLostAsMuch) {
+  join(1);
+  join(2);
+  Report fresh;
+  fresh.prepare = prepared();
+  for (int i = 0; i < 3; ++i) {  // the members stand still for a second and a half
+    on(coordinator_event::Tick{}, 499ms);
+    say(1, Heartbeat{});
+    say(2, Heartbeat{});
+  }
+  say(1, fresh);
+  say(2, fresh);
+  heartbeat(1, Step(1), Phase::forward);
+  heartbeat(2, Step(1), Phase::forward);
+  const ViewNumber before = prepared();
+  join(3);
+  const auto beat = [&] {
+    on(coordinator_event::Tick{}, 498ms);
+    heartbeat(1, Step(1), Phase::forward);
+    heartbeat(2, Step(1), Phase::forward);
+    say(3, Heartbeat{});
+  };
+  for (int i = 0; i < 5; ++i) beat();
+  EXPECT_EQ(prepared(), before);
+  join(4);  // two lose twice as much
+  beat();
+  EXPECT_NE(prepared(), before);
+}
+
 }  // namespace
 }  // namespace planaria

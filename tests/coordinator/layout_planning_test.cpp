@@ -46,7 +46,9 @@ TEST_F(LayoutPlanning, StagesAndPlansAreTheSame) {
 TEST_F(LayoutPlanning, WhatAWorkerIsPredictedToNeedMustFit) {
   const std::vector<StageAssignment> alone{{WorkerId(0), {{0, blocks_}, {0, job_.batch.slots}}, false}};
   const auto fits = [&](std::uint64_t memory) {
-    return fits_memory(alone, layout_request(job_, map_, block_shares(job_, map_), workers(1, memory), {}, {}));
+    const std::vector<PlannedWorker> one = workers(1, memory);
+    const LayoutRequest request = layout_request(job_, map_, block_shares(job_, map_), one, {}, {});
+    return Forecast(request).fits_memory(alone);
   };
   EXPECT_TRUE(fits(0));
   EXPECT_FALSE(fits(1'000'000));

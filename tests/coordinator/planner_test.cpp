@@ -255,6 +255,51 @@ TEST(Planner, AWorkerAtAQuarterOfItsSpeedIsPlannedAnew) {
   EXPECT_LT(after->prediction.step_s, predict(before->layout, small_model(), cluster, options)->step_s * 0.95);
 }
 
+// Three workers alike, each a pipeline of its own.
+std::vector<std::uint32_t> slots_shared_out(const ClusterProfile& cluster) {
+  const ModelProfile model = small_model();
+  const PlanOptions options = options_of();
+  const auto blocks = static_cast<std::uint32_t>(model.blocks.size());
+  LayoutPlan layout;
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    layout.pipelines.push_back({{{WorkerId(i), {0, blocks}}}, {i * 8, i == 2 ? 64 : i * 8 + 8}});
+  }
+  auto judge = LayoutJudge::make(model, cluster, options);
+  std::vector<std::uint32_t> slots;
+  const auto shared = judge->share_out_slots(layout);
+  for (const PlanPipeline& pipeline : shared->pipelines) slots.push_back(pipeline.slots.size());
+  return slots;
+}
+
+TEST(LayoutJudge, SharesSlotsEvenlyWhereSumsTravelFastAndAlignedWhereTheyDont) {
+  ClusterProfile cluster = alike(3);
+  cluster.same_zone.bytes_per_s = 1e12;
+  EXPECT_EQ(std::ranges::max(slots_shared_out(cluster)), 22U);
+  cluster.same_zone.bytes_per_s = 1e7;
+  EXPECT_THAT(slots_shared_out(cluster), testing::UnorderedElementsAre(32, 16, 16));
+}
+
+TEST(LayoutJudge, WhoNeedsTimeBesidesMicroBatchesGetsFewerSlots) {
+  ClusterProfile cluster = alike(3);
+  cluster.same_zone.bytes_per_s = 1e12;
+  double micro_batch = 0;
+  for (const BlockProfile& block : small_model().blocks) micro_batch += block.seconds();
+  cluster.workers[1].beside_s = 12 * micro_batch;
+  const auto slots = slots_shared_out(cluster);
+  EXPECT_LE(slots[1], 14U);
+  EXPECT_LE(std::ranges::max(slots), 26U);
+}
+
+TEST(LayoutJudge, RefusesWhatIsNoLayout) {
+  const ModelProfile model = small_model();
+  const ClusterProfile cluster = alike(2);
+  const PlanOptions options = options_of();
+  auto judge = LayoutJudge::make(model, cluster, options);
+  ASSERT_TRUE(judge);
+  EXPECT_FALSE(judge->predict({}).ok());
+  EXPECT_FALSE(judge->share_out_slots({{{{{WorkerId(7), {0, 8}}}, {0, 64}}}}).ok());
+}
+
 TEST(Planner, ALayoutOfLostWorkersIsPlannedAnewNearToIt) {
   PlanOptions options = options_of();
   const auto before = plan_layout(small_model(), alike(4), options);

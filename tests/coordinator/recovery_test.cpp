@@ -53,6 +53,9 @@ class Recovery : public testing::Test {
     input_.slots = kSlots;
     input_.total_steps = Step(20);
     input_.map = &map_;
+    job_.model = small_model();
+    job_.batch.slots = job_.batch.micro_batches = kSlots;
+    input_.job = &job_;
     input_.block_shares.assign(blocks(), 1.0 / blocks());
   }
 
@@ -85,6 +88,7 @@ class Recovery : public testing::Test {
   }
 
   const StateMap map_{small_model(), 512};
+  JobSpec job_;
   RecoveryInput input_;
 };
 
@@ -239,6 +243,20 @@ TEST_F(Recovery, DifferentGradientsAreComputedAnew) {
   EXPECT_EQ(decision->record.resume.attempt, 1U);
   ASSERT_TRUE(decision->disagreement);
   EXPECT_TRUE(decision->disagreement->gradient);
+}
+
+TEST_F(Recovery, LostSlotsAreSharedFinelyUnlessTheirSumsTravelForLong) {
+  input_.members.pop_back();
+  const auto lost_sums = [&](double speed) {
+    for (RecoveryMember& member : input_.members) member.speed = speed;
+    const auto decision = decide_recovery(input_);
+    std::size_t sums = 0;
+    for (const StageAssignment& stage : decision->record.resume.stages) {
+      if (stage.recompute) sums += maximal_nodes(stage.work.slots).size();
+    }
+    return sums;
+  };
+  EXPECT_GT(lost_sums(1), lost_sums(1e9));  // with next to nothing to compute
 }
 
 TEST_F(Recovery, AMemberThatLagsFurtherDoesntHideThatTheNewestStepCanBeFinished) {

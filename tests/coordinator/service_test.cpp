@@ -68,7 +68,7 @@ class Member : public FakeWorker {
     send(report);
     const auto commit = await<CommitView>();
     ASSERT_TRUE(commit);
-    view = commit->record->view;
+    view = commit->packed->view;
   }
   void commit_step(std::uint64_t number) {
     StepCommitted commit;

@@ -93,6 +93,7 @@ struct UpdateDone {
   Step step;
   double learning_rate = 0;
   double gradient_norm = 0;
+  Duration beside{};  // what a step's own work took the trainer besides micro-batches, since the update before
 };
 struct StateStored {  // of StoreState or StoreParameters
   Step stamp;

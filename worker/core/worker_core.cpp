@@ -471,6 +471,7 @@ void WorkerCore::apply_update() {
 
 void WorkerCore::handle(const worker_event::UpdateDone& event) {
   ++progress_;
+  if (event.beside > Duration{}) beside_.add(to_seconds(event.beside));
   if (!updating_) return;
   states_.add_state(event.step, updating_->tiles);
   states_.add_parameters(event.step, updating_->copies);

@@ -58,6 +58,8 @@ class WorkerCore {
 
   // For status displays, fault hooks and invariant checks.
   [[nodiscard]] Phase phase() const;
+  // State is on its way here, whether or not it computes meanwhile.
+  [[nodiscard]] bool fetches() const { return fetch_.has_value(); }
   [[nodiscard]] Step step() const { return work_.step; }
   [[nodiscard]] ViewNumber view() const { return view_ ? view_->view : ViewNumber(0); }
   [[nodiscard]] const std::optional<ViewRecord>& view_record() const { return view_; }
@@ -279,6 +281,7 @@ class WorkerCore {
 
   ComputeRate compute_rate_;
   BlockTimes block_times_;
+  RecentMedian beside_;  // seconds of a step's own work besides micro-batches
   std::uint64_t progress_ = 0;
   std::uint64_t refused_ = 0;
 

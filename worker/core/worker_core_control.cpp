@@ -144,6 +144,7 @@ void WorkerCore::send_heartbeat() {
   heartbeat.waiting_on = waiting_on();
   heartbeat.micro_batches_per_second = compute_rate_.per_second();
   heartbeat.block_seconds = block_times_.seconds();
+  heartbeat.beside_seconds = beside_.value();
   send_control(std::move(heartbeat));
 }
 
@@ -329,8 +330,10 @@ void WorkerCore::handle(const worker_event::StateHashed& event) {
 }
 
 void WorkerCore::control(const CommitView& message) {
-  const ViewRecord& record = *message.record;
-  if (!identity_ || record.view <= view()) return refuse("a commit of a view that is over");
+  if (!identity_ || message.packed->view <= view()) return refuse("a commit of a view that is over");
+  auto unpacked = unpack_view(*message.packed, view_ ? &*view_ : nullptr);
+  if (!unpacked) return refuse("a commit: " + unpacked.error().message());
+  const ViewRecord& record = *unpacked;
   const Member* me = record.member(self());
   if (me == nullptr || me->incarnation != identity_->incarnation)
     return refuse("a commit of a view without this worker");
@@ -340,7 +343,7 @@ void WorkerCore::control(const CommitView& message) {
     return refuse("a malformed view: " + checked.error().message());
   }
   if (view_ && !fenced_) emit(FenceView{view_->view, {}});
-  view_ = record;
+  view_ = std::move(*unpacked);
   evidence_.clear();
   fenced_ = false;
   prepare_.reset();
@@ -348,14 +351,14 @@ void WorkerCore::control(const CommitView& message) {
   done_sent_ = false;
   early_.clear();
   waiting_requests_.clear();
-  identity_->view = record.view;
+  identity_->view = view_->view;
   duties_.clear();
-  const Duties duties(*config_.map, record.sharded, record.stages, record.shards);
-  for (const Member& member : record.members) duties_[member.worker] = duties.of(member.worker);
+  const Duties duties(*config_.map, view_->sharded, view_->stages, view_->shards);
+  for (const Member& member : view_->members) duties_[member.worker] = duties.of(member.worker);
   ++progress_;
-  sharded_ = record.sharded;
-  emit(EnterView{record.view, record.members});
-  resume(record);
+  sharded_ = view_->sharded;
+  emit(EnterView{view_->view, view_->members});
+  resume(*view_);
 }
 
 void WorkerCore::resume(const ViewRecord& record) {

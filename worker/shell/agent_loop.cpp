@@ -194,6 +194,7 @@ void AgentLoop::feed(const WorkerEvent& event, Instant now) {
     sampler_.rate_is(1 / to_seconds(done->took));
   }
   const Phase before = core_.phase();
+  const bool fetched = core_.fetches();
   WorkerActions actions = core_.on(event, now);
   if (core_.phase() != before) sampler_.phase_is(core_.phase(), now);
   if (core_.last_commit().step > last_commit_) committed(core_.last_commit());
@@ -205,7 +206,7 @@ void AgentLoop::feed(const WorkerEvent& event, Instant now) {
       carry_out(action);
     }
   }
-  if (core_.phase() != before) announce_fetch();
+  if (core_.fetches() && !fetched) announce_fetch();
 }
 
 // Forward and backward are announced by the trainer, where they begin.
@@ -217,7 +218,7 @@ void AgentLoop::announce_phase(Instant now) {
 
 // Once its requests are on their way: a fault shall meet the transfer.
 void AgentLoop::announce_fetch() {
-  if (parts_.hook == nullptr || core_.phase() != Phase::fetch) return;
+  if (parts_.hook == nullptr) return;
   static_cast<void>(parts_.hook->entered(core_.step(), Phase::fetch));
 }
 

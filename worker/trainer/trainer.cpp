@@ -108,40 +108,61 @@ class Trainer::Impl {
     using namespace worker_action;
     StepExecutor& x = *executor_;
     return std::visit(
-        Overloaded{[&](const ComputeMicroBatch& a) { return compute(a, item); },
-                   [&](const FoldNodes& a) { return x.fold(a); },
-                   [&](const ReduceShards& a) { return completed(x.reduce(a)); },
-                   [&](const StoreReduced& a) { return x.store_reduced(a); },
-                   [&](const MeasureGradient& a) { return completed(x.measure(a)); },
-                   [&](const ApplyUpdate& a) { return completed(x.update(a)); },
-                   [&](const StoreState& a) { return completed(x.store_state(a)); },
-                   [&](const StoreParameters& a) { return completed(x.store_parameters(a)); },
-                   [&](const CopyTied& a) { return x.copy_tied(a); },
-                   [&](const InitializeState& a) { return completed(x.initialize(a)); },
-                   [&](const LoadCheckpoint& a) { return completed(x.load_checkpoint(a)); },
-                   [&](const RevertState& a) {
-                     x.revert_state(a.stamp);
-                     return ok_status();
-                   },
-                   [&](const ListCheckpoints&) { return completed(x.list_checkpoints()); },
-                   [&](const HashState& a) { return completed(x.hash_state(a)); },
-                   [&](const HashWeights& a) { return completed(x.hash_weights(a.step)); },
-                   [&](const BeginCheckpoint& a) { return x.begin_checkpoint(a); },
-                   [&](const AddToCheckpoint& a) { return x.add_to_checkpoint(a); },
-                   [&](const WriteCheckpoint& a) {
-                     if (auto failed = x.write_checkpoint(a)) hooks_.completed(std::move(*failed));
-                     return ok_status();
-                   },
-                   [&](const ReleaseStep& a) {
-                     x.release(a.step);
-                     return ok_status();
-                   },
-                   [&](const SendPiece& a) { return send(a.to, a.view, x.piece_payload(a.meta)); },
-                   [&](const SendReduced& a) { return send(a.to, a.view, x.reduced_payload(a.meta)); },
-                   [&](const SendParameters& a) { return send(a.to, a.view, x.parameters_payload(a.meta)); },
-                   [&](const SendBoundary& a) { return send(a.to, a.view, x.boundary_payload(a.meta)); },
-                   [](const auto&) { return ok_status(); }},
+        Overloaded{
+            [&](const ComputeMicroBatch& a) { return compute(a, item); },
+            [&](const FoldNodes& a) { return beside([&] { return x.fold(a); }); },
+            [&](const ReduceShards& a) { return beside([&] { return completed(x.reduce(a)); }); },
+            [&](const StoreReduced& a) { return beside([&] { return x.store_reduced(a); }); },
+            [&](const MeasureGradient& a) { return beside([&] { return completed(x.measure(a)); }); },
+            [&](const ApplyUpdate& a) { return update(a); },
+            [&](const StoreState& a) { return completed(x.store_state(a)); },
+            [&](const StoreParameters& a) { return completed(x.store_parameters(a)); },
+            [&](const CopyTied& a) { return x.copy_tied(a); },
+            [&](const InitializeState& a) { return completed(x.initialize(a)); },
+            [&](const LoadCheckpoint& a) { return completed(x.load_checkpoint(a)); },
+            [&](const RevertState& a) {
+              x.revert_state(a.stamp);
+              return ok_status();
+            },
+            [&](const ListCheckpoints&) { return completed(x.list_checkpoints()); },
+            [&](const HashState& a) { return completed(x.hash_state(a)); },
+            [&](const HashWeights& a) { return completed(x.hash_weights(a.step)); },
+            [&](const BeginCheckpoint& a) { return x.begin_checkpoint(a); },
+            [&](const AddToCheckpoint& a) { return x.add_to_checkpoint(a); },
+            [&](const WriteCheckpoint& a) {
+              if (auto failed = x.write_checkpoint(a)) hooks_.completed(std::move(*failed));
+              return ok_status();
+            },
+            [&](const ReleaseStep& a) {
+              x.release(a.step);
+              return ok_status();
+            },
+            [&](const SendPiece& a) { return beside([&] { return send(a.to, a.view, x.piece_payload(a.meta)); }); },
+            [&](const SendReduced& a) { return beside([&] { return send(a.to, a.view, x.reduced_payload(a.meta)); }); },
+            [&](const SendParameters& a) {
+              return beside([&] { return send(a.to, a.view, x.parameters_payload(a.meta)); });
+            },
+            [&](const SendBoundary& a) { return send(a.to, a.view, x.boundary_payload(a.meta)); },
+            [](const auto&) { return ok_status(); }},
         item.action);
+  }
+
+  // Work of the step that grows with the model and the members, not with the micro-batches.
+  template <class Work>
+  Status beside(Work work) {
+    const Instant began = clock_.now();
+    const Status done = work();
+    beside_ += clock_.now() - began;
+    return done;
+  }
+
+  Status update(const worker_action::ApplyUpdate& action) {
+    const Instant began = clock_.now();
+    auto event = executor_->update(action);
+    if (!event) return event.error();
+    std::get<worker_event::UpdateDone>(*event).beside = std::exchange(beside_, Duration{}) + (clock_.now() - began);
+    hooks_.completed(std::move(event).value());
+    return ok_status();
   }
 
   Status compute(const worker_action::ComputeMicroBatch& action, const Item& item) {
@@ -213,6 +234,7 @@ class Trainer::Impl {
   std::unique_ptr<Ledger> ledger_;
   bool ledger_failing_ = false;
   Step entered_forward_, entered_backward_;
+  Duration beside_{};
 
   std::atomic<std::uint64_t> micro_batches_{0};
   std::atomic<std::uint64_t> recomputed_{0};
