@@ -7,6 +7,7 @@
 #include "chaos/sim/campaign.hpp"
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
+#include "cli/simulate_fleet.hpp"
 
 namespace planaria {
 namespace {
@@ -48,7 +49,9 @@ int simulate(SimulateOptions& all) {
 
 void add_simulate(CLI::App& app, int& code) {
   auto* command = app.add_subcommand("simulate", "Run the protocol under virtual time with faults drawn from seeds");
-  command->footer("Examples:\n  planaria simulate --seeds 10000\n  planaria simulate --first-seed 4711 --seeds 1");
+  command->footer(
+      "Examples:\n  planaria simulate --seeds 10000\n  planaria simulate --first-seed 4711 --seeds 1\n"
+      "  planaria simulate --policy all --fleet 1000 --hours 1 --preemptions 0.05 --csv results.csv");
   auto options = std::make_shared<SimulateOptions>();
   command->add_option("--seeds", options->campaign.seeds, "how many")
       ->capture_default_str()
@@ -65,7 +68,8 @@ void add_simulate(CLI::App& app, int& code) {
   command->add_option("--trace", options->trace, "how many lines of a failed run to show")
       ->capture_default_str()
       ->transform(whole_number(0, 1'000'000));
-  command->callback([options, &code] { code = simulate(*options); });
+  const FleetCommand fleet = add_fleet_options(*command);
+  command->callback([options, fleet, &code] { code = *fleet.asked ? fleet.run() : simulate(*options); });
 }
 
 }  // namespace planaria
