@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "common/log.hpp"
+#include "common/transport/ucx_sends.hpp"
 
 namespace planaria {
 namespace {
@@ -135,6 +136,7 @@ void UcxWorker::close(std::shared_ptr<UcxEndpoint> endpoint) {
 
 bool UcxWorker::progress() {
   bool active = false;
+  const LostSendsSucceed guard;
   while (ucp_worker_progress(worker_) != 0) active = true;
   std::erase_if(closing_, [](const auto& entry) {
     if (ucp_request_check_status(entry.first) == UCS_INPROGRESS) return false;

@@ -93,6 +93,12 @@ class Node {
   bool wait_frames(std::size_t count) {
     return wait([&] { return frames_.size() >= count; });
   }
+  bool wait_text(std::string_view text) {
+    return wait([&] {
+      return std::any_of(frames_.begin(), frames_.end(),
+                         [&](const InboundFrame& frame) { return text_of(frame.payload.bytes) == text; });
+    });
+  }
   bool wait_sent(std::size_t count) {
     return wait([&] { return sent_.size() >= count; });
   }

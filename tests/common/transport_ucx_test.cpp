@@ -2,16 +2,36 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "common/transport/faulty.hpp"
 #include "common/transport/frame.hpp"
 #include "common/transport/ucx_transport.hpp"
 #include "tests/common/transport_support.hpp"
+
+namespace {
+
+// Sends to let through before one fails as to a peer that is gone; below 0: none fails.
+std::atomic<int> sends_before_failure{-1};
+
+}  // namespace
+
+// Stands between the transport and the system.
+extern "C" ssize_t sendto(int socket, const void* bytes, size_t size, int flags, const sockaddr* to,
+                          socklen_t to_size) {
+  if (sends_before_failure >= 0 && sends_before_failure-- == 0) {
+    errno = ECONNRESET;
+    return -1;
+  }
+  return syscall(SYS_sendto, socket, bytes, size, flags, to, to_size);
+}
 
 namespace planaria::testing {
 namespace {
@@ -428,6 +448,33 @@ TEST_F(UcxChild, AKilledPeerIsReportedAndItsNextLifeIsWelcome) {
   parent.send(again.id().worker, frame_of("echo"));
   ASSERT_TRUE(parent.wait_frames(3));
   EXPECT_EQ(parent.frame_texts().back(), "echo");
+}
+
+// Some of them die between the connection's beginning and its end, where UCX 1.13 by itself ends the process.
+TEST_F(UcxChild, APeerKilledWhileItConnectsDoesNoHarm) {
+  for (std::uint32_t round = 0; round < 40; ++round) {
+    const Child child(parent, peer(2, round + 1));
+    for (int i = 0; i < 3; ++i) parent.send(child.id().worker, frame_of("early"));
+    std::this_thread::sleep_for(std::chrono::microseconds(round * 97 % 2500));
+    child.signal(SIGKILL);
+  }
+  const Child last(parent, peer(2, 41));
+  parent.send(last.id().worker, frame_of("echo"));
+  EXPECT_TRUE(parent.wait_text("echo"));
+}
+
+TEST_F(UcxChild, ASendThatFailsWhileAPeerConnectsIsOnlyALoss) {
+  for (int before = 0; before < 16; ++before) {
+    sends_before_failure = before;
+    const Child child(parent, peer(2, static_cast<std::uint32_t>(before) + 1));
+    for (int i = 0; i < 3; ++i) parent.send(child.id().worker, frame_of("early"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    sends_before_failure = -1;
+    child.signal(SIGKILL);
+  }
+  const Child last(parent, peer(2, 17));
+  parent.send(last.id().worker, frame_of("echo"));
+  EXPECT_TRUE(parent.wait_text("echo"));
 }
 
 TEST_F(UcxChild, APeerKilledAmidTransfersEndsThemAll) {
