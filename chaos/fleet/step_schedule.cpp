@@ -31,7 +31,7 @@ void StepSchedule::assign(std::span<const StageAssignment> stages, const Done& d
     column.fill += seconds;
     column.period = std::max(column.period, seconds);
   }
-  std::ranges::stable_partition(columns_, &Column::recompute);
+  std::stable_partition(columns_.begin(), columns_.end(), [](const Column& column) { return column.recompute; });
   columns_of_.clear();
   for (std::uint32_t c = 0; c < columns_.size(); ++c) {
     Column& column = columns_[c];
