@@ -10,8 +10,6 @@
 namespace planaria::fleet {
 namespace {
 
-constexpr double kNever = 1e300;
-
 class BaselineFleet {
  public:
   BaselineFleet(Policy policy, const FleetModel& model, const CapacityTrace& trace, const BaselineCosts& costs)
@@ -22,9 +20,7 @@ class BaselineFleet {
     const double part = policy == Policy::spare ? 1 - costs.spares : 1;
     replicas_.resize(std::max<std::size_t>(1, static_cast<std::size_t>(model.options().workers * part) / depth_));
     for (Replica& replica : replicas_) replica.places.assign(depth_, kNobody);
-    std::uint32_t count = 0;
-    for (const CapacityEvent& event : trace.events) count = std::max(count, event.worker + 1);
-    place_of_.assign(count, kNowhere);
+    place_of_.assign(trace.workers(), kNowhere);
     const double state = static_cast<double>(model.bytes_of(model.map().tiles_with_state(), false)) * 4 / 3;
     fetch_s_ = state / static_cast<double>(depth_) / model.bytes_per_s();
     const double mean_time_to_death =

@@ -49,7 +49,6 @@ class Drawing {
   }
 
  private:
-  static constexpr double kNever = 1e300;
   static constexpr double kCalmRate = 0.25;  // of the average, between storms
 
   struct Return {
@@ -156,6 +155,12 @@ const char* to_string(TraceKind kind) {
       break;
   }
   return "unknown";
+}
+
+std::uint32_t CapacityTrace::workers() const {
+  std::uint32_t count = 0;
+  for (const CapacityEvent& event : events) count = std::max(count, event.worker + 1);
+  return count;
 }
 
 double CapacityTrace::capacity() const {

@@ -21,6 +21,9 @@
 
 namespace planaria::fleet {
 
+// Seconds of what doesn't happen.
+inline constexpr double kNever = 1e300;
+
 inline constexpr std::uint32_t kMaxTraceWorkers = 900'000;
 inline constexpr std::uint32_t kMaxZones = 1'000;
 inline constexpr std::size_t kMaxTraceBytes = std::size_t{256} << 20;
@@ -61,6 +64,8 @@ struct CapacityTrace {
   Duration length{};
   std::uint32_t zones = 1;
 
+  // One more than the highest number of a worker.
+  [[nodiscard]] std::uint32_t workers() const;
   // Worker-seconds that were there.
   [[nodiscard]] double capacity() const;
   [[nodiscard]] std::uint64_t preemptions() const;

@@ -31,10 +31,8 @@ class ElasticFleet {
   ElasticFleet(const FleetModel& model, const CapacityTrace& trace, const Progress& progress)
       : model_(model), trace_(trace), progress_(progress), core_(core_config(model)), schedule_(model) {
     result_.policy = "planaria";
-    std::uint32_t count = 0;
-    for (const CapacityEvent& event : trace.events) count = std::max(count, event.worker + 1);
-    workers_.resize(count);
-    stages_of_.resize(count);
+    workers_.resize(trace.workers());
+    stages_of_.resize(trace.workers());
   }
 
   FleetResult run() {
@@ -75,10 +73,7 @@ class ElasticFleet {
     bool member = false;  // of the view that it entered last
     bool staged = false;
     std::optional<WorkerEnvelope> envelope;  // its heartbeats; none before Welcome
-    Incarnation incarnation;
     ViewNumber prepared;
-    bool measured = false;
-    std::uint64_t progress = 0;
     BlockRange kept;              // of the steady layout
     std::vector<TileRange> held;  // of the state before step_
     TileSet reduced;              // of step_'s gradient
@@ -116,10 +111,9 @@ class ElasticFleet {
 
   void tell(const CoordinatorEvent& event) { act(core_.on(event, at(now_s_))); }
   void tell(std::uint32_t worker, WorkerMessage message) {
-    Worker& from = workers_[worker];
-    const auto& known = from.envelope;
-    WorkerEnvelope envelope{kProtocolVersion, known ? known->worker : WorkerId(0), from.incarnation,
-                            std::move(message)};
+    const auto& known = workers_[worker].envelope;
+    WorkerEnvelope envelope{kProtocolVersion, known ? known->worker : WorkerId(0),
+                            known ? known->incarnation : Incarnation(0), std::move(message)};
     tell(coordinator_event::SessionMessage{SessionId(worker + 1), std::move(envelope)});
   }
 
@@ -162,11 +156,15 @@ class ElasticFleet {
     }
   }
 
+  // Of so many messages with so many bytes together, in either direction.
+  [[nodiscard]] double handling_s(std::size_t messages, std::uint64_t bytes) const {
+    return std::max(static_cast<double>(bytes) / model_.bytes_per_s(),
+                    static_cast<double>(messages) * to_seconds(model_.options().message_work));
+  }
+
   // When the last of so many messages has arrived.
   double sent(std::size_t messages, std::uint64_t bytes, double work_s) {
-    const double sending = std::max(static_cast<double>(bytes) / model_.bytes_per_s(),
-                                    static_cast<double>(messages) * to_seconds(model_.options().message_work));
-    coordinator_free_s_ = std::max(coordinator_free_s_, now_s_) + work_s + sending;
+    coordinator_free_s_ = std::max(coordinator_free_s_, now_s_) + work_s + handling_s(messages, bytes);
     return coordinator_free_s_ + to_seconds(model_.options().latency);
   }
 
@@ -239,10 +237,10 @@ class ElasticFleet {
     message.numeric_class = "fleet";
     message.host = "host-" + std::to_string(index);
     message.process_id = index + 1;
-    message.resources.memory_bytes = static_cast<std::uint64_t>(model_.options().memory_gib * (1ULL << 30));
+    message.resources.memory_bytes = model_.options().memory_bytes();
     message.address = ByteVector(kAddressBytes);
     if (worker.envelope) {
-      message.identity = Identity{WorkerId(index), worker.incarnation, ViewNumber(0), worker.prepared};
+      message.identity = Identity{WorkerId(index), worker.envelope->incarnation, ViewNumber(0), worker.prepared};
     } else {
       message.wanted = WorkerId(index);
     }
@@ -252,7 +250,6 @@ class ElasticFleet {
   void welcomed(std::uint32_t index, Incarnation incarnation) {
     Worker& worker = workers_[index];
     if (!worker.there) return;
-    worker.incarnation = incarnation;
     worker.envelope = WorkerEnvelope{kProtocolVersion, WorkerId(index), incarnation, Heartbeat{}};
     heartbeat(index);
   }
@@ -273,9 +270,8 @@ class ElasticFleet {
       beat.view = view_->view;
       beat.step = step_;
       beat.phase = computed_s_ <= now_s_ ? Phase::reduce : Phase::forward;
-      beat.progress = ++worker.progress;
-      if (worker.staged && !worker.measured) {
-        worker.measured = true;
+      ++beat.progress;
+      if (worker.staged && beat.block_seconds.empty()) {
         beat.micro_batches_per_second = model_.speed();
         for (const double share : model_.shares())
           beat.block_seconds.push_back(static_cast<float>(share / model_.speed()));
@@ -317,9 +313,8 @@ class ElasticFleet {
   }
 
   void report_soon(std::vector<std::uint32_t> reporters, ViewNumber view) {
-    const double each =
-        std::max(static_cast<double>(kReportBytes) / model_.bytes_per_s(), to_seconds(model_.options().message_work));
-    const double arrive = now_s_ + to_seconds(model_.options().latency) + static_cast<double>(reporters.size()) * each;
+    const double arrive =
+        now_s_ + to_seconds(model_.options().latency) + handling_s(reporters.size(), reporters.size() * kReportBytes);
     later(arrive, [this, view, reported_s = now_s_, reporters = std::move(reporters)] {
       for (const std::uint32_t index : reporters) {
         const Worker& worker = workers_[index];

@@ -42,7 +42,7 @@ std::vector<PlannedWorker> undisturbed(const FleetOptions& options, double speed
   std::vector<PlannedWorker> workers;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     WorkerResources resources;
-    resources.memory_bytes = static_cast<std::uint64_t>(options.memory_gib * (1ULL << 30));
+    resources.memory_bytes = options.memory_bytes();
     workers.push_back({WorkerId(i), "host-" + std::to_string(i), resources, speed});
   }
   return workers;

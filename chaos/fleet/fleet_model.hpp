@@ -32,6 +32,8 @@ struct FleetOptions {
   Duration decision_work = std::chrono::microseconds(10);    // of a view, a member
   Duration planning_work = std::chrono::milliseconds(1500);  // of a plan, which runs beside
   Duration log_sync = std::chrono::milliseconds(2);
+
+  [[nodiscard]] std::uint64_t memory_bytes() const { return static_cast<std::uint64_t>(memory_gib * (1ULL << 30)); }
 };
 
 // Of a step, undisturbed.

@@ -13,12 +13,11 @@
 #include <utility>
 #include <vector>
 
+#include "chaos/fleet/capacity_trace.hpp"
 #include "chaos/fleet/fleet_model.hpp"
 #include "proto/layout.hpp"
 
 namespace planaria::fleet {
-
-inline constexpr double kNever = 1e300;
 
 // What of the plan is left out, to see what it costs.
 struct ScheduleWithout {
