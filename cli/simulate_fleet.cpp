@@ -13,6 +13,7 @@
 #include "chaos/fleet/baseline_fleet.hpp"
 #include "chaos/fleet/elastic_fleet.hpp"
 #include "cli/arguments.hpp"
+#include "common/enumerators.hpp"
 #include "common/file.hpp"
 
 namespace planaria {
@@ -37,8 +38,7 @@ Duration seconds(double value) {
 }
 
 Result<fleet::CapacityTrace> trace_of(FleetArguments& arguments) {
-  for (std::size_t k = 0; k < static_cast<std::size_t>(fleet::TraceKind::count_); ++k) {
-    const auto kind = static_cast<fleet::TraceKind>(k);
+  for (const fleet::TraceKind kind : enumerators<fleet::TraceKind>()) {
     if (arguments.trace_name != to_string(kind)) continue;
     arguments.trace.kind = kind;
     arguments.trace.workers = arguments.fleet.workers;
@@ -58,8 +58,7 @@ Result<fleet::CapacityTrace> trace_of(FleetArguments& arguments) {
 
 std::vector<Policy> policies_of(const FleetArguments& arguments) {
   std::vector<Policy> policies;
-  for (std::size_t k = 0; k < static_cast<std::size_t>(Policy::count_); ++k) {
-    const auto policy = static_cast<Policy>(k);
+  for (const Policy policy : enumerators<Policy>()) {
     const bool named = std::ranges::find(arguments.policies, to_string(policy)) != arguments.policies.end();
     if (named || std::ranges::find(arguments.policies, "all") != arguments.policies.end()) policies.push_back(policy);
   }

@@ -1,0 +1,79 @@
+#include "coordinator/core/lost_work.hpp"
+
+#include <algorithm>
+#include <map>
+#include <queue>
+
+#include "proto/block_cost.hpp"
+
+namespace planaria {
+LostWork::LostWork(const StateMap& map, const Costs& costs, std::vector<Taker> takers)
+    : map_(map), costs_(costs), takers_(std::move(takers)) {}
+
+std::vector<std::pair<WorkerId, StageWork>> LostWork::share(const StageWork& lost, const Able& able) {
+  std::vector<std::pair<WorkerId, StageWork>> shared;
+  BlockRange run{lost.blocks.begin, lost.blocks.begin};
+  std::vector<std::size_t> of_run;
+  for (std::uint32_t block = lost.blocks.begin; block < lost.blocks.end; ++block) {
+    std::vector<std::size_t> next = able(block);
+    if (!run.empty() && next != of_run) {
+      share_slots({run, lost.slots}, of_run, shared);
+      run = {block, block};
+    }
+    of_run = std::move(next);
+    ++run.end;
+  }
+  share_slots({run, lost.slots}, of_run, shared);
+  return shared;
+}
+
+void LostWork::share_slots(const StageWork& lost, const std::vector<std::size_t>& able,
+                           std::vector<std::pair<WorkerId, StageWork>>& shared) {
+  Deal best;
+  for (std::uint32_t run = 1;; run *= 2) {
+    Deal next = deal(lost, run, able);
+    if (best.shares.empty() || next.seconds < best.seconds) best = std::move(next);
+    if (run >= lost.slots.size()) break;
+  }
+  const double cost = share_of(costs_.block_shares, lost.blocks);
+  for (const auto& [taker, slots] : best.shares) {
+    shared.push_back({takers_[taker].worker, {lost.blocks, slots}});
+    takers_[taker].remaining += cost * slots.size();
+  }
+}
+
+// Aligned runs of slots go one by one to whoever would be done first, then those of a worker side by side, in the
+// workers' order.
+LostWork::Deal LostWork::deal(const StageWork& lost, std::uint32_t run, const std::vector<std::size_t>& able) const {
+  const double slot_seconds = share_of(costs_.block_shares, lost.blocks) * costs_.micro_batches_per_slot;
+  using Turn = std::pair<double, std::size_t>;  // seconds with one more run; place in `able`
+  std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
+  const auto free_after = [&](std::size_t place, std::uint32_t runs) {
+    const Taker& taker = takers_[able[place]];
+    return (taker.remaining * costs_.micro_batches_per_slot + slot_seconds * run * runs) / taker.speed;
+  };
+  for (std::size_t place = 0; place < able.size(); ++place) turns.emplace(free_after(place, 1), place);
+  std::map<std::size_t, std::uint32_t> runs;  // by place
+  Deal deal;
+  const auto first = lost.slots.begin / run;
+  const auto end = (lost.slots.end + run - 1) / run;
+  for (std::uint32_t k = first; k < end; ++k) {
+    const auto [seconds, place] = turns.top();
+    turns.pop();
+    deal.seconds = std::max(deal.seconds, seconds);
+    turns.emplace(free_after(place, ++runs[place] + 1), place);
+  }
+  std::uint32_t at = first;
+  std::size_t sums = 0;
+  for (const auto& [place, count] : runs) {
+    const SlotRange slots = SlotRange{at * run, (at + count) * run}.common(lost.slots);
+    deal.shares.emplace_back(able[place], slots);
+    sums += maximal_nodes(slots).size();
+    at += count;
+  }
+  const auto bytes = static_cast<double>(map_.bytes(map_.tiles_of(lost.blocks)));
+  deal.seconds += static_cast<double>(sums) * bytes / (static_cast<double>(able.size()) * costs_.bytes_per_s);
+  return deal;
+}
+
+}  // namespace planaria
