@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 
 #include "chaos/sim/campaign.hpp"
@@ -14,6 +15,7 @@ namespace {
 
 // A cell of the table without a fault tells of a gap only where so many seeds were drawn.
 constexpr std::uint64_t kSeedsForCoverage = 10'000;
+constexpr std::uint32_t kMaxSimulatedWorkers = 4096;
 
 struct SimulateOptions {
   sim::CampaignOptions campaign;
@@ -62,14 +64,25 @@ void add_simulate(CLI::App& app, int& code) {
   command->add_option("--threads", options->campaign.threads, "0: as many as the machine has")
       ->capture_default_str()
       ->transform(whole_number(0, 1024));
-  command->add_option("--workers", options->campaign.limits.max_workers, "at most this many a run")
+  sim::OptionLimits& limits = options->campaign.limits;
+  command->add_option("--workers", limits.max_workers, "at most this many a run")
       ->capture_default_str()
-      ->transform(whole_number(options->campaign.limits.min_workers, 1024));
+      ->transform(whole_number(limits.min_workers, kMaxSimulatedWorkers));
+  command->add_option("--min-workers", limits.min_workers, "at least this many a run")
+      ->capture_default_str()
+      ->transform(whole_number(limits.min_workers, kMaxSimulatedWorkers));
+  command->add_option("--steps", limits.min_steps, "at least this many a run")
+      ->capture_default_str()
+      ->transform(whole_number(2, 1000));
   command->add_option("--trace", options->trace, "how many lines of a failed run to show")
       ->capture_default_str()
       ->transform(whole_number(0, 1'000'000));
   const FleetCommand fleet = add_fleet_options(*command);
-  command->callback([options, fleet, &code] { code = *fleet.asked ? fleet.run() : simulate(*options); });
+  command->callback([options, fleet, &code] {
+    sim::OptionLimits& drawn = options->campaign.limits;
+    drawn.max_workers = std::max(drawn.max_workers, drawn.min_workers);
+    code = *fleet.asked ? fleet.run() : simulate(*options);
+  });
 }
 
 }  // namespace planaria

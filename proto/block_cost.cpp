@@ -24,6 +24,11 @@ std::vector<double> forward_operations(const JobSpec& job, const StateMap& map) 
   return operations;
 }
 
+double micro_batch_operations(const JobSpec& job, const StateMap& map) {
+  const std::vector<double> forward = forward_operations(job, map);
+  return 3 * std::accumulate(forward.begin(), forward.end(), 0.0);
+}
+
 std::vector<double> block_shares(const JobSpec& job, const StateMap& map) {
   std::vector<double> shares = forward_operations(job, map);
   const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
@@ -31,7 +36,7 @@ std::vector<double> block_shares(const JobSpec& job, const StateMap& map) {
   return shares;
 }
 
-double share_of(const std::vector<double>& block_shares, BlockRange blocks) {
+double share_of(std::span<const double> block_shares, BlockRange blocks) {
   return std::accumulate(block_shares.begin() + blocks.begin, block_shares.begin() + blocks.end, 0.0);
 }
 

@@ -7,6 +7,7 @@
 // Thread contract: pure functions.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "proto/job_spec.hpp"
@@ -18,9 +19,12 @@ namespace planaria {
 // Operations of a micro-batch's forward pass, by BlockIndex. Preconditions: validate(job) holds; the map is the job's.
 [[nodiscard]] std::vector<double> forward_operations(const JobSpec& job, const StateMap& map);
 
+// Of a micro-batch, forward and backward.
+[[nodiscard]] double micro_batch_operations(const JobSpec& job, const StateMap& map);
+
 // Each block's part of a whole micro-batch, by BlockIndex: they add up to 1.
 [[nodiscard]] std::vector<double> block_shares(const JobSpec& job, const StateMap& map);
 
-[[nodiscard]] double share_of(const std::vector<double>& block_shares, BlockRange blocks);
+[[nodiscard]] double share_of(std::span<const double> block_shares, BlockRange blocks);
 
 }  // namespace planaria

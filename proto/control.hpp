@@ -88,15 +88,16 @@ struct Identity {
   }
 };
 
-// What a worker brings besides its speed, for the planner.
+// What a worker brings, for the planner. How fast it computes the job it tells once it does so.
 struct WorkerResources {
   std::uint64_t memory_bytes = 0;  // that training may use; 0 = it doesn't know
   bool memory_of_host = false;     // they are the machine's: its workers share them
   std::string zone;                // machines of one zone are near each other
   std::string nic;                 // class of its network; empty = the common one
+  double gflops = 0;               // of its device, as measured in products of matrices; 0 = it doesn't know
   template <class V>
   void fields(V& v) {
-    v(memory_bytes, memory_of_host, zone, nic);
+    v(memory_bytes, memory_of_host, zone, nic, gflops);
   }
 };
 

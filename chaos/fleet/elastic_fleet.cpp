@@ -238,6 +238,7 @@ class ElasticFleet {
     message.host = "host-" + std::to_string(index);
     message.process_id = index + 1;
     message.resources.memory_bytes = model_.options().memory_bytes();
+    message.resources.gflops = model_.gflops();
     message.address = ByteVector(kAddressBytes);
     if (worker.envelope) {
       message.identity = Identity{WorkerId(index), worker.envelope->incarnation, ViewNumber(0), worker.prepared};

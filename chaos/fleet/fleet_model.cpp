@@ -56,7 +56,8 @@ FleetModel::FleetModel(const FleetOptions& options)
       map_(std::make_shared<StateMap>(job_.model, job_.train.tile_elements)),
       shares_(block_shares(job_, *map_)),
       seconds_before_{0},
-      bytes_before_{0} {
+      bytes_before_{0},
+      operations_(micro_batch_operations(job_, *map_)) {
   for (const BlockInfo& block : map_->blocks()) bytes_before_.push_back(bytes_before_.back() + 4 * block.elements);
 }
 

@@ -54,6 +54,7 @@ class FleetModel {
   [[nodiscard]] const std::vector<double>& shares() const { return shares_; }
   // Whole micro-batches a second, of one worker.
   [[nodiscard]] double speed() const { return speed_; }
+  [[nodiscard]] double gflops() const { return speed_ * operations_ / 1e9; }
   [[nodiscard]] double bytes_per_s() const { return options_.link_gbit * 1e9 / 8; }
   // The best layout of the undisturbed fleet.
   [[nodiscard]] const PlannedLayout& best() const { return *best_; }
@@ -80,6 +81,7 @@ class FleetModel {
   std::vector<double> shares_;
   std::vector<double> seconds_before_;       // of one micro-batch, before each block
   std::vector<std::uint64_t> bytes_before_;  // fp32, before each block
+  double operations_ = 1;                    // of a micro-batch
   double speed_ = 1;
   std::shared_ptr<const PlannedLayout> best_;
 };

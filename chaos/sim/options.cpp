@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 
 #include "common/philox.hpp"
@@ -74,13 +75,13 @@ std::string SimOptions::describe() const {
       "integrity "
       "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
       "{} "
-      "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}",
+      "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}",
       seed, starts.size(), job.cluster.layout, job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps,
       job.batch.slots, job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps,
       shared_checkpoints ? "shared" : "own", job.integrity.check_every, job.train.evaluate_every,
       job.cluster.heartbeat_ms, job.cluster.lease_ms, job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms,
       job.cluster.stall_timeout_ms, job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency),
-      duplicate_chance,
+      duplicate_chance, known_speeds ? "; speeds are known" : "",
       shape.natural_nan ? fmt::format("; step {} is nonfinite by nature ({})", shape.natural_nan->value(),
                                       shape.nonfinite == NonfinitePolicy::skip ? "skip" : "halt")
                         : "");
@@ -121,6 +122,7 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
   job.train.evaluate_every = draw.chance(0.5) ? static_cast<std::uint32_t>(draw.between(1, 7)) : 0;
   const std::uint32_t workers = static_cast<std::uint32_t>(options.starts.size());
   job.batch.slots = workers > 8 ? (draw.chance(0.8) ? 32 : 16) : (8U << draw.below(3));
+  job.batch.slots = std::max(job.batch.slots, workers > 32 ? std::bit_ceil(workers) : 0);
   job.batch.micro_batches = job.batch.slots * (draw.chance(0.6) ? 1 : 2);
   job.batch.sequences = 1;
   job.checkpoint.every_steps = draw.chance(0.7) ? draw.between(2, 9) : 0;
@@ -188,8 +190,9 @@ Fault draw_fault(Draw& draw, const SimOptions& options, bool first) {
   fault.phase = static_cast<SimPhase>(draw.below(kSimPhases));
   fault.nth = static_cast<std::uint32_t>(draw.between(1, 4));
   fault.after_actions = static_cast<std::uint32_t>(draw.chance(0.3) ? 0 : draw.below(12));
-  fault.victim = static_cast<std::uint32_t>(draw.below(64));
-  fault.other = static_cast<std::uint32_t>(draw.below(64));
+  const std::uint64_t workers = std::max<std::uint64_t>(64, options.starts.size());
+  fault.victim = static_cast<std::uint32_t>(draw.below(workers));
+  fault.other = static_cast<std::uint32_t>(draw.below(workers));
   const auto lease = milliseconds(options.job.cluster.lease_ms);
   fault.lasts = draw.chance(0.4) ? draw.between(milliseconds(1), lease / 2) : draw.between(lease / 2, lease * 6);
   fault.flag = draw.chance(fault.kind == FaultKind::kill_several ? 0.15 : 0.5);
@@ -245,6 +248,7 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
       options.rescues.push_back(draw.between(milliseconds(1), milliseconds(200)));
     }
   }
+  options.known_speeds = draw.chance(0.15);  // the planner, asked for a first view, takes as long as all else
   return options;
 }
 

@@ -93,6 +93,7 @@ struct SimOptions {
   std::vector<Fault> faults;
   std::vector<Duration> rescues;    // workers that start this long after the last fault, so that the job can end
   bool shared_checkpoints = true;   // one directory for all, else one a host
+  bool known_speeds = false;        // workers tell what their devices can do when they register
   double duplicate_chance = 0;      // of a frame
   double slow_frame_chance = 0;     // a frame that others overtake by far
   double late_read_chance = 0.25;   // the network reads a buffer at the latest moment

@@ -37,8 +37,7 @@ Simulation::~Simulation() = default;
 WorkerProcess& Simulation::start_worker(std::string host, std::optional<WorkerId> wanted) {
   const auto index = static_cast<ProcessIndex>(processes_.size());
   if (host.empty()) host = "h" + std::to_string(index);
-  const double slowness = options_.slowness.empty() ? 1 : options_.slowness[index % options_.slowness.size()];
-  processes_.push_back(std::make_unique<WorkerProcess>(*this, index, host, slowness, wanted));
+  processes_.push_back(std::make_unique<WorkerProcess>(*this, index, host, slowness(index), wanted));
   WorkerProcess& process = *processes_.back();
   world_.trace.add(world_.now(), [&] { return process.name() + " starts on " + process.host(); });
   control_.connect(index, world_.about(std::chrono::milliseconds(1)));
@@ -62,6 +61,10 @@ std::vector<WorkerProcess*> Simulation::living() {
 
 std::uint64_t Simulation::sequence_tokens() const {
   return options_.job.tokens_per_step();
+}
+
+double Simulation::slowness(ProcessIndex index) const {
+  return options_.slowness.empty() ? 1 : options_.slowness[index % options_.slowness.size()];
 }
 
 WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string& host, std::optional<WorkerId> wanted,
@@ -88,6 +91,7 @@ WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string
   config.registration.wanted = wanted;
   config.registration.host = host;
   config.registration.process_id = index + 1;
+  if (options_.known_speeds) config.registration.resources.gflops = 1 / slowness(index);
   config.registration.address = address_of(index);
   config.registration.holdings.checkpoints = disks_.list(disk);
   config.mutations = options_.mutations;

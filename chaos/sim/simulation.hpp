@@ -74,6 +74,7 @@ class Simulation {
   [[nodiscard]] bool troubled(ProcessIndex process) const { return injector_.troubled(process); }
 
  private:
+  [[nodiscard]] double slowness(ProcessIndex index) const;
   void judge_end(RunResult& result);
   [[nodiscard]] bool over() const;
   [[nodiscard]] Instant deadline() const;

@@ -65,9 +65,11 @@ CoordinatorCore::CoordinatorCore(CoordinatorCoreConfig config)
     : config_(std::move(config)),
       map_(config_.job.model, config_.job.train.tile_elements),
       block_shares_(block_shares(config_.job, map_)),
+      operations_(micro_batch_operations(config_.job, map_)),
       depths_(pipeline_depths(config_.job.cluster.layout).value()),  // the job is valid
       lease_(ms(config_.job.cluster.lease_ms)),
-      suspect_grace_(ms(config_.job.cluster.suspect_grace_ms)) {}
+      suspect_grace_(ms(config_.job.cluster.suspect_grace_ms)),
+      timing_(ms(config_.job.cluster.heartbeat_ms)) {}
 
 CoordinatorActions CoordinatorCore::on(const CoordinatorEvent& event, Instant now) {
   now_ = now;

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/clock.hpp"
+#include "coordinator/core/change_timing.hpp"
 #include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/measured_blocks.hpp"
 #include "coordinator/core/recovery.hpp"
@@ -284,24 +285,26 @@ class CoordinatorCore {
   [[nodiscard]] bool in_view(WorkerId worker) const;
   [[nodiscard]] bool serving(const WorkerRecord& worker) const;  // alive and of this job
   [[nodiscard]] std::vector<WorkerId> pending_joiners() const;
-  [[nodiscard]] Instant worth_a_change_at(const std::vector<WorkerId>& joiners) const;
-  void note_entry();
+  [[nodiscard]] Instant joiners_worth_at(const std::vector<WorkerId>& joiners) const;
 
   // The layout.
   [[nodiscard]] MeasuredBlocks measure_blocks(const std::vector<WorkerId>& workers) const;
   [[nodiscard]] bool settled() const;
-  [[nodiscard]] LayoutRequest layout_request() const;
+  [[nodiscard]] LayoutRequest layout_request(const std::vector<WorkerId>& workers) const;
+  [[nodiscard]] LayoutRequest layout_request() const;  // for the view's members
   [[nodiscard]] std::vector<StageAssignment> mended(std::span<const StageAssignment> stages,
                                                     const LayoutRequest& request, Forecast& forecast) const;
   void balance_later(bool planned);
   [[nodiscard]] Duration balancing_takes() const;
   void check_balance();
   void consider_planning(LayoutRequest request);
+  void ask_planner(LayoutRequest request);
 
   // View changes.
   void consider_change();
   [[nodiscard]] static bool is_routine(const CoordinatorEvent& event);
   void consider_first_view();
+  [[nodiscard]] bool first_layout_is_awaited();
   void start_change(ChangeCause cause);
   void name_excluded();
   void send_prepare(const WorkerRecord& worker);
@@ -327,6 +330,7 @@ class CoordinatorCore {
   const CoordinatorCoreConfig config_;
   const StateMap map_;
   const std::vector<double> block_shares_;
+  const double operations_;                  // floating-point ones of a micro-batch
   const std::vector<std::uint32_t> depths_;  // of pipelines
   const Duration lease_;
   const Duration suspect_grace_;
@@ -369,12 +373,10 @@ class CoordinatorCore {
   std::uint64_t plans_ = 0;                    // asked for
   std::map<WorkerId, double> planned_speeds_;  // of the newest request
   Instant next_plan_{};
-  std::set<WorkerId> too_few_;             // with these alone no layout fits into memory
-  bool change_deferred_ = false;           // a planned change waits for what heartbeats and commits will tell
+  std::set<WorkerId> too_few_;    // with these alone no layout fits into memory
+  bool change_deferred_ = false;  // a planned change waits for what heartbeats and commits will tell
+  ChangeTiming timing_;
   Instant joiners_worth_at_ = kFarFuture;  // a change for those that wait
-  std::optional<Instant> stood_since_;     // until all members tell of the new view
-  std::size_t entered_ = 0;                // members that do
-  Duration change_cost_{};                 // how long members stood still for the last change
   Instant next_lease_check_ = kFarFuture;  // no lease ends earlier
   Instant started_at_{};
   Instant last_progress_at_{};

@@ -87,7 +87,7 @@ void CoordinatorCore::consider_change() {
   }
   if (drainers.empty() && !rebalance_wanted_) {
     if (joiners.empty()) return;
-    joiners_worth_at_ = worth_a_change_at(joiners);
+    joiners_worth_at_ = joiners_worth_at(joiners);
     if (joiners_worth_at_ > now_) return;
   }
   const Step total(config_.job.train.steps);
@@ -109,6 +109,7 @@ void CoordinatorCore::consider_first_view() {
   const bool patient = now_ < started_at_ + std::chrono::milliseconds(cluster.join_timeout_ms);
   status_reason_ = std::to_string(ready) + " of " + std::to_string(cluster.workers) + " workers are here";
   if (ready == 0 || ready < (patient ? cluster.workers : cluster.min_workers)) return;
+  if (first_layout_is_awaited()) return;
   start_change({.reason = "first view", .planned = false, .victims = {}});
 }
 
@@ -139,7 +140,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
     }
   }
   const bool takes_joiners = cause.planned || cause.with_joiners || !view_ || waiting_ || change.members.empty();
-  if (cause.with_joiners) change.rollback_at = change_->rollback_at;
+  if (cause.with_joiners && change_) change.rollback_at = change_->rollback_at;
   if (takes_joiners) {
     for (const WorkerId id : pending_joiners()) change.members.insert(id);
   }
@@ -155,6 +156,8 @@ void CoordinatorCore::start_change(ChangeCause cause) {
     if (rebalance_wanted_) change.wanted = std::exchange(better_, std::nullopt);
     rebalance_wanted_ = false;
     unbalanced_checks_ = 0;
+  } else if (!view_) {
+    change.wanted = change_ ? std::move(change_->wanted) : std::exchange(better_, std::nullopt);
   } else {
     rebalances_ = 0;
     // A layout that was on its way when a failure came first is still wanted, for who is left.
@@ -247,6 +250,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   if (change.wanted) input.wanted = change.wanted->stages;
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
+  input.steps_ahead = timing_.steps_until_loss(now_);
   input.planned = change.boundary.has_value();
   input.discard_work = suspicion_.discard_work;
   input.distrust_state = suspicion_.distrust_state;
@@ -360,8 +364,7 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   ++views_committed_;
   count_steps(view_->resume.step.previous());
   last_progress_at_ = now_;
-  stood_since_ = change.stands_since;
-  entered_ = 0;
+  timing_.view_committed(view_->members.size(), change.stands_since, now_);
   balance_later(change.boundary.has_value());
   status_reason_ = view_->reason;
   log(log_record::Committed{*view_});

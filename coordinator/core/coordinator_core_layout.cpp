@@ -14,7 +14,8 @@ constexpr Duration kBetweenChecks = std::chrono::seconds(1);
 constexpr Duration kBeforeFirstCheck = std::chrono::seconds(5);         // speeds show in a few steps
 constexpr Duration kBalancingPerMember = std::chrono::milliseconds(1);  // a check takes longer with more of them
 constexpr Duration kBetweenPlans = std::chrono::seconds(10);
-constexpr int kPlanningRest = 50;         // times what the planner took
+constexpr int kPlanningRest = 50;  // times what the planner took
+constexpr Duration kPatienceAtStart = std::chrono::seconds(5);
 constexpr std::size_t kFew = 10;          // one in so many
 constexpr std::size_t kManyWorkers = 50;  // likewise
 // A worker that has changed its speed by this factor is a reason to ask the planner again.
@@ -33,12 +34,17 @@ MeasuredBlocks CoordinatorCore::measure_blocks(const std::vector<WorkerId>& work
     if (measured.speeds[i] <= 0) measured.speeds[i] = worker.speed;
     if (worker.idle_since && now_ >= *worker.idle_since + kSpeedsMemory) measured.speeds[i] = 0;
   }
+  std::vector<double> gflops;
+  for (const WorkerId id : workers) gflops.push_back(workers_.at(id).resources.gflops);
+  estimate_speeds(measured.speeds, gflops, operations_);
   return measured;
 }
 
 // The view stands, and members that compute were measured: all but a few new ones.
 bool CoordinatorCore::settled() const {
-  if (!view_ || change_ || waiting_ || finished_ || view_->members.size() < 2 || rebalance_wanted_) return false;
+  if (!view_ || change_ || waiting_ || finished_ || view_->members.size() < 2 || rebalance_wanted_) {
+    return false;
+  }
   std::size_t unknown = 0;
   for (const Member& member : view_->members) {
     const WorkerRecord& worker = workers_.at(member.worker);
@@ -51,6 +57,10 @@ bool CoordinatorCore::settled() const {
 LayoutRequest CoordinatorCore::layout_request() const {
   std::vector<WorkerId> ids;
   for (const Member& member : view_->members) ids.push_back(member.worker);
+  return layout_request(ids);
+}
+
+LayoutRequest CoordinatorCore::layout_request(const std::vector<WorkerId>& ids) const {
   const MeasuredBlocks measured = measure_blocks(ids);
   const std::vector<double> speeds = filled_speeds(measured.speeds);
   std::vector<PlannedWorker> workers;
@@ -58,7 +68,8 @@ LayoutRequest CoordinatorCore::layout_request() const {
     const WorkerRecord& worker = workers_.at(ids[i]);
     workers.push_back({ids[i], worker.host, worker.resources, speeds[i], worker.heartbeat.beside_seconds});
   }
-  return planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, view_->stages);
+  const auto previous = view_ ? std::span<const StageAssignment>(view_->stages) : std::span<const StageAssignment>();
+  return planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, previous);
 }
 
 // The pipelines of `stages` for the members that there are now and their speeds.
@@ -73,7 +84,7 @@ std::vector<StageAssignment> CoordinatorCore::mended(std::span<const StageAssign
   for (const BlockProfile& block : request.model.blocks) shares.push_back(block.seconds());
   SteadyLayoutInput input{ids, speeds, shares, {}, config_.job.batch.slots};
   input.previous = stages;
-  input.fresh.assign(ids.size(), false);
+  input.may_enter.assign(ids.size(), false);
   return forecast.with_slots_shared_out(steady_stages(input));
 }
 
@@ -136,6 +147,10 @@ void CoordinatorCore::consider_planning(LayoutRequest request) {
   }
   others += planned_speeds_.size() - known;
   if (others == 0 || others * kManyWorkers < request.cluster.workers.size()) return;
+  ask_planner(std::move(request));
+}
+
+void CoordinatorCore::ask_planner(LayoutRequest request) {
   planned_speeds_.clear();
   for (const WorkerProfile& worker : request.cluster.workers) planned_speeds_[worker.worker] = worker.speed;
   request.number = ++plans_;
@@ -143,11 +158,19 @@ void CoordinatorCore::consider_planning(LayoutRequest request) {
   actions_.emplace_back(coordinator_action::PlanLayout{std::move(request)});
 }
 
+// The first view waits for the planner, but not for long: any layout is better than none.
+bool CoordinatorCore::first_layout_is_awaited() {
+  const std::vector<WorkerId> ready = pending_joiners();
+  const bool known = std::ranges::any_of(ready, [this](WorkerId id) { return workers_.at(id).resources.gflops > 0; });
+  if (plans_ == 0 && ready.size() > 1 && known && depths_.empty()) ask_planner(layout_request(ready));
+  return plan_asked_ && now_ < *plan_asked_ + kPatienceAtStart;
+}
+
 void CoordinatorCore::handle(const coordinator_event::LayoutPlanned& event) {
   if (!plan_asked_ || event.number != plans_) return;
-  next_plan_ = now_ + std::max(kBetweenPlans, kPlanningRest * (now_ - *plan_asked_));
+  if (view_) next_plan_ = now_ + std::max(kBetweenPlans, kPlanningRest * (now_ - *plan_asked_));
   plan_asked_.reset();
-  if (!view_ || finished_) return;
+  if (finished_) return;
   if (!event.planned) {
     announce("no other layout is planned: " + event.planned.error().message());
   } else if (!event.planned->kept && !rebalance_wanted_) {

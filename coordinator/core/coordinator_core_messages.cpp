@@ -14,6 +14,14 @@ constexpr std::uint32_t kMaxFaults = 3;
 constexpr WorkerId kLastWorker(999'999);
 constexpr Duration kFaultMemory = std::chrono::minutes(10);  // what is longer ago than that is forgiven
 
+// Layouts are cut by these: no other numbers than a machine can have.
+bool is_speed(double micro_batches) {
+  return std::isfinite(micro_batches) && micro_batches > 1e-6 && micro_batches < 1e9;
+}
+bool is_gflops(double gflops) {
+  return std::isfinite(gflops) && gflops > 1e-3 && gflops < 1e9;
+}
+
 std::string name(WorkerId worker) {
   return "worker " + std::to_string(worker.value());
 }
@@ -39,21 +47,10 @@ std::vector<WorkerId> CoordinatorCore::pending_joiners() const {
   return joiners;
 }
 
-// A change costs all members the time that they stand still: joiners wait together until that is less than what was
-// lost without them. (Whatever comes next, no more than twice the least possible is lost: renting until it has cost as
-// much as buying.)
-Instant CoordinatorCore::worth_a_change_at(const std::vector<WorkerId>& joiners) const {
-  Duration lacking = change_cost_ * std::ssize(view_->members);
-  for (const WorkerId id : joiners) lacking -= now_ - workers_.at(id).accepted_at;
-  return now_ + std::max(Duration(0), lacking / std::ssize(joiners));
-}
-
-// Heartbeats tell of a new view late by up to their interval.
-void CoordinatorCore::note_entry() {
-  if (++entered_ < view_->members.size()) return;
-  change_cost_ =
-      std::max(Duration(0), now_ - *stood_since_ - std::chrono::milliseconds(config_.job.cluster.heartbeat_ms));
-  stood_since_.reset();
+Instant CoordinatorCore::joiners_worth_at(const std::vector<WorkerId>& joiners) const {
+  std::vector<Instant> accepted;
+  for (const WorkerId id : joiners) accepted.push_back(workers_.at(id).accepted_at);
+  return timing_.worth_for_joiners(accepted, now_);
 }
 
 void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
@@ -224,6 +221,7 @@ void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Regi
   worker.threads = message.threads;
   worker.process_id = message.process_id;
   worker.resources = message.resources;
+  if (!is_gflops(worker.resources.gflops)) worker.resources.gflops = 0;
   worker.address = message.address;
   worker.holdings = message.holdings;
   worker.last_heard = now_;
@@ -269,7 +267,11 @@ void CoordinatorCore::lose(WorkerRecord& worker, const std::string& why) {
   done_.erase(worker.worker);
   announce(name(worker.worker) + " is lost: " + why);
   if (in_view(worker.worker)) {
-    start_change({.reason = name(worker.worker) + " lost: " + why, .planned = false, .victims = {worker.worker}});
+    timing_.member_lost(now_);
+    start_change({.reason = name(worker.worker) + " lost: " + why,
+                  .planned = false,
+                  .victims = {worker.worker},
+                  .with_joiners = timing_.losses_come_fast(now_)});
   } else if (change_ && change_->members.erase(worker.worker) > 0) {
     // It had not become a member yet: the change goes on without it.
     change_->reports.erase(worker.worker);
@@ -359,15 +361,13 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
     worker.last_progress_at = now_;
     last_progress_at_ = now_;
   }
-  const bool enters = stood_since_ && message.view == view_->view && worker.heartbeat.view != message.view;
+  const bool enters = timing_.awaits_members() && message.view == view_->view && worker.heartbeat.view != message.view;
   worker.heartbeat = message;
-  if (enters) note_entry();
+  if (enters) timing_.member_entered(now_);
   const auto no_time = [](float seconds) { return !std::isfinite(seconds) || seconds < 0 || seconds > 1e6F; };
   if (std::ranges::any_of(message.block_seconds, no_time)) worker.heartbeat.block_seconds.clear();
   if (no_time(static_cast<float>(message.beside_seconds))) worker.heartbeat.beside_seconds = 0;
-  // Layouts are cut by it: no other number than a speed that a machine can have.
-  const double speed = message.micro_batches_per_second;
-  if (std::isfinite(speed) && speed > 1e-6 && speed < 1e9) worker.speed = speed;
+  if (is_speed(message.micro_batches_per_second)) worker.speed = message.micro_batches_per_second;
 }
 
 void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
@@ -459,6 +459,7 @@ void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
     }
   }
   reconnects_ = 0;
+  timing_.step_committed(now_);
   count_steps(message.step);
   log(log_record::StepLogged{message.view, message.step, message.loss}, false);
 }

@@ -59,4 +59,15 @@ MeasuredBlocks measured_blocks(const std::vector<double>& counted, std::span<con
   return measured;
 }
 
+void estimate_speeds(std::vector<double>& speeds, std::span<const double> gflops, double operations) {
+  std::vector<double> per_gflop;
+  for (std::size_t w = 0; w < speeds.size(); ++w) {
+    if (speeds[w] > 0 && gflops[w] > 0) per_gflop.push_back(speeds[w] / gflops[w]);
+  }
+  const double usual = per_gflop.empty() ? 1e9 / operations : median(per_gflop);
+  for (std::size_t w = 0; w < speeds.size(); ++w) {
+    if (speeds[w] <= 0 && gflops[w] > 0) speeds[w] = gflops[w] * usual;
+  }
+}
+
 }  // namespace planaria

@@ -22,4 +22,8 @@ struct MeasuredBlocks {
 [[nodiscard]] MeasuredBlocks measured_blocks(const std::vector<double>& counted,
                                              std::span<const std::vector<float>> seconds);
 
+// Fills in speeds that are not known from what devices do with products of matrices (0 = not known either): as those
+// with a known speed compare to theirs, by the median; where none is known, from the operations of a micro-batch.
+void estimate_speeds(std::vector<double>& speeds, std::span<const double> gflops, double operations);
+
 }  // namespace planaria

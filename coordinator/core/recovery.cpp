@@ -1,21 +1,23 @@
 #include "coordinator/core/recovery.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <map>
-#include <queue>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "coordinator/core/layout_planning.hpp"
+#include "coordinator/core/lost_work.hpp"
 #include "coordinator/core/numeric_policy.hpp"
+#include "coordinator/core/state_fetches.hpp"
 #include "coordinator/core/steady_layout.hpp"
 #include "proto/block_cost.hpp"
 #include "proto/duty.hpp"
 
 namespace planaria {
 namespace {
+
+constexpr std::uint64_t kTensorsOfState = 3;  // the master and two moments
 
 // Works out one decision; its members are the facts found on the way.
 class RecoveryPlanner {
@@ -38,6 +40,7 @@ class RecoveryPlanner {
     judge_numbers();
     if (decision_.halt || !decision_.expelled.empty()) return decision_;
     choose_members();
+    find_own_work();
     PLANARIA_TRY(choose_stages());
     plan_steady();
     plan_resume();
@@ -58,17 +61,21 @@ class RecoveryPlanner {
   }
   [[nodiscard]] bool trusted(std::size_t i, const HeldState& held) const {
     const bool compared = compared_ && held.stamp == compared_->step && !held.hashes.empty();
-    if (compared) return agree(held.hashes, compared_->blocks);
+    if (compared) return agree(held.hashes, compared_->blocks) && (!distrusted_ || is_hashed(held));
     return !distrusted_ && !outdated(i);
   }
 
+  // Of a block that isn't whole there is no hash: what a member fetched of it may be what another one held wrongly.
+  [[nodiscard]] bool is_hashed(const HeldState& held) const {
+    if (in_.sharded) return true;
+    TileSet hashed;
+    for (const BlockHash& block : held.hashes) hashed.add(in_.map->tiles_of({block.block, block.block + 1}));
+    return hashed.contains(TileSet(held.state));
+  }
+
   // Of what a member holds, that which may be used; nothing when it isn't there.
-  struct Held {
-    TileSet state;
-    TileSet parameters;  // those of `state` among them, and tied copies that follow from them
-  };
-  [[nodiscard]] const Held& held(std::size_t i, Step stamp) const {
-    static const Held kNothing;
+  [[nodiscard]] const HeldTiles& held(std::size_t i, Step stamp) const {
+    static const HeldTiles kNothing;
     const auto found = held_[i].find(stamp);
     return found == held_[i].end() ? kNothing : found->second;
   }
@@ -77,7 +84,7 @@ class RecoveryPlanner {
     for (std::size_t i = 0; i < count(); ++i) {
       for (const HeldState& told : report(i).holdings.states) {
         if (!trusted(i, told)) continue;
-        Held& held = held_[i][told.stamp];
+        HeldTiles& held = held_[i][told.stamp];
         held.state = TileSet(told.state).common(all_);
         held.parameters = TileSet(told.parameters);
         held.parameters.add(held.state);
@@ -335,8 +342,8 @@ class RecoveryPlanner {
     std::vector<StageAssignment>& stages = decision_.record.stages;
     const bool same = in_.previous && same_members();
     const std::set<WorkerId> wanted = workers_of(in_.wanted);
-    const bool all_there = std::ranges::all_of(wanted, [&](WorkerId id) { return in_.previous->has(id); });
-    if (same && !wanted.empty() && all_there) {
+    const bool all_there = std::ranges::all_of(wanted, [&](WorkerId id) { return stays(id); });
+    if ((same || !in_.previous) && !wanted.empty() && all_there) {
       stages = in_.wanted;
       return ok_status();
     }
@@ -348,7 +355,7 @@ class RecoveryPlanner {
     LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {});
     rate_ = usual_rate(request.cluster);
     Forecast forecast(request);
-    stages = forecast.with_slots_shared_out(stages_at_once());
+    stages = stages_at_once(forecast);
     if (same && in_.wanted.empty()) {
       const auto now = forecast.step_seconds(in_.previous->stages);
       const auto then = forecast.step_seconds(stages);
@@ -369,9 +376,53 @@ class RecoveryPlanner {
     return in_.previous ? std::span<const StageAssignment>(in_.previous->stages) : std::span<const StageAssignment>();
   }
 
-  [[nodiscard]] std::vector<StageAssignment> stages_at_once() const {
+  // Who has no place gets one, or not; what a death broke is mended, or stands still until another change: that moves
+  // no state, which all would wait for where the step is nearly done.
+  [[nodiscard]] std::vector<StageAssignment> stages_at_once(Forecast& forecast) const {
+    struct Choice {
+      bool enter = true, whole_only = false;
+    };
+    constexpr Choice kChoices[] = {{}, {.enter = false}, {.enter = false, .whole_only = true}};
+    std::vector<StageAssignment> best;
+    double least = 0;
+    for (const Choice choice : kChoices) {
+      auto stages = stages_by(choice.enter, choice.whole_only);
+      if (!best.empty() && std::ranges::equal(
+                               stages, best, {}, [](const auto& s) { return std::pair(s.worker, s.work.blocks); },
+                               [](const auto& s) { return std::pair(s.worker, s.work.blocks); })) {
+        continue;
+      }
+      stages = forecast.with_slots_shared_out(std::move(stages));
+      const auto seconds = forecast.step_seconds(stages);
+      const double cost = seconds ? in_.steps_ahead * *seconds + standstill(stages) : 0;
+      if (best.empty() || (seconds && cost < least)) {
+        best = std::move(stages);
+        least = cost;
+      }
+      if (!in_.depths.empty() || !in_.previous) break;
+    }
+    return best;
+  }
+
+  // How long all wait for state that some fetch: inside a step others do the work until it is there, at a boundary
+  // those who fetch begin later.
+  [[nodiscard]] double standstill(std::span<const StageAssignment> stages) const {
+    if (in_.sharded || source_ != StateSource::peer) return 0;
+    std::uint64_t most = 0;
+    for (const StageAssignment& stage : stages) {
+      const TileSet lacking =
+          TileSet(in_.map->tiles_of(stage.work.blocks)).without(held(index_of(stage.worker), base_).state);
+      std::uint64_t bytes = 0;
+      for (const TileRange run : lacking.runs()) bytes += kTensorsOfState * in_.map->bytes(run);
+      most = std::max(most, bytes);
+    }
+    return std::max(0.0, static_cast<double>(most) / rate_ - (in_.planned ? 0 : step_left_s_));
+  }
+
+  [[nodiscard]] std::vector<StageAssignment> stages_by(bool enter, bool whole_only) const {
     SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots};
     layout.previous = stages_before();
+    layout.whole_only = whole_only;
     const std::set<WorkerId> placed = workers_of(layout.previous);
     std::vector<double> speeds;
     std::vector<WorkerId> workers;
@@ -380,7 +431,7 @@ class RecoveryPlanner {
       speeds.push_back(speeds_[i]);
       const bool keeps_place = in_.depths.empty() && placed.contains(worker(i));
       layout.held.push_back(keeps_place ? std::vector<double>(blocks(), 0) : share_held(i));
-      layout.fresh.push_back(!in_.members[i].continuing);
+      layout.may_enter.push_back(enter);
     }
     layout.workers = workers;
     layout.speeds = speeds;
@@ -392,9 +443,6 @@ class RecoveryPlanner {
     record.view = in_.view;
     record.sharded = in_.sharded;
     for (const std::size_t i : members_) record.members.push_back(in_.members[i].member);
-    const auto stays = [&](WorkerId id) {
-      return std::ranges::any_of(staying_, [&](std::size_t i) { return worker(i) == id; });
-    };
     std::vector<ShardAssignment> former;
     if (in_.previous && in_.sharded) former = in_.previous->shards;
     record.shards = split_shards(*in_.map, record.stages, former);
@@ -405,6 +453,10 @@ class RecoveryPlanner {
     for (const std::size_t i : members_) {
       if (const auto found = distrust(i)) plan().distrusted.push_back(*found);
     }
+  }
+
+  [[nodiscard]] bool stays(WorkerId id) const {
+    return std::ranges::binary_search(staying_, id, {}, [this](std::size_t i) { return worker(i); });
   }
 
   // Of each block, the part whose state a member holds.
@@ -477,45 +529,50 @@ class RecoveryPlanner {
     return in_.previous->resume.step == plan().step ? in_.previous->resume.stages : in_.previous->stages;
   }
 
-  // Inside a step only stages without a worker change hands.
-  void carry_stages() {
-    std::vector<double> remaining(count(), 0);  // micro-batches' worth of time, in slots
+  // The step's work that members have and can do.
+  void find_own_work() {
+    own_work_.resize(count());
+    work_left_.resize(count(), 0);
+    if (!in_.previous) return;
     std::map<WorkerId, std::vector<StageWork>> work;
     for (const StageAssignment& stage : previous_stages()) work[stage.worker].push_back(stage.work);
     for (const std::size_t i : members_) {
       if (!in_.members[i].continuing) continue;
+      double& left = work_left_[i];
       for (const StageWork& own : work[worker(i)]) {
         if (own.empty() || !can_compute(i, own.blocks)) continue;
-        plan().stages.push_back({worker(i), own, false});
-        remaining[i] += own.slots.size() * share_of(in_.block_shares, own.blocks);
+        own_work_[i].push_back(own);
+        left += own.slots.size() * share_of(in_.block_shares, own.blocks);
       }
       if (!works_on_step(i)) continue;
       for (const StageProgress& progress : report(i).stages) {
-        remaining[i] -= progress.done * share_of(in_.block_shares, progress.work.blocks);
+        left -= progress.done * share_of(in_.block_shares, progress.work.blocks);
       }
-      remaining[i] = std::max(0.0, remaining[i]);
+      left = std::max(0.0, left);
+      step_left_s_ = std::max(step_left_s_, left * micro_batches_per_slot() / speeds_[i]);
     }
-    for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) share_gap(gap, remaining);
+  }
+  [[nodiscard]] double micro_batches_per_slot() const {
+    return static_cast<double>(in_.job->batch.micro_batches) / in_.slots;
+  }
+
+  // Inside a step only stages without a worker change hands.
+  void carry_stages() {
+    std::vector<LostWork::Taker> takers;
+    for (std::size_t i = 0; i < count(); ++i) takers.push_back({worker(i), speeds_[i], work_left_[i]});
+    for (const std::size_t i : members_) {
+      for (const StageWork& own : own_work_[i]) plan().stages.push_back({worker(i), own, false});
+    }
+    LostWork lost(*in_.map, {in_.block_shares, micro_batches_per_slot(), rate_}, std::move(takers));
+    for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) {
+      for (const auto& [taker, part] : lost.share(gap, [this](std::uint32_t block) { return able_for(block); })) {
+        plan().stages.push_back({taker, part, !in_.planned});
+      }
+    }
     for (const SlotRange range : plan().lost_slots()) decision_.lost_slots += range.size();
   }
 
-  // Cuts lost work into runs of blocks that the same workers can compute. Where none can, those take it that fetch the
-  // blocks for the next step anyway.
-  void share_gap(const StageWork& gap, std::vector<double>& remaining) {
-    BlockRange run{gap.blocks.begin, gap.blocks.begin};
-    std::vector<std::size_t> able;
-    for (std::uint32_t block = gap.blocks.begin; block < gap.blocks.end; ++block) {
-      const std::vector<std::size_t> next = able_for(block);
-      if (run.empty() || next != able) {
-        if (!run.empty()) share_lost({run, gap.slots}, able, remaining);
-        run = {block, block};
-        able = next;
-      }
-      ++run.end;
-    }
-    share_lost({run, gap.slots}, able, remaining);
-  }
-
+  // Members that can compute a block. Where none can, those that fetch it for the next step anyway.
   [[nodiscard]] std::vector<std::size_t> able_for(std::uint32_t block) const {
     std::vector<std::size_t> able, fetching;
     for (const std::size_t i : members_) {
@@ -523,64 +580,6 @@ class RecoveryPlanner {
       if (duties_.at(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) fetching.push_back(i);
     }
     return able.empty() ? fetching : able;
-  }
-
-  // Lost slots as they could be shared out.
-  struct Deal {
-    std::vector<std::pair<std::size_t, SlotRange>> shares;  // members, and what they take, in order
-    double seconds = 0;  // until the last one is done, and its sums are where they are added
-  };
-
-  // Shared finely, all are done early; shared in few aligned runs, few sums travel.
-  void share_lost(const StageWork& lost, const std::vector<std::size_t>& able, std::vector<double>& remaining) {
-    Deal best;
-    for (std::uint32_t run = 1;; run *= 2) {
-      Deal deal = dealt(lost, run, able, remaining);
-      if (best.shares.empty() || deal.seconds < best.seconds) best = std::move(deal);
-      if (run >= lost.slots.size()) break;
-    }
-    const double cost = share_of(in_.block_shares, lost.blocks);
-    for (const auto& [i, slots] : best.shares) {
-      plan().stages.push_back({worker(i), {lost.blocks, slots}, !in_.planned});
-      remaining[i] += cost * slots.size();
-    }
-  }
-
-  // Runs go one by one to whoever would be done first, then those of a worker side by side, in the workers' order.
-  [[nodiscard]] Deal dealt(const StageWork& lost, std::uint32_t run, const std::vector<std::size_t>& able,
-                           const std::vector<double>& remaining) const {
-    const double slot_seconds = share_of(in_.block_shares, lost.blocks) * micro_batches_per_slot();
-    using Turn = std::pair<double, std::size_t>;  // seconds with one more run; place in `able`
-    std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
-    const auto free_after = [&](std::size_t place, std::uint32_t runs) {
-      const std::size_t i = able[place];
-      return (remaining[i] * micro_batches_per_slot() + slot_seconds * run * runs) / speeds_[i];
-    };
-    for (std::size_t place = 0; place < able.size(); ++place) turns.emplace(free_after(place, 1), place);
-    std::map<std::size_t, std::uint32_t> runs;  // by place
-    Deal deal;
-    const auto first = lost.slots.begin / run;
-    const auto end = (lost.slots.end + run - 1) / run;
-    for (std::uint32_t k = first; k < end; ++k) {
-      const auto [seconds, place] = turns.top();
-      turns.pop();
-      deal.seconds = std::max(deal.seconds, seconds);
-      turns.emplace(free_after(place, ++runs[place] + 1), place);
-    }
-    std::uint32_t at = first;
-    std::size_t sums = 0;
-    for (const auto& [place, count] : runs) {
-      const SlotRange slots = SlotRange{at * run, (at + count) * run}.common(lost.slots);
-      deal.shares.emplace_back(able[place], slots);
-      sums += maximal_nodes(slots).size();
-      at += count;
-    }
-    const auto bytes = static_cast<double>(in_.map->bytes(in_.map->tiles_of(lost.blocks)));
-    deal.seconds += static_cast<double>(sums) * bytes / (static_cast<double>(able.size()) * rate_);
-    return deal;
-  }
-  [[nodiscard]] double micro_batches_per_slot() const {
-    return static_cast<double>(in_.job->batch.micro_batches) / in_.slots;
   }
 
   // A tile that is reduced already stays where it is; others are summed by those who keep them after the step, or,
@@ -612,146 +611,29 @@ class RecoveryPlanner {
     plan().shards = std::move(shards);
   }
 
-  // Who lacks something of the base gets it from all who hold it, each an equal run of tiles.
   void plan_fetches() {
-    struct Need {
-      WorkerId worker;
-      TileSet state, parameters;
-    };
-    std::vector<Need> needs;
     std::map<WorkerId, TileSet> used;  // by the step's work
     if (plan().compute) {
       for (const StageAssignment& stage : plan().stages) used[stage.worker].add(in_.map->tiles_of(stage.work.blocks));
     }
+    std::vector<StateNeed> needs;
+    std::map<WorkerId, HeldTiles> sources;
     for (const std::size_t i : members_) {
-      Need need{worker(i), duties_.at(worker(i)).kept, {}};
+      StateNeed need{worker(i), duties_.at(worker(i)).kept, {}};
       need.state.remove(held(i, base_).state);
       if (!rolled_back_ && !distrust(i)) need.state.remove(held(i, base_.next()).state);
       if (const auto found = used.find(worker(i)); found != used.end()) need.parameters = found->second;
       need.parameters.remove(held(i, base_).parameters);
       need.parameters.remove(need.state);
       needs.push_back(std::move(need));
-    }
-    if (source_ == StateSource::initialize) {
-      for (const Need& need : needs) {
-        fetch(need.worker, source_, need.worker, need.state, false);
-        fetch(need.worker, source_, need.worker, need.parameters, true);
-      }
-      return;
-    }
-    std::map<WorkerId, Held> sources;
-    for (const std::size_t i : members_) {
       const auto& checkpoints = report(i).holdings.checkpoints;
-      const TileSet all(TileRange{0, in_.map->tile_count()});
       if (source_ == StateSource::peer) {
         sources[worker(i)] = held(i, base_);
       } else if (std::ranges::find(checkpoints, base_) != checkpoints.end()) {
-        sources[worker(i)] = {all_, all};
+        sources[worker(i)] = {all_, TileSet(TileRange{0, in_.map->tile_count()})};
       }
     }
-    const std::vector<HeldRun> states = held_runs(sources, false);
-    const std::vector<HeldRun> parameters = held_runs(sources, true);
-    std::map<WorkerId, Held> loads;  // from a checkpoint: also what others ask for
-    for (const Need& need : needs) {
-      if (need.state.empty() && need.parameters.empty()) continue;
-      if (source_ == StateSource::checkpoint && sources.contains(need.worker)) {
-        loads[need.worker].state.add(need.state);
-        loads[need.worker].parameters.add(need.parameters);
-        continue;
-      }
-      fetch_from_peers(need.worker, need.state, false, states, loads);
-      fetch_from_peers(need.worker, need.parameters, true, parameters, loads);
-    }
-    if (source_ != StateSource::checkpoint) return;
-    for (const auto& [from, load] : loads) {
-      fetch(from, source_, from, load.state, false);
-      fetch(from, source_, from, load.parameters.without(load.state), true);
-    }
-  }
-
-  void fetch(WorkerId to, StateSource source, WorkerId from, const TileSet& tiles, bool parameters_only) {
-    for (const TileRange run : tiles.runs()) plan().fetches.push_back({to, source, from, run, parameters_only});
-  }
-
-  // Runs of tiles that the same workers hold.
-  struct HeldRun {
-    TileRange tiles;
-    std::vector<WorkerId> holders;  // in order
-  };
-  static std::vector<HeldRun> held_runs(const std::map<WorkerId, Held>& sources, bool parameters_only) {
-    struct Border {
-      std::uint32_t tile = 0;
-      bool begins = false;
-      WorkerId holder;
-    };
-    std::vector<Border> borders;
-    for (const auto& [worker, held] : sources) {
-      for (const TileRange run : (parameters_only ? held.parameters : held.state).runs()) {
-        borders.push_back({run.begin, true, worker});
-        borders.push_back({run.end, false, worker});
-      }
-    }
-    std::ranges::sort(borders, {}, &Border::tile);
-    std::vector<HeldRun> runs;
-    std::set<WorkerId> holders;
-    for (std::size_t at = 0; at < borders.size();) {
-      const std::uint32_t tile = borders[at].tile;
-      if (!runs.empty() && runs.back().tiles.end == runs.back().tiles.begin) runs.back().tiles.end = tile;
-      for (; at < borders.size() && borders[at].tile == tile; ++at) {
-        if (borders[at].begins) {
-          holders.insert(borders[at].holder);
-        } else {
-          holders.erase(borders[at].holder);
-        }
-      }
-      if (!holders.empty()) runs.push_back({{tile, tile}, {holders.begin(), holders.end()}});
-    }
-    return runs;
-  }
-
-  // Whom a worker asks of those who hold something: others than itself, not too many, and other ones than the next
-  // worker asks.
-  static std::vector<WorkerId> some_of(const std::vector<WorkerId>& holders, WorkerId to) {
-    constexpr std::size_t kMaxSources = 16;
-    std::vector<WorkerId> some;
-    for (std::size_t k = 0; k < holders.size() && some.size() < kMaxSources; ++k) {
-      const WorkerId holder = holders[(to.value() * kMaxSources + k) % holders.size()];
-      if (holder != to) some.push_back(holder);
-    }
-    std::ranges::sort(some);
-    return some;
-  }
-
-  // Tiles with the same holders go together, split evenly over those.
-  void fetch_from_peers(WorkerId to, const TileSet& tiles, bool parameters_only, const std::vector<HeldRun>& runs,
-                        std::map<WorkerId, Held>& loads) {
-    std::map<std::vector<WorkerId>, TileSet> by_holders;
-    for (const HeldRun& run : runs) {
-      const TileSet common = tiles.common(run.tiles);
-      if (common.empty()) continue;
-      std::vector<WorkerId> holders = some_of(run.holders, to);
-      if (!holders.empty()) by_holders[std::move(holders)].add(common);
-    }
-    for (const auto& [holders, held] : by_holders) {
-      std::uint64_t before = 0;
-      const std::uint64_t all = held.size();
-      for (const TileRange run : held.runs()) {
-        for (std::uint32_t tile = run.begin; tile < run.end; ++tile, ++before) {
-          const WorkerId from = holders[before * holders.size() / all];
-          auto& fetches = plan().fetches;
-          const bool joins = !fetches.empty() && fetches.back().worker == to && fetches.back().from == from &&
-                             fetches.back().tiles.end == tile && fetches.back().parameters_only == parameters_only;
-          if (joins) {
-            ++fetches.back().tiles.end;
-          } else {
-            fetches.push_back({to, StateSource::peer, from, {tile, tile + 1}, parameters_only});
-          }
-          if (source_ == StateSource::checkpoint) {
-            (parameters_only ? loads[from].parameters : loads[from].state).add({tile, tile + 1});
-          }
-        }
-      }
-    }
+    plan().fetches = plan_state_fetches(source_, needs, sources);
   }
 
   void explain() {
@@ -784,10 +666,13 @@ class RecoveryPlanner {
   bool rolled_back_ = false;
   StateSource source_ = StateSource::peer;
   Step base_;
-  std::vector<std::map<Step, Held>> held_;  // by member
-  std::map<Step, TileSet> state_of_;        // what all of them hold together
-  std::vector<std::size_t> members_;        // of the new view
-  std::vector<std::size_t> staying_;        // of those, who work on after the step
+  std::vector<std::map<Step, HeldTiles>> held_;   // by member
+  std::map<Step, TileSet> state_of_;              // what all of them hold together
+  std::vector<std::size_t> members_;              // of the new view
+  std::vector<std::size_t> staying_;              // of those, who work on after the step
+  std::vector<std::vector<StageWork>> own_work_;  // of the step, by member
+  std::vector<double> work_left_;                 // whole micro-batches' time, in slots
+  double step_left_s_ = 0;                        // until the last member has done its own
   std::map<WorkerId, Duty> duties_;
   double rate_ = 1;  // bytes a second between two members, about
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -109,23 +110,40 @@ class Mending {
 
   std::vector<Line> lines() {
     find_places();
+    const auto is_whole = [](const std::vector<Place>& places) { return std::ranges::all_of(places, has_worker); };
+    if (in_.whole_only && std::ranges::any_of(pipelines_, is_whole)) {
+      std::erase_if(pipelines_, std::not_fn(is_whole));
+      free_.clear();
+    }
+    const bool some_left = std::ranges::any_of(
+        pipelines_, [](const std::vector<Place>& places) { return std::ranges::any_of(places, has_worker); });
+    if (some_left && !in_.may_enter.empty()) {
+      std::erase_if(free_, [&](std::size_t worker) { return !in_.may_enter[worker]; });
+    }
     fill_free_places();
     for (std::vector<Place>& places : pipelines_) {
-      Line line;
-      for (const Place& place : places) {
-        if (place.worker) line.push_back(*place.worker);
-      }
-      if (!line.empty()) lines_.push_back(std::move(line));
+      std::erase_if(places, std::not_fn(has_worker));
     }
-    add_pipelines();
-    return lines_;
+    std::erase_if(pipelines_, [](const std::vector<Place>& places) { return places.empty(); });
+    lengthen_pipelines();
+    std::vector<Line> lines;
+    for (const std::vector<Place>& places : pipelines_) lines.push_back(line_of(places));
+    const auto depth = static_cast<std::ptrdiff_t>(usual_depth_);
+    for (auto at = free_.begin(); free_.end() - at >= depth; at += depth) lines.emplace_back(at, at + depth);
+    return lines;
   }
 
  private:
   struct Place {
-    BlockRange blocks;
+    BlockRange blocks;  // empty: none before
     std::optional<std::size_t> worker;
   };
+  static bool has_worker(const Place& place) { return place.worker.has_value(); }
+  static Line line_of(const std::vector<Place>& places) {
+    Line line;
+    for (const Place& place : places) line.push_back(*place.worker);
+    return line;
+  }
 
   // A layout's stages come pipeline by pipeline, each from the first block on.
   void find_places() {
@@ -166,18 +184,45 @@ class Mending {
     }
   }
 
-  // Who had no stage in the layout before had none for a reason.
-  void add_pipelines() {
-    std::erase_if(free_, [&](std::size_t worker) { return !in_.fresh.empty() && !in_.fresh[worker]; });
-    const auto depth = static_cast<std::ptrdiff_t>(usual_depth_);
-    for (auto at = free_.begin(); free_.end() - at >= depth; at += depth) lines_.emplace_back(at, at + depth);
+  // The shortest first, until all are as deep as the deepest was.
+  void lengthen_pipelines() {
+    while (!free_.empty() && !pipelines_.empty()) {
+      const auto shortest = std::ranges::min_element(pipelines_, {}, &std::vector<Place>::size);
+      if (shortest->size() >= usual_depth_) return;
+      insert(*shortest, free_.front());
+      free_.erase(free_.begin());
+    }
+  }
+
+  // At the place where the others' blocks change least.
+  void insert(std::vector<Place>& places, std::size_t worker) const {
+    std::vector<Place> best;
+    double least = std::numeric_limits<double>::infinity();
+    for (std::size_t at = 0; at <= places.size(); ++at) {
+      std::vector<Place> longer = places;
+      longer.insert(longer.begin() + static_cast<std::ptrdiff_t>(at), Place{{}, worker});
+      std::vector<double> speeds;
+      for (const Place& place : longer) speeds.push_back(in_.speeds[*place.worker]);
+      const Cut cut = cut_blocks(in_.block_shares, speeds);
+      double moved = 0;
+      for (std::size_t k = 0; k < longer.size(); ++k) {
+        if (k == at) continue;
+        for (std::uint32_t b = cut.stages[k].begin; b < cut.stages[k].end; ++b) {
+          const bool had = longer[k].blocks.begin <= b && b < longer[k].blocks.end;
+          moved += had ? 0 : in_.block_shares[b];
+        }
+      }
+      if (moved >= least) continue;
+      least = moved;
+      best = std::move(longer);
+    }
+    places = std::move(best);
   }
 
   const SteadyLayoutInput& in_;
   std::vector<std::vector<Place>> pipelines_;
   std::size_t usual_depth_ = 1;
   std::vector<std::size_t> free_;
-  std::vector<Line> lines_;
 };
 
 }  // namespace

@@ -24,16 +24,18 @@ struct SteadyLayoutInput {
   std::vector<std::vector<double>> held = {};
   // Without depths: what is mended. None: pipelines of one stage.
   std::span<const StageAssignment> previous = {};
-  std::vector<bool> fresh = {};  // of each worker, whether it is new; none: all
+  // Of each worker, whether it may get a place that it hadn't, while others have one; none: all.
+  std::vector<bool> may_enter = {};
+  bool whole_only = false;  // only pipelines that lack nobody go on, where there are any
 };
 
 // In a pipeline the blocks are cut so that the slowest stage is as fast as can be, each stage at least one block. Slots
 // are dealt by the pipelines' speeds. With given depths the last pipeline may be shorter, and who holds most of a
 // stage's blocks gets it.
 //
-// Mending: pipelines keep their workers. Those who are new, or had no stage, take the places of those who are gone, who
-// holds most of a place's blocks first; places that stay free vanish, and pipelines without any worker. New ones that
-// are left make pipelines as deep as the deepest; who is left then, and who had no stage before, has none.
+// Mending: pipelines keep their workers. Who has no place and may enter takes the places of those who are gone, who
+// holds most of a place's blocks first; places that stay free vanish, and pipelines without any worker. Those that are
+// left lengthen pipelines until all are as deep as the deepest, then make others of that depth.
 [[nodiscard]] std::vector<StageAssignment> steady_stages(const SteadyLayoutInput& input);
 
 // The depths, from the first again after the last, of pipelines of so many workers; the last may be shorter.

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <set>
 
 #include "proto/block_cost.hpp"
 #include "tests/coordinator/final_weights.hpp"
@@ -32,9 +33,9 @@ class Core : public testing::Test {
  protected:
   Core() { fresh(); }
 
-  void fresh() {
+  void fresh(const JobSpec& job = small_job()) {
     CoordinatorCoreConfig config;
-    config.job = small_job();
+    config.job = job;
     config.job_hash = {1, 1};
     core_ = std::make_unique<CoordinatorCore>(std::move(config));
     sent_.clear();
@@ -64,8 +65,9 @@ class Core : public testing::Test {
     return std::nullopt;
   }
   void join(std::uint64_t session, std::optional<Identity> identity = {}, std::uint64_t process = 0,
-            std::uint64_t memory = 0) {
+            std::uint64_t memory = 0, double gflops = 0) {
     Register message;
+    message.resources.gflops = gflops;
     message.resources.memory_bytes = memory;
     message.job = Hash128{1, 1};
     message.host = "here";
@@ -293,6 +295,79 @@ TEST_F(Core, ThePlannersLayoutIsTakenWhenItsGainLasts) {
   EXPECT_EQ(core_->view()->members.size(), 2U);
   EXPECT_EQ(core_->view()->stages, stages_of(planned.layout));
   EXPECT_NE(core_->view()->reason.find("costs more than it gives"), std::string::npos) << core_->view()->reason;
+}
+
+TEST_F(Core, WhereLossesComeFastTheirChangesTakeJoinersAlong) {
+  JobSpec job = small_job();
+  job.batch.slots = job.batch.micro_batches = 16;
+  job.cluster.workers = 12;
+  job.cluster.lease_ms = job.cluster.prepare_timeout_ms = job.cluster.stall_timeout_ms = 3'600'000;
+  fresh(job);
+  std::set<std::uint64_t> alive;
+  for (std::uint64_t session = 1; session <= 12; ++session) {
+    join(session);
+    alive.insert(session);
+  }
+  Report empty;
+  empty.prepare = prepared();
+  for (const std::uint64_t session : alive) say(session, empty);
+  ASSERT_TRUE(core_->view());
+  StepCommitted commit;
+  commit.view = core_->view()->view;
+  commit.step = Step(1);
+  on(coordinator_event::Tick{}, 10s);
+  say(1, commit);
+  const auto lose = [&](std::uint64_t session) {
+    on(coordinator_event::SessionLost{SessionId(session)});
+    on(coordinator_event::Tick{}, 100ms);
+    alive.erase(session);
+    const ViewNumber in = core_->view()->view;
+    for (const std::uint64_t one : alive) say(one, report(in, Step(1)));
+  };
+  join(13);
+  for (const std::uint64_t session : {12, 11, 10}) {  // nobody knows yet how fast they come
+    lose(session);
+    EXPECT_EQ(core_->view()->members.size(), session - 1);
+  }
+  lose(9);
+  Report joins;
+  joins.prepare = prepared();
+  say(13, joins);
+  EXPECT_EQ(core_->view()->members.size(), 9U);
+  EXPECT_TRUE(core_->view()->has(WorkerId(12)));
+}
+
+TEST_F(Core, TheFirstViewIsThePlannersWhereDevicesAreKnown) {
+  join(1, {}, 0, 0, 10);
+  EXPECT_FALSE(asked_);
+  join(2, {}, 0, 0, 30);
+  ASSERT_TRUE(asked_);
+  EXPECT_EQ(prepared(), ViewNumber(0));  // it waits for the answer
+  const auto& workers = asked_->cluster.workers;
+  ASSERT_EQ(workers.size(), 2U);
+  EXPECT_NEAR(workers[1].speed / workers[0].speed, 3, 1e-9);
+  PlannedLayout planned;
+  planned.layout.pipelines = {{{{WorkerId(0), {0, 1}}, {WorkerId(1), {1, 3}}}, {0, 8}}};
+  on(coordinator_event::LayoutPlanned{asked_->number, planned});
+  ASSERT_NE(prepared(), ViewNumber(0));
+  Report fresh;
+  fresh.prepare = prepared();
+  say(1, fresh);
+  say(2, fresh);
+  ASSERT_TRUE(core_->view());
+  EXPECT_EQ(core_->view()->stages, stages_of(planned.layout));
+}
+
+TEST_F(Core, ThePlannerIsNotAwaitedForEver) {
+  join(1, {}, 0, 0, 10);
+  join(2, {}, 0, 0, 10);
+  ASSERT_TRUE(asked_);
+  for (int i = 0; i < 6; ++i) {
+    on(coordinator_event::Tick{}, 1s);
+    say(1, Heartbeat{});
+    say(2, Heartbeat{});
+  }
+  EXPECT_NE(prepared(), ViewNumber(0));
 }
 
 TEST_F(Core, WhereAChangeCostsMuchJoinersWaitUntilTheyLostAsMuch) {

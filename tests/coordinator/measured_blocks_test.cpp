@@ -61,5 +61,20 @@ TEST(MeasuredBlocks, WhatACommonWorkerMeasuredDifferentlyIsCorrected) {
   EXPECT_NEAR(measured.speeds[0], 0.2, 1e-6);
 }
 
+TEST(EstimatedSpeeds, FollowFromOperationsUntilOthersAreKnown) {
+  std::vector<double> speeds{0, 0, 0};
+  const std::vector<double> gflops{10, 20, 0};
+  estimate_speeds(speeds, gflops, 5e9);
+  EXPECT_EQ(speeds, (std::vector<double>{2, 4, 0}));
+}
+
+TEST(EstimatedSpeeds, FollowFromWhatTheSameDevicesDoElsewhere) {
+  // The known ones reach half of what counted operations promise, and one of them does worse for its own reasons.
+  std::vector<double> speeds{1, 2, 0.1, 0};
+  const std::vector<double> gflops{10, 20, 10, 40};
+  estimate_speeds(speeds, gflops, 5e9);
+  EXPECT_EQ(speeds, (std::vector<double>{1, 2, 0.1, 4}));
+}
+
 }  // namespace
 }  // namespace planaria

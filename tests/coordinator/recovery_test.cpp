@@ -71,7 +71,11 @@ class Recovery : public testing::Test {
       holdings(i).states.push_back(std::move(held));
     }
   }
-  static std::vector<BlockHash> hash(const Hash128& of_first_block) { return {{0, of_first_block}}; }
+  [[nodiscard]] std::vector<BlockHash> hash(const Hash128& of_first_block) const {
+    std::vector<BlockHash> hashes{{0, of_first_block}};
+    for (std::uint32_t b = 1; b < map_.blocks().size(); ++b) hashes.push_back({b, kRight});
+    return hashes;
+  }
   [[nodiscard]] const std::vector<Distrust>& distrusted(const RecoveryDecision& decision) const {
     return decision.record.resume.distrusted;
   }
@@ -213,6 +217,23 @@ TEST_F(Recovery, WhoDiffersFromEqualOthersASecondTimeIsExpelled) {
   const auto second = decide_recovery(input_);
   ASSERT_TRUE(second.ok());
   EXPECT_EQ(second->expelled, std::vector{WorkerId(1)});
+}
+
+TEST_F(Recovery, WhatHasNoHashIsNotBelievedOnceStatesDiffer) {
+  disagree_at_six();
+  // Worker 2 was fetching a block of state 5: what it has of it, nobody has compared.
+  const TileRange block = map_.tiles_of({1, 2});
+  ASSERT_GT(block.end - block.begin, 1U);
+  HeldState& partial = holdings(2).states[0];
+  partial.state = {{0, block.begin}, {block.begin + 1, map_.tiles_with_state().end}};
+  partial.hashes.erase(partial.hashes.begin() + 1);
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.step, Step(6));
+  const auto& given_up = distrusted(*decision);
+  EXPECT_TRUE(std::ranges::any_of(given_up, [](const Distrust& d) { return d.worker == WorkerId(2) && d.all; }));
+  for (const StateFetch& fetch : decision->record.resume.fetches) EXPECT_NE(fetch.from, WorkerId(2));
+  EXPECT_FALSE(decision->record.resume.fetches.empty());
 }
 
 class RecoveryOfTwo : public Recovery {

@@ -122,7 +122,7 @@ class Mended : public ::testing::Test {
   }
   // By pipeline, the workers of its stages.
   using Pipelines = std::vector<std::vector<std::uint32_t>>;
-  Pipelines mended(const std::vector<std::uint32_t>& ids, const std::vector<bool>& fresh,
+  Pipelines mended(const std::vector<std::uint32_t>& ids, const std::vector<bool>& may_enter,
                    std::vector<std::vector<double>> held = {}) {
     std::vector<WorkerId> workers;
     for (const std::uint32_t id : ids) workers.emplace_back(id);
@@ -130,7 +130,8 @@ class Mended : public ::testing::Test {
     SteadyLayoutInput input{workers, speeds, before_.shares, {}, 32};
     input.held = std::move(held);
     input.previous = previous_;
-    input.fresh = fresh;
+    input.may_enter = may_enter;
+    input.whole_only = whole_only_;
     Pipelines pipelines;
     stages_ = steady_stages(input);
     EXPECT_TRUE(uncovered_work(stages_, 4, 32).empty());
@@ -143,6 +144,7 @@ class Mended : public ::testing::Test {
 
   Drawn before_;
   std::vector<StageAssignment> previous_, stages_;
+  bool whole_only_ = false;
 };
 
 TEST_F(Mended, ThoseWhoAreLeftShareTheirPipelinesBlocks) {
@@ -164,6 +166,20 @@ TEST_F(Mended, WhoHoldsAPlacesBlocksGetsIt) {
   std::vector<std::vector<double>> held(4, std::vector<double>(4, 0));
   held[3] = {0, 0, 1, 1};
   EXPECT_EQ(mended({0, 3, 8, 9}, {false, false, true, true}, held), (Pipelines{{0, 9}, {8, 3}}));
+}
+
+TEST_F(Mended, OnlyWholePipelinesGoOnWhereThatIsAsked) {
+  whole_only_ = true;
+  EXPECT_EQ(mended({0, 2, 3, 9}, {false, false, false, true}), (Pipelines{{2, 3}}));
+  EXPECT_EQ(mended({0, 2}, {false, false}), (Pipelines{{0}, {2}}));  // none is whole
+  EXPECT_EQ(mended({8, 9}, {false, false}), (Pipelines{{8, 9}}));    // nobody has a place
+}
+
+TEST_F(Mended, ANewcomerLengthensAShortPipelineWhereNothingMoves) {
+  mended({0, 2, 3}, {false, false, false});
+  previous_ = stages_;
+  EXPECT_EQ(mended({0, 2, 3, 4}, {false, false, false, true}), (Pipelines{{4, 0}, {2, 3}}));
+  EXPECT_EQ(stages_[1].work.blocks, (BlockRange{2, 4}));
 }
 
 TEST_F(Mended, NewcomersMakePipelinesOfTheUsualDepthAndOthersStaySpare) {

@@ -14,6 +14,7 @@
 #include "common/host.hpp"
 #include "proto/job_config.hpp"
 #include "storage/checkpoint.hpp"
+#include "worker/model/device_speed.hpp"
 #include "worker/model/probe.hpp"
 #include "worker/shell/agent_loop.hpp"
 #include "worker/shell/control_link.hpp"
@@ -237,6 +238,7 @@ class WorkerAgent::Impl {
     registration.host = host_name();
     registration.threads = threads;
     registration.resources = resources(job);
+    PLANARIA_ASSIGN(registration.resources.gflops, measure_gflops(*device, SteadyClock()));
     registration.process_id = static_cast<std::uint64_t>(::getpid());
     registration.holdings.checkpoints = sound_checkpoints(job_hash(job));
 
