@@ -135,17 +135,17 @@ FleetCommand add_fleet_options(CLI::App& command) {
   auto arguments = std::make_shared<FleetArguments>();
   auto asked = std::make_shared<bool>(false);
   const std::string group = "A large fleet (with --policy)";
-  command
-      .add_option_function<std::vector<std::string>>(
-          "--policy",
-          [arguments, asked](const std::vector<std::string>& policies) {
-            arguments->policies = policies;
-            *asked = true;
-          },
-          "how the fleet lives with preemptions; several, or all, run the same trace")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"planaria", "restart", "drop-replica", "spare", "all"}))
-      ->group(group);
+  auto* policy = command
+                     .add_option_function<std::vector<std::string>>(
+                         "--policy",
+                         [arguments, asked](const std::vector<std::string>& policies) {
+                           arguments->policies = policies;
+                           *asked = true;
+                         },
+                         "how the fleet lives with preemptions; several, or all, run the same trace")
+                     ->delimiter(',')
+                     ->check(CLI::IsMember({"planaria", "restart", "drop-replica", "spare", "all"}))
+                     ->group(group);
   command.add_option("--fleet", arguments->fleet.workers, "workers of the undisturbed fleet")
       ->capture_default_str()
       ->transform(whole_number(2, 20'000))
@@ -200,6 +200,10 @@ FleetCommand add_fleet_options(CLI::App& command) {
       ->group(group);
   command.add_option("--csv", arguments->csv, "write the results to this file")->group(group);
   command.add_option("--save-trace", arguments->save_trace, "write the trace to this file")->group(group);
+  // Without it the protocol's seeds would run, whatever the fleet's options say.
+  for (CLI::Option* option : command.get_options([&](const CLI::Option* o) { return o->get_group() == group; })) {
+    if (option != policy) option->needs(policy);
+  }
   return {asked, [arguments] { return simulate_fleet(*arguments); }};
 }
 
