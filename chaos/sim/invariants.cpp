@@ -185,15 +185,17 @@ void Oracle::micro_batch_ends(const WorkerProcess&, const ComputeMicroBatch&) {
 void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   const auto& view = process.core().view_record();
   if (!view) return fail("6: an update outside a view", process, describe(WorkerAction(action)));
-  // Where all compute wrongly, or nobody else has the blocks, nobody can contradict.
-  const auto computes_wrongly = [&](const Member& member) {
-    const WorkerProcess* other = simulation_.process_at(member.address);
+  // Where somebody computes wrongly in every pipeline, nobody can contradict.
+  const auto computes_wrongly = [&](WorkerId worker) {
+    const Member* member = view->member(worker);
+    const WorkerProcess* other = member == nullptr ? nullptr : simulation_.process_at(member->address);
     return other != nullptr && other->trainer().computes_wrongly();
   };
-  std::set<SlotRange> pipelines;
-  for (const StageAssignment& stage : view->resume.stages) pipelines.insert(stage.work.slots);
-  const bool nobody_else = pipelines.size() < 2 && std::ranges::any_of(view->members, computes_wrongly);
-  if (action.skip && (nobody_else || std::ranges::all_of(view->members, computes_wrongly))) {
+  std::map<SlotRange, bool> wrong;  // by pipeline
+  for (const StageAssignment& stage : view->resume.stages) {
+    wrong[stage.work.slots] = wrong[stage.work.slots] || computes_wrongly(stage.worker);
+  }
+  if (action.skip && std::ranges::all_of(wrong, &std::pair<const SlotRange, bool>::second)) {
     world_.beyond_promise = true;
   }
   const StepWork& work = process.core().work();
