@@ -193,7 +193,7 @@ void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   };
   std::map<SlotRange, bool> wrong;  // by pipeline
   for (const StageAssignment& stage : view->resume.stages) {
-    wrong[stage.work.slots] = wrong[stage.work.slots] || computes_wrongly(stage.worker);
+    wrong[stage.work.slots] |= computes_wrongly(stage.worker);
   }
   if (action.skip && std::ranges::all_of(wrong, &std::pair<const SlotRange, bool>::second)) {
     world_.beyond_promise = true;

@@ -304,7 +304,7 @@ class CoordinatorCore {
   void consider_change();
   [[nodiscard]] static bool is_routine(const CoordinatorEvent& event);
   void consider_first_view();
-  [[nodiscard]] bool first_layout_is_awaited();
+  [[nodiscard]] bool await_first_layout();  // asks for it; false: go on without
   void start_change(ChangeCause cause);
   void name_excluded();
   void send_prepare(const WorkerRecord& worker);

@@ -109,7 +109,7 @@ void CoordinatorCore::consider_first_view() {
   const bool patient = now_ < started_at_ + std::chrono::milliseconds(cluster.join_timeout_ms);
   status_reason_ = std::to_string(ready) + " of " + std::to_string(cluster.workers) + " workers are here";
   if (ready == 0 || ready < (patient ? cluster.workers : cluster.min_workers)) return;
-  if (first_layout_is_awaited()) return;
+  if (await_first_layout()) return;
   start_change({.reason = "first view", .planned = false, .victims = {}});
 }
 

@@ -29,22 +29,20 @@ MeasuredBlocks CoordinatorCore::measure_blocks(const std::vector<WorkerId>& work
   std::vector<std::vector<float>> seconds;
   for (const WorkerId id : workers) seconds.push_back(workers_.at(id).heartbeat.block_seconds);
   MeasuredBlocks measured = measured_blocks(block_shares_, seconds);
+  std::vector<double> gflops;
   for (std::size_t i = 0; i < workers.size(); ++i) {
     const WorkerRecord& worker = workers_.at(workers[i]);
     if (measured.speeds[i] <= 0) measured.speeds[i] = worker.speed;
     if (worker.idle_since && now_ >= *worker.idle_since + kSpeedsMemory) measured.speeds[i] = 0;
+    gflops.push_back(worker.resources.gflops);
   }
-  std::vector<double> gflops;
-  for (const WorkerId id : workers) gflops.push_back(workers_.at(id).resources.gflops);
   estimate_speeds(measured.speeds, gflops, operations_);
   return measured;
 }
 
 // The view stands, and members that compute were measured: all but a few new ones.
 bool CoordinatorCore::settled() const {
-  if (!view_ || change_ || waiting_ || finished_ || view_->members.size() < 2 || rebalance_wanted_) {
-    return false;
-  }
+  if (!view_ || change_ || waiting_ || finished_ || view_->members.size() < 2 || rebalance_wanted_) return false;
   std::size_t unknown = 0;
   for (const Member& member : view_->members) {
     const WorkerRecord& worker = workers_.at(member.worker);
@@ -84,7 +82,7 @@ std::vector<StageAssignment> CoordinatorCore::mended(std::span<const StageAssign
   for (const BlockProfile& block : request.model.blocks) shares.push_back(block.seconds());
   SteadyLayoutInput input{ids, speeds, shares, {}, config_.job.batch.slots};
   input.previous = stages;
-  input.may_enter.assign(ids.size(), false);
+  input.enter = false;
   return forecast.with_slots_shared_out(steady_stages(input));
 }
 
@@ -159,7 +157,7 @@ void CoordinatorCore::ask_planner(LayoutRequest request) {
 }
 
 // The first view waits for the planner, but not for long: any layout is better than none.
-bool CoordinatorCore::first_layout_is_awaited() {
+bool CoordinatorCore::await_first_layout() {
   const std::vector<WorkerId> ready = pending_joiners();
   const bool known = std::ranges::any_of(ready, [this](WorkerId id) { return workers_.at(id).resources.gflops > 0; });
   if (plans_ == 0 && ready.size() > 1 && known && depths_.empty()) ask_planner(layout_request(ready));

@@ -379,27 +379,38 @@ class RecoveryPlanner {
   // Who has no place gets one, or not; what a death broke is mended, or stands still until another change: that moves
   // no state, which all would wait for where the step is nearly done.
   [[nodiscard]] std::vector<StageAssignment> stages_at_once(Forecast& forecast) const {
-    struct Choice {
-      bool enter = true, whole_only = false;
-    };
-    constexpr Choice kChoices[] = {{}, {.enter = false}, {.enter = false, .whole_only = true}};
-    std::vector<StageAssignment> best;
-    double least = 0;
-    for (const Choice choice : kChoices) {
-      auto stages = stages_by(choice.enter, choice.whole_only);
-      if (!best.empty() && std::ranges::equal(
-                               stages, best, {}, [](const auto& s) { return std::pair(s.worker, s.work.blocks); },
-                               [](const auto& s) { return std::pair(s.worker, s.work.blocks); })) {
-        continue;
-      }
-      stages = forecast.with_slots_shared_out(std::move(stages));
+    std::vector<double> speeds;
+    std::vector<WorkerId> workers;
+    SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots};
+    layout.previous = stages_before();
+    const std::set<WorkerId> placed = workers_of(layout.previous);
+    for (const std::size_t i : staying_) {
+      workers.push_back(worker(i));
+      speeds.push_back(speeds_[i]);
+      const bool keeps_place = in_.depths.empty() && placed.contains(worker(i));
+      layout.held.push_back(keeps_place ? std::vector<double>(blocks(), 0) : share_held(i));
+    }
+    layout.workers = workers;
+    layout.speeds = speeds;
+    std::vector<StageAssignment> best = forecast.with_slots_shared_out(steady_stages(layout));
+    if (!in_.depths.empty() || !in_.previous) return best;
+
+    const auto cost = [&](std::span<const StageAssignment> stages) {
       const auto seconds = forecast.step_seconds(stages);
-      const double cost = seconds ? in_.steps_ahead * *seconds + standstill(stages) : 0;
-      if (best.empty() || (seconds && cost < least)) {
-        best = std::move(stages);
-        least = cost;
-      }
-      if (!in_.depths.empty() || !in_.previous) break;
+      return seconds ? std::optional(in_.steps_ahead * *seconds + standstill(stages)) : std::nullopt;
+    };
+    const auto place = [](const StageAssignment& stage) { return std::pair(stage.worker, stage.work.blocks); };
+    double least = cost(best).value_or(0);
+    layout.enter = false;
+    for (const bool whole_only : {false, true}) {
+      layout.whole_only = whole_only;
+      std::vector<StageAssignment> stages = steady_stages(layout);
+      if (std::ranges::equal(stages, best, {}, place, place)) continue;
+      stages = forecast.with_slots_shared_out(std::move(stages));
+      const auto now = cost(stages);
+      if (!now || *now >= least) continue;
+      best = std::move(stages);
+      least = *now;
     }
     return best;
   }
@@ -417,25 +428,6 @@ class RecoveryPlanner {
       most = std::max(most, bytes);
     }
     return std::max(0.0, static_cast<double>(most) / rate_ - (in_.planned ? 0 : step_left_s_));
-  }
-
-  [[nodiscard]] std::vector<StageAssignment> stages_by(bool enter, bool whole_only) const {
-    SteadyLayoutInput layout{{}, {}, in_.block_shares, in_.depths, in_.slots};
-    layout.previous = stages_before();
-    layout.whole_only = whole_only;
-    const std::set<WorkerId> placed = workers_of(layout.previous);
-    std::vector<double> speeds;
-    std::vector<WorkerId> workers;
-    for (const std::size_t i : staying_) {
-      workers.push_back(worker(i));
-      speeds.push_back(speeds_[i]);
-      const bool keeps_place = in_.depths.empty() && placed.contains(worker(i));
-      layout.held.push_back(keeps_place ? std::vector<double>(blocks(), 0) : share_held(i));
-      layout.may_enter.push_back(enter);
-    }
-    layout.workers = workers;
-    layout.speeds = speeds;
-    return steady_stages(layout);
   }
 
   void plan_steady() {

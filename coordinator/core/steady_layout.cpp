@@ -117,9 +117,7 @@ class Mending {
     }
     const bool some_left = std::ranges::any_of(
         pipelines_, [](const std::vector<Place>& places) { return std::ranges::any_of(places, has_worker); });
-    if (some_left && !in_.may_enter.empty()) {
-      std::erase_if(free_, [&](std::size_t worker) { return !in_.may_enter[worker]; });
-    }
+    if (some_left && !in_.enter) free_.clear();
     fill_free_places();
     for (std::vector<Place>& places : pipelines_) {
       std::erase_if(places, std::not_fn(has_worker));

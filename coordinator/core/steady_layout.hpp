@@ -24,8 +24,7 @@ struct SteadyLayoutInput {
   std::vector<std::vector<double>> held = {};
   // Without depths: what is mended. None: pipelines of one stage.
   std::span<const StageAssignment> previous = {};
-  // Of each worker, whether it may get a place that it hadn't, while others have one; none: all.
-  std::vector<bool> may_enter = {};
+  bool enter = true;        // who has no place may get one; where nobody has one, all do
   bool whole_only = false;  // only pipelines that lack nobody go on, where there are any
 };
 
@@ -33,7 +32,7 @@ struct SteadyLayoutInput {
 // are dealt by the pipelines' speeds. With given depths the last pipeline may be shorter, and who holds most of a
 // stage's blocks gets it.
 //
-// Mending: pipelines keep their workers. Who has no place and may enter takes the places of those who are gone, who
+// Mending: pipelines keep their workers. Who enters takes the places of those who are gone, who
 // holds most of a place's blocks first; places that stay free vanish, and pipelines without any worker. Those that are
 // left lengthen pipelines until all are as deep as the deepest, then make others of that depth.
 [[nodiscard]] std::vector<StageAssignment> steady_stages(const SteadyLayoutInput& input);

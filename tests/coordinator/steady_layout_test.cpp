@@ -122,15 +122,14 @@ class Mended : public ::testing::Test {
   }
   // By pipeline, the workers of its stages.
   using Pipelines = std::vector<std::vector<std::uint32_t>>;
-  Pipelines mended(const std::vector<std::uint32_t>& ids, const std::vector<bool>& may_enter,
-                   std::vector<std::vector<double>> held = {}) {
+  Pipelines mended(const std::vector<std::uint32_t>& ids, bool enter, std::vector<std::vector<double>> held = {}) {
     std::vector<WorkerId> workers;
     for (const std::uint32_t id : ids) workers.emplace_back(id);
     const std::vector<double> speeds(ids.size(), 1);
     SteadyLayoutInput input{workers, speeds, before_.shares, {}, 32};
     input.held = std::move(held);
     input.previous = previous_;
-    input.may_enter = may_enter;
+    input.enter = enter;
     input.whole_only = whole_only_;
     Pipelines pipelines;
     stages_ = steady_stages(input);
@@ -148,44 +147,43 @@ class Mended : public ::testing::Test {
 };
 
 TEST_F(Mended, ThoseWhoAreLeftShareTheirPipelinesBlocks) {
-  EXPECT_EQ(mended({0, 2, 3}, {false, false, false}), (Pipelines{{0}, {2, 3}}));
+  EXPECT_EQ(mended({0, 2, 3}, false), (Pipelines{{0}, {2, 3}}));
   EXPECT_EQ(stages_[0].work.blocks, (BlockRange{0, 4}));
   EXPECT_EQ(stages_[1].work.blocks, (BlockRange{0, 2}));
   EXPECT_LT(stages_[0].work.slots.size(), stages_[1].work.slots.size());
 }
 
 TEST_F(Mended, APipelineWithoutWorkersVanishes) {
-  EXPECT_EQ(mended({2, 3}, {false, false}), (Pipelines{{2, 3}}));
+  EXPECT_EQ(mended({2, 3}, false), (Pipelines{{2, 3}}));
 }
 
 TEST_F(Mended, ANewcomerTakesAFreePlace) {
-  EXPECT_EQ(mended({0, 2, 3, 9}, {false, false, false, true}), (Pipelines{{0, 9}, {2, 3}}));
+  EXPECT_EQ(mended({0, 2, 3, 9}, true), (Pipelines{{0, 9}, {2, 3}}));
 }
 
 TEST_F(Mended, WhoHoldsAPlacesBlocksGetsIt) {
   std::vector<std::vector<double>> held(4, std::vector<double>(4, 0));
   held[3] = {0, 0, 1, 1};
-  EXPECT_EQ(mended({0, 3, 8, 9}, {false, false, true, true}, held), (Pipelines{{0, 9}, {8, 3}}));
+  EXPECT_EQ(mended({0, 3, 8, 9}, true, held), (Pipelines{{0, 9}, {8, 3}}));
 }
 
 TEST_F(Mended, OnlyWholePipelinesGoOnWhereThatIsAsked) {
   whole_only_ = true;
-  EXPECT_EQ(mended({0, 2, 3, 9}, {false, false, false, true}), (Pipelines{{2, 3}}));
-  EXPECT_EQ(mended({0, 2}, {false, false}), (Pipelines{{0}, {2}}));  // none is whole
-  EXPECT_EQ(mended({8, 9}, {false, false}), (Pipelines{{8, 9}}));    // nobody has a place
+  EXPECT_EQ(mended({0, 2, 3, 9}, true), (Pipelines{{2, 3}}));
+  EXPECT_EQ(mended({0, 2}, false), (Pipelines{{0}, {2}}));  // none is whole
+  EXPECT_EQ(mended({8, 9}, false), (Pipelines{{8, 9}}));    // nobody has a place
 }
 
 TEST_F(Mended, ANewcomerLengthensAShortPipelineWhereNothingMoves) {
-  mended({0, 2, 3}, {false, false, false});
+  mended({0, 2, 3}, false);
   previous_ = stages_;
-  EXPECT_EQ(mended({0, 2, 3, 4}, {false, false, false, true}), (Pipelines{{4, 0}, {2, 3}}));
+  EXPECT_EQ(mended({0, 2, 3, 4}, true), (Pipelines{{4, 0}, {2, 3}}));
   EXPECT_EQ(stages_[1].work.blocks, (BlockRange{2, 4}));
 }
 
 TEST_F(Mended, NewcomersMakePipelinesOfTheUsualDepthAndOthersStaySpare) {
-  EXPECT_EQ(mended({0, 1, 2, 3, 4, 5, 6}, {false, false, false, false, true, true, true}),
-            (Pipelines{{0, 1}, {2, 3}, {4, 5}}));
-  EXPECT_EQ(mended({0, 1, 2, 3, 4, 5}, {false, false, false, false, false, false}), (Pipelines{{0, 1}, {2, 3}}));
+  EXPECT_EQ(mended({0, 1, 2, 3, 4, 5, 6}, true), (Pipelines{{0, 1}, {2, 3}, {4, 5}}));
+  EXPECT_EQ(mended({0, 1, 2, 3, 4, 5}, false), (Pipelines{{0, 1}, {2, 3}}));
 }
 
 }  // namespace
