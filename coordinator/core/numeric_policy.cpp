@@ -91,8 +91,12 @@ NumericJudgement judge_nonfinite(const Attempt& now, std::span<const Attempt> ea
     std::set<SlotRange> pipelines;
     for (const StageAssignment& stage : now.computed) pipelines.insert(stage.work.slots);
     const bool alone = pipelines.size() < 2;  // nobody else has the blocks
-    natural =
-        natural || std::ranges::any_of(attempts, [&](const Attempt& before) { return by_nature(now, before, alone); });
+    const bool never_finite = std::ranges::all_of(attempts, [&](const Attempt& before) {
+      return std::ranges::includes(slots_of(before.nonfinite), slots_of(now.nonfinite));
+    });
+    const bool twice =
+        std::ranges::any_of(attempts, [&](const Attempt& before) { return by_nature(now, before, alone); });
+    natural = natural || (never_finite && twice);
     // Nobody ever contradicted it, though the same workers had the same slots each time.
     natural = natural || (last && std::ranges::all_of(attempts, [&](const Attempt& before) {
                             return slots_of(before.nonfinite) == slots_of(now.nonfinite);

@@ -30,7 +30,7 @@ struct NumericJudgement {
 
 // `now` is the attempt that just ended nonfinite (its decision is empty), `earlier` the decisions about the same step,
 // `members` those who could compute it once more. The gradient is nonfinite by nature when two attempts agree about
-// every slot although no such slot was computed by the same worker twice.
+// every slot although no such slot was computed by the same worker twice, and no attempt made one of those finite.
 [[nodiscard]] NumericJudgement judge_nonfinite(const log_record::NumericDecision& now,
                                                std::span<const log_record::NumericDecision> earlier,
                                                std::span<const WorkerId> members, NonfinitePolicy policy);

@@ -10,6 +10,8 @@ namespace {
 constexpr double kRounding = 1e-9;
 // What may be given for owners of a block on different hosts, of a step's time.
 constexpr double kOneHostPenalty = 1e-3;
+// ... and for a second keeper of each state: without one a death costs the steps since the last checkpoint.
+constexpr double kKeptOncePenalty = 0.5;
 
 std::uint64_t pair_key(std::uint32_t a, std::uint32_t b) {
   return (std::uint64_t{std::min(a, b)} << 32) | std::max(a, b);
@@ -458,10 +460,17 @@ void Evaluator::measure(const Candidate& candidate) {
   gather_s_ = exchange_seconds(candidate, gather_);
 }
 
+// With a sharded optimizer all layouts keep it once.
+bool Evaluator::state_kept_once(const Candidate& candidate) const {
+  return candidate.size() == 1 && workers() > 1 && !options_->shard_optimizer;
+}
+
 Score Evaluator::score(const Candidate& candidate) {
   measure(candidate);
   const double seconds = compute_s_ + reduce_s_ + gather_s_ + move_s_ / options_->amortisation_steps;
-  return {excess_, seconds * (1 + kOneHostPenalty * blocks_on_one_host_ / blocks())};
+  const double penalty =
+      kOneHostPenalty * blocks_on_one_host_ / blocks() + (state_kept_once(candidate) ? kKeptOncePenalty : 0);
+  return {excess_, seconds * (1 + penalty)};
 }
 
 Prediction Evaluator::predict(const Candidate& candidate) {
@@ -473,6 +482,7 @@ Prediction Evaluator::predict(const Candidate& candidate) {
   prediction.step_s = compute_s_ + reduce_s_ + gather_s_;
   prediction.move_s = move_s_;
   prediction.move_bytes = move_bytes_;
+  prediction.state_kept_once = state_kept_once(candidate);
   prediction.on_one_host = static_cast<double>(blocks_on_one_host_) / blocks();
   double free_slots = 0;
   double rate = 0;

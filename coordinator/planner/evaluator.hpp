@@ -72,6 +72,7 @@ class Evaluator {
   // Fills `fill` and `period` from workers and ends.
   void time_line(Line& line) const;
   [[nodiscard]] double line_seconds(const Line& line) const { return line.seconds(line.slots * double(per_slot())); }
+  [[nodiscard]] bool state_kept_once(const Candidate& candidate) const;
   // The slowest pipeline. Precondition: time_line() was called on all.
   [[nodiscard]] double compute_seconds(const Candidate& candidate) const;
   // What a worker needs for these blocks, about: a guide for the search; score() decides.

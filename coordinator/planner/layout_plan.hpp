@@ -90,7 +90,10 @@ struct Prediction {
   std::uint64_t gather_bytes = 0;
   std::uint64_t boundary_bytes = 0;
   double on_one_host = 0;  // part of the blocks whose owners, two or more, share one host
-  // What the planner minimises: the step, the move's part of it, and up to a thousandth for owners on one host.
+  // Nobody else keeps a worker's state, though two could: what it alone held is lost with it.
+  bool state_kept_once = false;
+  // What the planner minimises: the step, the move's part of it, up to a thousandth for owners on one host, and half
+  // for state that is kept once.
   double cost_s = 0;
   std::vector<WorkerPrediction> workers;  // of the layout, by WorkerId
 };

@@ -144,6 +144,10 @@ std::string why_lost(const Prediction& lost, const Prediction& chosen) {
   std::string cause = "computing takes longer";
   if (exchange > compute && exchange > 0) cause = "exchanging sums and values takes longer";
   if (move > 0 && compute <= 0 && exchange <= 0) cause = "moving there costs more than it gains";
+  if (lost.state_kept_once && !chosen.state_kept_once) {
+    return fmt::format("each worker would be alone with its state: what it held would be lost with it ({})",
+                       parts_text(lost));
+  }
   return fmt::format("{:.1f} % slower: {} ({})", slower, cause, parts_text(lost));
 }
 

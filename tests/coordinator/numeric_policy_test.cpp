@@ -50,6 +50,14 @@ TEST(NumericPolicy, TheSameSlotsAtTheSameWorkerProveNothing) {
   EXPECT_EQ(judge(now, {attempt(0, {}), attempt(1, {{2, 3}})}).verdict, NumericVerdict::recompute);
 }
 
+TEST(NumericPolicy, SlotsThatWereFiniteOnceAreNotNonfiniteByNature) {
+  // Worker 1 spoils slot 4 in attempt 2; then, once, another spoils it in attempt 3.
+  const std::vector<NumericDecision> earlier = {attempt(0, {}), attempt(1, {{2, 3}}), attempt(2, {{4, 5}})};
+  NumericDecision now = attempt(3, {{4, 5}});
+  now.computed = {{WorkerId(2), {{0, 3}, {0, kSlots}}, false}};
+  EXPECT_NE(judge(now, earlier).verdict, NumericVerdict::skip);
+}
+
 TEST(NumericPolicy, WhoMakesSlotsNonfiniteThatAreFiniteElsewhereTwiceIsExpelled) {
   // Worker 1 has slots 0 to 3 in attempt 1 and slots 4 to 7 in attempt 2.
   const NumericJudgement judgement = judge(attempt(2, {{4, 8}}), {attempt(0, {}), attempt(1, {{0, 4}})});
