@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <cstdio>
 #include <memory>
 #include <vector>
 
@@ -41,18 +42,21 @@ Status bench(const BenchArguments& arguments) {
   PLANARIA_ASSIGN(const auto trainer,
                   BareTrainer::create(*device, job,
                                       dataset_source(dataset, order, {job.batch.micro_batches, job.batch.sequences})));
-  PLANARIA_TRY(trainer->step());  // the first one touches memory and fills caches
+  fmt::print("{} parameters, {} threads, {}\n", trainer->map().parameter_count(), arguments.threads,
+             device->numeric_class());
+  PLANARIA_TRY(trainer->step());
+  fmt::print("step 1 touched memory and filled caches\n");
   std::vector<double> rates;
   for (std::uint32_t i = 0; i < arguments.steps; ++i) {
     const auto start = std::chrono::steady_clock::now();
     PLANARIA_TRY(trainer->step());
     rates.push_back(static_cast<double>(job.tokens_per_step()) / seconds_since(start));
+    fmt::print("step {}: {:.0f} tokens/s\n", i + 2, rates.back());
+    std::fflush(stdout);
   }
   std::ranges::sort(rates);
   const double median = rates[rates.size() / 2];
   const double operations = operations_per_token(job.model, trainer->map().parameter_count());
-  fmt::print("{} parameters, {} threads, {}\n", trainer->map().parameter_count(), arguments.threads,
-             device->numeric_class());
   fmt::print("bare loop: {:.0f} tokens/s (of {} steps: {:.0f} to {:.0f}), {:.1f} GFLOP/s\n", median, rates.size(),
              rates.front(), rates.back(), median * operations / 1e9);
   return ok_status();

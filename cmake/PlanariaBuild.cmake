@@ -13,7 +13,9 @@ if(PLANARIA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 find_program(PLANARIA_MOLD mold)
 if(PLANARIA_MOLD)
-  add_link_options(-fuse-ld=mold)
+  # mold 1.10 begins RELRO at .tbss. Where the code ends in the last bytes of a page, that lies before the segment's first
+  # page, and the program doesn't start ("cannot apply additional memory protection"). Aligned segments don't cross so.
+  add_link_options(-fuse-ld=mold -Wl,-z,separate-code)
 endif()
 
 add_library(planaria_options INTERFACE)

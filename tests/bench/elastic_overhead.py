@@ -1,69 +1,138 @@
 #!/usr/bin/env python3
 """What the elastic machinery costs: a job in the bare loop, in one worker with two threads, in two workers with one each.
 
-    tests/bench/elastic_overhead.py [--planaria build/release/planaria] [--job examples/gpt_11m.toml] [--rounds 10]
+    tests/bench/elastic_overhead.py [--planaria build/release/planaria] [--job examples/gpt_11m.toml] [--rounds 3]
 
-The three run in alternation, in many short rounds: a shared machine's speed drifts over minutes by more than what is
-measured here. Each figure is the fastest of a round's steps after the first: other processes of the machine can only slow
-a step down. Printed are the rounds, the ratios within each round (median and quartiles) and the ratio of each one's
-fastest step of all rounds.
+A shared machine's speed drifts by more than what is measured here, over seconds to minutes. So all three run at the same
+time, each for half a second in turn while the others are stopped, and a step's time is counted in the time that its own
+processes were let run. Printed are, for each round, the tokens a second of --steps steps after the first, and the ratios.
 """
 import argparse
-import json
 import os
-import re
+import signal
 import statistics
 import subprocess
 import tempfile
+import time
+
+SLICE_S = 0.5
+POLL_S = 0.01
+
+
+def processes_of(session):
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[3]) == session:
+            found.append(int(name))
+    return found
+
+
+class Contestant:
+    """Processes of one session, let run in slices, and when they had ended their steps."""
+
+    def __init__(self, name, command, steps_done):
+        self.name = name
+        self.steps_done = steps_done
+        self.ran = 0.0
+        self.ended = {}  # step -> seconds that the processes had run until then
+        self.log = tempfile.TemporaryFile(mode="w+")
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.signal(signal.SIGSTOP)
+
+    def signal(self, number):
+        for pid in processes_of(self.process.pid):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def output(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def run_for(self, seconds):
+        self.signal(signal.SIGCONT)
+        begin = time.monotonic()
+        while True:
+            now = time.monotonic()
+            for step in range(len(self.ended) + 1, self.steps_done(self) + 1):
+                self.ended[step] = self.ran + now - begin
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.name} ended before it had been measured:\n{self.output()}")
+            if now - begin >= seconds:
+                break
+            time.sleep(POLL_S)
+        self.signal(signal.SIGSTOP)
+        self.ran += time.monotonic() - begin
+
+    def end(self):
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
 
 
 def bare(args):
-    command = [args.planaria, "bench", args.job, "--threads", "2", "--steps", str(args.steps)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(re.search(r"bare loop: .* to ([0-9.]+)\)", output).group(1))
+    command = [args.planaria, "bench", args.job, "--threads", "2", "--steps", str(2 * args.steps + 20)]
+    return Contestant("bare", command, lambda self: self.output().count("\nstep "))
 
 
-def elastic(args, workers, threads, directory):
-    command = [args.planaria, "run", args.job, "--workers", str(workers), "--steps", str(args.steps + 1), "--out", directory,
-               "--quiet", "--json", "--set", f"cluster.threads={threads}", "--set", "optimizer.warmup_steps=1",
-               "--set", "train.evaluate_every=0"]
-    subprocess.run(command, capture_output=True, text=True, check=True)
-    with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as file:
-        steps = [json.loads(line) for line in file]
-    return max(step["tokens_per_s"] for step in steps if step.get("step_s", 0) > 0)
+def elastic(args, name, workers, threads, directory):
+    settings = {"cluster.threads": threads, "optimizer.warmup_steps": 1, "train.evaluate_every": 0,
+                # Who is stopped for its rivals' turns isn't dead.
+                "cluster.lease_ms": 120_000, "cluster.prepare_timeout_ms": 240_000, "cluster.stall_timeout_ms": 600_000}
+    command = [args.planaria, "run", args.job, "--workers", str(workers), "--steps", str(2 * args.steps + 20),
+               "--out", directory, "--quiet"]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+
+    def steps_done(_):
+        try:
+            with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as file:
+                return file.read().count("\n")
+        except FileNotFoundError:
+            return 0
+
+    return Contestant(name, command, steps_done)
 
 
-def compared(rounds, name, base):
-    """Describes how much of `base`'s tokens a second `name` reaches."""
-    ratios = [figures[name] / figures[base] for figures in rounds]
-    low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    fastest = max(figures[name] for figures in rounds) / max(figures[base] for figures in rounds)
-    return "median %.3f of %d rounds (quartiles %.3f and %.3f, all %.3f to %.3f); fastest to fastest %.3f" % (
-        median, len(ratios), low, high, min(ratios), max(ratios), fastest)
+def one_round(args, directory, index):
+    contestants = [bare(args), elastic(args, "one", 1, 2, os.path.join(directory, f"one-{index}")),
+                   elastic(args, "two", 2, 1, os.path.join(directory, f"two-{index}"))]
+    last = args.steps + 1
+    try:
+        while any(last not in contestant.ended for contestant in contestants):
+            for contestant in contestants:
+                contestant.run_for(SLICE_S)
+    finally:
+        for contestant in contestants:
+            contestant.end()
+    return {c.name: args.steps * args.tokens / (c.ended[last] - c.ended[1]) for c in contestants}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planaria", default="build/release/planaria")
     parser.add_argument("--job", default="examples/gpt_11m.toml")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=2, help="measured in each round, after one that isn't")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=8192, help="of a step of the job")
     args = parser.parse_args()
     rounds = []
     with tempfile.TemporaryDirectory() as directory:
         for index in range(args.rounds):
-            # The order turns, so that a machine that slows down doesn't favour one of them.
-            measures = [("bare", lambda: bare(args)),
-                        ("one", lambda: elastic(args, 1, 2, os.path.join(directory, f"one-{index}"))),
-                        ("two", lambda: elastic(args, 2, 1, os.path.join(directory, f"two-{index}")))]
-            figures = {}
-            for name, measure in measures[index % 3:] + measures[:index % 3]:
-                figures[name] = measure()
-            rounds.append(figures)
-            print("bare loop %.0f tokens/s, 1 worker x 2 threads %.0f, 2 workers x 1 thread %.0f" %
-                  (figures["bare"], figures["one"], figures["two"]), flush=True)
-    print("1 worker / bare loop: " + compared(rounds, "one", "bare"))
-    print("2 workers / 1 worker: " + compared(rounds, "two", "one"))
+            rounds.append(one_round(args, directory, index))
+            print("bare loop %(bare).0f tokens/s, 1 worker x 2 threads %(one).0f, 2 workers x 1 thread %(two).0f" % rounds[-1],
+                  flush=True)
+    for what, name, base in [("1 worker / bare loop", "one", "bare"), ("2 workers / 1 worker", "two", "one")]:
+        ratios = [figures[name] / figures[base] for figures in rounds]
+        print("%s: median %.3f (%.3f to %.3f)" % (what, statistics.median(ratios), min(ratios), max(ratios)))
 
 
 if __name__ == "__main__":
