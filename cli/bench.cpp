@@ -46,6 +46,7 @@ Status bench(const BenchArguments& arguments) {
              device->numeric_class());
   PLANARIA_TRY(trainer->step());
   fmt::print("step 1 touched memory and filled caches\n");
+  std::fflush(stdout);
   std::vector<double> rates;
   for (std::uint32_t i = 0; i < arguments.steps; ++i) {
     const auto start = std::chrono::steady_clock::now();

@@ -86,7 +86,7 @@ def bare(args):
 def elastic(args, name, workers, threads, directory):
     settings = {"cluster.threads": threads, "optimizer.warmup_steps": 1, "train.evaluate_every": 0,
                 # Who is stopped for its rivals' turns isn't dead.
-                "cluster.lease_ms": 120_000, "cluster.prepare_timeout_ms": 240_000, "cluster.stall_timeout_ms": 600_000}
+                "cluster.lease_ms": 30_000, "cluster.prepare_timeout_ms": 35_000, "cluster.stall_timeout_ms": 50_000}
     command = [args.planaria, "run", args.job, "--workers", str(workers), "--steps", str(2 * args.steps + 20),
                "--out", directory, "--quiet"]
     for key, value in settings.items():
