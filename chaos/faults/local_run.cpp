@@ -22,6 +22,8 @@ constexpr int kFarewellMs = 5'000;
 constexpr Duration kDesertedFor = std::chrono::seconds(25);
 constexpr Duration kDesertedByFailures = std::chrono::seconds(2);
 constexpr std::size_t kQuotedLines = 5;
+// Hooks wake it at once; looking for children that ended takes time from workers, who use every core.
+constexpr double kLongestWait_ms = 100;
 
 // A short private directory for the hook's socket: output paths may be longer than a socket's may.
 class SocketDirectory {
@@ -135,7 +137,7 @@ class LocalRun::Loop {
 
   [[nodiscard]] int poll_ms() const {
     const double wait = to_ms(engine_.next_deadline() - clock_.now());
-    return static_cast<int>(std::clamp(wait, 0.0, 20.0));
+    return static_cast<int>(std::clamp(wait, 0.0, kLongestWait_ms));
   }
 
   [[nodiscard]] std::string coordinator_log() const { return options_.output + "/coordinator.log"; }
