@@ -28,6 +28,10 @@ int simulate(SimulateOptions& all) {
   options.progress = [&](std::uint64_t done) {
     if (terminal) fmt::print(stderr, "\r{} of {} seeds", done, options.seeds);
   };
+  options.failed = [](std::uint64_t seed, const sim::Violation& violation) {
+    fmt::print(stderr, "seed {} fails: invariant {}: {}; looking for the fewest faults that do\n", seed,
+               violation.invariant, violation.detail);
+  };
   const sim::CampaignResult result = sim::run_campaign(options);
   if (terminal) fmt::print(stderr, "\r\033[K");
   if (result.first_failure) {

@@ -109,15 +109,25 @@ struct Reduced {
 };
 
 // "I hold the reduced gradient of all tiles that I keep": their sums of squares, with tied copies added, in order.
+struct GateWord {
+  WorkerId worker;
+  std::vector<TileRange> tiles;
+  std::vector<double> sums;
+  template <class V>
+  void fields(V& v) {
+    v(worker, tiles, sums);
+  }
+};
+
+// What the sender says, or what it passes on (proto/relays.hpp).
 struct Gate {
   Step step;
   std::uint32_t attempt = 0;
-  std::vector<TileRange> tiles;
-  std::vector<double> sums;
+  std::vector<GateWord> words;
   std::vector<SlotLoss> losses;  // of all V slots, or none when the sender doesn't know them all
   template <class V>
   void fields(V& v) {
-    v(step, attempt, tiles, sums, losses);
+    v(step, attempt, words, losses);
   }
 };
 
@@ -146,12 +156,22 @@ struct BlockHash {
 [[nodiscard]] bool agree(std::span<const BlockHash> a, std::span<const BlockHash> b);
 
 // "My parameters of the step are made and verified."
-struct Ack {
-  Step step;
+struct AckWord {
+  WorkerId worker;
   std::vector<BlockHash> hashes;  // on steps at which members compare
   template <class V>
   void fields(V& v) {
-    v(step, hashes);
+    v(worker, hashes);
+  }
+};
+
+// As Gate.
+struct Ack {
+  Step step;
+  std::vector<AckWord> words;
+  template <class V>
+  void fields(V& v) {
+    v(step, words);
   }
 };
 

@@ -31,10 +31,13 @@ Duties::Duties(const StateMap& map, bool sharded, std::span<const StageAssignmen
   for (const ShardAssignment& shard : shards) shares_[shard.owner].shards.push_back(shard);
 }
 
-Duty Duties::of(WorkerId worker) const {
+const Duty& Duties::of(WorkerId worker) const {
+  const auto [made, is_new] = made_.try_emplace(worker);
   const auto share = shares_.find(worker);
-  if (share == shares_.end()) return {};
-  return duty_of(map_, sharded_, share->second.stages, share->second.shards, worker);
+  if (is_new && share != shares_.end()) {
+    made->second = duty_of(map_, sharded_, share->second.stages, share->second.shards, worker);
+  }
+  return made->second;
 }
 
 TileSet tiles_used(const StateMap& map, std::span<const StageAssignment> stages, WorkerId worker) {

@@ -4,7 +4,7 @@
 // shard alone, who is one of those. A tied copy has no state: its gradient goes to who keeps the embedding's tiles, and
 // its parameters come from there.
 //
-// Thread contract: values, pure functions.
+// Thread contract: values, pure functions; Duties: one thread.
 #pragma once
 
 #include <map>
@@ -28,14 +28,14 @@ struct Duty {
 [[nodiscard]] Duty duty_of(const StateMap& map, bool sharded, std::span<const StageAssignment> stages,
                            std::span<const ShardAssignment> shards, WorkerId worker);
 
-// The same for many workers of one layout, without looking at all stages and shards for each.
+// The same for many workers of one layout, without looking at all stages and shards for each; each is made once.
 class Duties {
  public:
   // `map` outlives this.
   Duties(const StateMap& map, bool sharded, std::span<const StageAssignment> stages,
          std::span<const ShardAssignment> shards);
 
-  [[nodiscard]] Duty of(WorkerId worker) const;
+  [[nodiscard]] const Duty& of(WorkerId worker) const;
 
  private:
   struct Share {
@@ -45,6 +45,7 @@ class Duties {
   const StateMap& map_;
   bool sharded_;
   std::map<WorkerId, Share> shares_;
+  mutable std::map<WorkerId, Duty> made_;
 };
 
 // Tiles of all blocks in which the worker has a stage.

@@ -27,6 +27,7 @@
 
 namespace planaria {
 
+inline constexpr std::uint64_t kTensorsOfState = 3;   // of a tile: master, first and second moment
 inline constexpr std::uint64_t kBlockAlignment = 64;  // elements; tensors start at multiples of 16 inside a block
 
 // Consecutive tiles [begin, end) by TileIndex.

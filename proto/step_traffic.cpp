@@ -8,12 +8,6 @@
 namespace planaria {
 namespace {
 
-std::uint64_t bytes_of(const StateMap& map, const TileSet& tiles) {
-  std::uint64_t bytes = 0;
-  for (const TileRange& run : tiles.runs()) bytes += map.bytes(run);
-  return bytes;
-}
-
 // Subtrees that a worker has once all its slots of the same blocks are folded: neighbouring ranges fold together.
 std::size_t count_nodes(std::vector<SlotRange> slots) {
   std::ranges::sort(slots);
@@ -49,6 +43,7 @@ std::map<WorkerId, StepTraffic> step_traffic(const StateMap& map, const ViewReco
   for (const StageAssignment& stage : layout.stages) {
     if (!stage.work.empty()) computed[{stage.worker, stage.work.blocks}].push_back(stage.work.slots);
   }
+  const Duties duties(map, layout.sharded, layout.stages, layout.shards);
   for (const Member& to : layout.members) {
     const TileSet owned = owned_by(layout.shards, to.worker);
     for (const auto& [by, slots] : computed) {
@@ -57,7 +52,7 @@ std::map<WorkerId, StepTraffic> step_traffic(const StateMap& map, const ViewReco
       const std::uint64_t bytes = count_nodes(slots) * bytes_of(map, owned.common(map.tiles_of(blocks)));
       if (bytes > 0) traffic[from].sums += bytes;
     }
-    const Duty duty = duty_of(map, layout.sharded, layout.stages, layout.shards, to.worker);
+    const Duty& duty = duties.of(to.worker);
     for (const Member& from : layout.members) {
       if (from.worker == to.worker) continue;
       const std::uint64_t reduced = bytes_of(map, owned_by(layout.shards, from.worker).common(duty.summed));

@@ -83,4 +83,10 @@ TileSet TileSet::without(const TileSet& other) const {
   return left;
 }
 
+std::uint64_t bytes_of(const StateMap& map, const TileSet& tiles) {
+  std::uint64_t bytes = 0;
+  for (const TileRange run : tiles.runs()) bytes += map.bytes(run);
+  return bytes;
+}
+
 }  // namespace planaria

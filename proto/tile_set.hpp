@@ -45,4 +45,7 @@ class TileSet {
   std::vector<TileRange> runs_;  // none empty, none touching another
 };
 
+// Of one tensor's values of the tiles.
+[[nodiscard]] std::uint64_t bytes_of(const StateMap& map, const TileSet& tiles);
+
 }  // namespace planaria

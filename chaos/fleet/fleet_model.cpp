@@ -95,7 +95,7 @@ double FleetModel::seconds_of(BlockRange blocks) const {
 }
 
 std::uint64_t FleetModel::bytes_of(TileRange tiles, bool parameters_only) const {
-  return map_->bytes(tiles) * (parameters_only ? 1 : 3);
+  return map_->bytes(tiles) * (parameters_only ? 1 : kTensorsOfState);
 }
 
 ExchangeSeconds FleetModel::exchange(std::span<const StageAssignment> work,

@@ -30,6 +30,7 @@ CampaignResult run_campaign(const CampaignOptions& options) {
       const std::lock_guard lock(mutex);
       if (outcome.violation) {
         result.failing_seeds.push_back(run.seed);
+        if (options.failed) options.failed(run.seed, *outcome.violation);
         if (options.stop_at_first) stop.store(true);
       } else {
         ++result.passed;

@@ -21,7 +21,9 @@ struct CampaignOptions {
   bool stop_at_first = true;  // failing seed; later seeds may have been run already
   MutationSet mutations;      // tests only
   OptionLimits limits;
-  std::function<void(std::uint64_t done)> progress;  // called now and then, from any of the threads, one at a time
+  // Called from any of the threads, one at a time: now and then, and for each seed that fails.
+  std::function<void(std::uint64_t done)> progress;
+  std::function<void(std::uint64_t seed, const Violation& violation)> failed;
 };
 
 struct Failure {

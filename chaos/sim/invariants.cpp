@@ -28,14 +28,17 @@ void Oracle::fail(const std::string& invariant, const WorkerProcess& process, co
   world_.fail(invariant, process.name() + ": " + detail);
 }
 
-Duty Oracle::duty(const ViewRecord& view, WorkerId worker) const {
-  return duty_of(*world_.options.shape.map, view.sharded, view.stages, view.shards, worker);
+const Duty& Oracle::duty(const ViewRecord& view, WorkerId worker) {
+  constexpr std::size_t kKept = 4;
+  if (!duties_.contains(view.view) && duties_.size() >= kKept) duties_.erase(duties_.begin());
+  return duties_.try_emplace(view.view, *world_.options.shape.map, view.sharded, view.stages, view.shards)
+      .first->second.of(worker);
 }
 
 // Every member of the process's view has had state `step`, save those whom the view's plan lets fetch it.
 void Oracle::members_hold(const WorkerProcess& process, Step step, const char* invariant) {
   const auto& view = process.core().view_record();
-  if (!view || step > world_.options.shape.total_steps) return;
+  if (!view || step > world_.options.shape.total_steps || held_.contains({view->view, step})) return;
   for (const Member& member : view->members) {
     const WorkerProcess* other = simulation_.process_at(member.address);
     if (other == nullptr || other->trainer().reached(step, duty(*view, member.worker).kept) ||
@@ -43,6 +46,7 @@ void Oracle::members_hold(const WorkerProcess& process, Step step, const char* i
       continue;
     return fail(invariant, process, "step " + to_string(step) + " isn't at " + other->name());
   }
+  held_.insert({view->view, step});
 }
 
 // ---- what a worker's core decides ----
@@ -53,18 +57,29 @@ void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
   } else if (const auto* small = std::get_if<SendSmall>(&action)) {
     const auto& view = process.core().view_record();
     const auto& trainer = process.trainer();
-    if (const auto* gate = std::get_if<Gate>(&small->meta)) {
+    if (const auto* gate = std::get_if<Gate>(&small->meta)) {  // a relay tells its own word as well
       TileSet missing = duty(*view, process.core().identity()->worker).kept;
       missing.remove(trainer.state_tiles(gate->step.previous()));
       missing.remove(trainer.state_tiles(gate->step));
       if (!missing.empty()) fail("14: a worker votes before it holds the state", process, describe(action));
       if (!gate->losses.empty()) check_losses(process, gate->step, gate->losses);
+      for (const GateWord& word : gate->words) {
+        const std::tuple said(small->view, gate->step, gate->attempt, word.worker);
+        if (word.worker == process.core().identity()->worker) gates_.insert(said);
+        if (!gates_.contains(said)) fail("6: a gate is passed on that nobody sent", process, describe(action));
+      }
     } else if (const auto* ack = std::get_if<Ack>(&small->meta)) {
-      const Duty own = duty(*view, process.core().identity()->worker);
+      const Duty& own = duty(*view, process.core().identity()->worker);
       const bool held =
           trainer.state_tiles(ack->step).contains(own.kept) && trainer.parameter_tiles(ack->step).contains(own.used);
       if (ack->step <= world_.options.shape.total_steps && !held) {
         fail("2: parameters are acknowledged that aren't there", process, describe(action));
+      }
+      for (const AckWord& word : ack->words) {
+        const std::tuple said(small->view, ack->step, word.worker);
+        if (word.worker == process.core().identity()->worker) acks_.insert(said);
+        if (!acks_.contains(said))
+          fail("2: an acknowledgement is passed on that nobody sent", process, describe(action));
       }
     }
   } else if (const auto* control = std::get_if<SendControl>(&action)) {
@@ -182,22 +197,21 @@ void Oracle::micro_batch_ends(const WorkerProcess&, const ComputeMicroBatch&) {
   simulation_.note_progress();
 }
 
+// Where somebody computes wrongly in every pipeline, nobody can.
+void Oracle::check_somebody_contradicts(const ViewRecord& view) {
+  std::map<SlotRange, bool> wrong;  // by pipeline
+  for (const StageAssignment& stage : view.resume.stages) {
+    const Member* member = view.member(stage.worker);
+    const WorkerProcess* process = member == nullptr ? nullptr : simulation_.process_at(member->address);
+    wrong[stage.work.slots] |= process != nullptr && process->trainer().computes_wrongly();
+  }
+  if (std::ranges::all_of(wrong, &std::pair<const SlotRange, bool>::second)) world_.beyond_promise = true;
+}
+
 void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   const auto& view = process.core().view_record();
   if (!view) return fail("6: an update outside a view", process, describe(WorkerAction(action)));
-  // Where somebody computes wrongly in every pipeline, nobody can contradict.
-  const auto computes_wrongly = [&](WorkerId worker) {
-    const Member* member = view->member(worker);
-    const WorkerProcess* other = member == nullptr ? nullptr : simulation_.process_at(member->address);
-    return other != nullptr && other->trainer().computes_wrongly();
-  };
-  std::map<SlotRange, bool> wrong;  // by pipeline
-  for (const StageAssignment& stage : view->resume.stages) {
-    wrong[stage.work.slots] |= computes_wrongly(stage.worker);
-  }
-  if (action.skip && std::ranges::all_of(wrong, &std::pair<const SlotRange, bool>::second)) {
-    world_.beyond_promise = true;
-  }
+  if (action.skip) check_somebody_contradicts(*view);
   const StepWork& work = process.core().work();
   for (const Member& member : view->members) {
     if (process.core().identity() && member.worker == process.core().identity()->worker) continue;
@@ -390,16 +404,21 @@ void Oracle::durable(const LogRecord& record) {
   }
 }
 
+bool Oracle::is_committed(const PackedView& packed) const {
+  const auto base = committed_.find(packed.base);
+  const auto record = unpack_view(packed, base == committed_.end() ? nullptr : &base->second);
+  const auto found = committed_.find(packed.view);
+  return record && found != committed_.end() && content(found->second) == content(*record);
+}
+
 void Oracle::leaves(const CoordinatorEnvelope& envelope) {
   const CoordinatorMessage& message = envelope.message;
   bool known = generations_.contains(envelope.generation);
   if (const auto* prepare = std::get_if<Prepare>(&message)) {
     known = known && prepared_.contains(prepare->view);
   } else if (const auto* commit = std::get_if<CommitView>(&message)) {
-    const auto base = committed_.find(commit->packed->base);
-    const auto record = unpack_view(*commit->packed, base == committed_.end() ? nullptr : &base->second);
-    const auto found = committed_.find(commit->packed->view);
-    known = known && record && found != committed_.end() && content(found->second) == content(*record);
+    known = known && (commit->packed == told_view_ || is_committed(*commit->packed));
+    told_view_ = commit->packed;
   } else if (const auto* welcome = std::get_if<Welcome>(&message)) {
     known = known && accepted_.contains({welcome->worker, welcome->incarnation});
   } else if (const auto* finish = std::get_if<Finish>(&message)) {

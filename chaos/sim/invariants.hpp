@@ -62,7 +62,7 @@ class Oracle {
 
  private:
   void check_losses(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses);
-  [[nodiscard]] Duty duty(const ViewRecord& view, WorkerId worker) const;
+  [[nodiscard]] const Duty& duty(const ViewRecord& view, WorkerId worker);
   void check_holdings(const WorkerProcess& process, const Holdings& holdings, const char* what);
   void check_report(const WorkerProcess& process, const Report& report);
   void check_committed(const WorkerProcess& process, const StepCommitted& commit);
@@ -70,6 +70,8 @@ class Oracle {
   void check_release(const WorkerProcess& process, Step step);
   void check_prepared(const log_record::Prepared& record);
   void check_view_record(const ViewRecord& record);
+  [[nodiscard]] bool is_committed(const PackedView& packed) const;
+  void check_somebody_contradicts(const ViewRecord& view);
   void check_nothing_better(const ViewRecord& record);
   void members_hold(const WorkerProcess& process, Step step, const char* invariant);
   void fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail);
@@ -101,6 +103,11 @@ class Oracle {
   std::set<std::pair<WorkerId, Incarnation>> excluded_;
   Instant prepared_at_{};
   std::map<std::uint32_t, std::uint32_t> tiers_;  // views by tier
+  std::map<ViewNumber, Duties> duties_;           // of the newest few views
+  std::shared_ptr<const PackedView> told_view_;   // the newest; most members are told the same bytes
+  std::set<std::tuple<ViewNumber, Step, std::uint32_t, WorkerId>> gates_;  // said, by attempt
+  std::set<std::tuple<ViewNumber, Step, WorkerId>> acks_;
+  std::set<std::pair<ViewNumber, Step>> held_;  // by all members of the view, as was seen
 };
 
 }  // namespace planaria::sim

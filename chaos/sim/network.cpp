@@ -47,7 +47,12 @@ void DataPlane::enter(ProcessIndex process, const worker_action::EnterView& acti
   self.entered = action.view;
   self.members.clear();
   self.closed.clear();
-  for (const Member& member : action.members) self.members[member.worker] = member;
+  self.workers.clear();
+  for (const Member& member : action.members) {
+    self.members[member.worker] = member;
+    const WorkerProcess* target = simulation_.process_at(member.address);
+    if (target != nullptr) self.workers[target->index()] = member.worker;
+  }
   std::vector<Frame> held = std::exchange(self.held, {});
   for (Frame& frame : held) {
     if (frame.view >= action.view) receive(std::move(frame));
@@ -177,9 +182,9 @@ void DataPlane::unreachable(ProcessIndex at, WorkerId peer, Duration within) {
 void DataPlane::process_died(ProcessIndex process) {
   for (ProcessIndex other = 0; other < endpoints_.size(); ++other) {
     if (other == process || !simulation_.process(other).alive()) continue;
-    for (const auto& [worker, member] : endpoints_[other].members) {
-      const WorkerProcess* target = simulation_.process_at(member.address);
-      if (target != nullptr && target->index() == process) unreachable(other, worker, milliseconds(3));
+    const auto& workers = endpoints_[other].workers;
+    if (const auto worker = workers.find(process); worker != workers.end()) {
+      unreachable(other, worker->second, milliseconds(3));
     }
   }
 }

@@ -69,6 +69,7 @@ class DataPlane {
     ViewNumber entered;
     ViewNumber fenced;
     std::map<WorkerId, Member> members;
+    std::map<ProcessIndex, WorkerId> workers;  // those members
     std::set<WorkerId> closed;
     std::map<ProcessIndex, std::uint64_t> breaks;  // of the connection from there, so far
     std::vector<Frame> held;

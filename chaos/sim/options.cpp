@@ -75,13 +75,14 @@ std::string SimOptions::describe() const {
       "integrity "
       "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
       "{} "
-      "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}",
+      "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}{}",
       seed, starts.size(), job.cluster.layout, job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps,
       job.batch.slots, job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps,
       shared_checkpoints ? "shared" : "own", job.integrity.check_every, job.train.evaluate_every,
       job.cluster.heartbeat_ms, job.cluster.lease_ms, job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms,
       job.cluster.stall_timeout_ms, job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency),
       duplicate_chance, known_speeds ? "; speeds are known" : "",
+      direct_members < kDirectMembers ? fmt::format("; relays above {} members", direct_members) : "",
       shape.natural_nan ? fmt::format("; step {} is nonfinite by nature ({})", shape.natural_nan->value(),
                                       shape.nonfinite == NonfinitePolicy::skip ? "skip" : "halt")
                         : "");
@@ -249,6 +250,7 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
     }
   }
   options.known_speeds = draw.chance(0.15);  // the planner, asked for a first view, takes as long as all else
+  if (draw.chance(0.3)) options.direct_members = draw.between(1, 4);
   return options;
 }
 

@@ -12,6 +12,7 @@
 #include "common/clock.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/mutation.hpp"
+#include "proto/relays.hpp"
 
 namespace planaria::sim {
 
@@ -91,12 +92,13 @@ struct SimOptions {
   std::vector<Duration> starts;  // of the first workers
   std::vector<double> slowness;  // of worker processes, by order, repeated
   std::vector<Fault> faults;
-  std::vector<Duration> rescues;    // workers that start this long after the last fault, so that the job can end
-  bool shared_checkpoints = true;   // one directory for all, else one a host
-  bool known_speeds = false;        // workers tell what their devices can do when they register
-  double duplicate_chance = 0;      // of a frame
-  double slow_frame_chance = 0;     // a frame that others overtake by far
-  double late_read_chance = 0.25;   // the network reads a buffer at the latest moment
+  std::vector<Duration> rescues;   // workers that start this long after the last fault, so that the job can end
+  bool shared_checkpoints = true;  // one directory for all, else one a host
+  bool known_speeds = false;       // workers tell what their devices can do when they register
+  std::size_t direct_members = kDirectMembers;  // of a view without relays
+  double duplicate_chance = 0;                  // of a frame
+  double slow_frame_chance = 0;                 // a frame that others overtake by far
+  double late_read_chance = 0.25;               // the network reads a buffer at the latest moment
   double late_handover_chance = 0;  // a frame passed the transport's checks and its event is late, out of order
   Duration micro_batch{};
   Duration latency{};  // typical, of a frame or message

@@ -1,6 +1,7 @@
 #include "chaos/sim/simulation.hpp"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "chaos/sim/describe.hpp"
@@ -11,7 +12,7 @@ namespace {
 // Virtual time in which the cores must be done once faults have ceased: every timeout several times over, and the
 // rest of the training on one slow worker. A run that takes longer hangs.
 constexpr std::int64_t kPatience = 12;
-constexpr std::uint64_t kMaxEvents = 400'000;  // far above any run that goes well
+constexpr std::uint64_t kMaxEvents = 400'000;  // of a small cluster: far above any run that goes well
 
 ByteVector address_of(ProcessIndex index) {
   ByteVector address(4);
@@ -85,6 +86,7 @@ WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string
   config.evaluation_tokens = 1024;
   config.evaluate_every = job.train.evaluate_every;
   config.state_chunk_tiles = 2;
+  config.direct_members = options_.direct_members;
   config.heartbeat = std::chrono::milliseconds(job.cluster.heartbeat_ms);
   config.registration.job = job_hash_;
   config.registration.numeric_class = "simulated";
@@ -173,6 +175,7 @@ RunResult Simulation::run() {
   bool rescued = false;
   bool gave_up = false;
   std::uint64_t count = 0;
+  const std::uint64_t most = kMaxEvents * std::max<std::uint64_t>(1, options_.starts.size() / 16);
   while (!world_.violation && !world_.beyond_promise && !over() && world_.queue.run_next()) {
     if ((++count & 63U) != 0) continue;
     // Faults whose moment never comes must not keep the job from ending, nor the rescue from coming.
@@ -189,7 +192,7 @@ RunResult Simulation::run() {
         });
       }
     }
-    if (count > kMaxEvents || (rescued && world_.now() > deadline())) break;
+    if (count > most || (rescued && world_.now() > deadline())) break;
   }
   judge_end(result);
   result.violation = world_.violation;
@@ -240,10 +243,13 @@ void Simulation::judge_end(RunResult& result) {
   std::string detail = core == nullptr
                            ? "no coordinator"
                            : std::string(planaria::to_string(core->status())) + ": " + core->status_reason();
-  for (const WorkerProcess* process : living()) {
+  constexpr std::size_t kTold = 32;
+  const std::vector<WorkerProcess*> alive = living();
+  for (const WorkerProcess* process : std::span(alive).first(std::min(alive.size(), kTold))) {
     detail += "; " + process->name() + " " + to_string(process->phase()) + " of step " +
               to_string(process->core().step()) + " in view " + std::to_string(process->core().view().value());
   }
+  if (alive.size() > kTold) detail += "; and " + std::to_string(alive.size() - kTold) + " more";
   world_.fail("15: the job neither finishes nor waits with a reason", detail);
 }
 

@@ -321,6 +321,7 @@ bool CoordinatorCore::is_busy(const WorkerRecord& worker, Instant since) const {
   const Phase phase = worker.heartbeat.phase;
   if (phase == Phase::fetch) return now_ < since + kPatience * ms(config_.job.cluster.prepare_timeout_ms);
   if (phase != Phase::forward && phase != Phase::backward) return false;
+  if (worker.heartbeat.waiting_on) return false;
   const Duration unmeasured = kPatience * ms(config_.job.cluster.stall_timeout_ms);
   if (worker.speed <= 0) return now_ < since + unmeasured;
   return now_ < since + Duration(static_cast<std::int64_t>(kPatience * 1e9 / worker.speed));
@@ -340,14 +341,31 @@ void CoordinatorCore::check_change_deadline() {
   for (const WorkerId id : silent) lose(workers_[id], "it didn't answer a view change in time");
 }
 
+// Who waits for one that waits itself, a relay for instance, waits in truth for whom that one waits for. Of a circle,
+// the next one.
+WorkerId CoordinatorCore::waits_in_the_end_on(WorkerId worker) const {
+  const auto next = [this](WorkerId of) {
+    const auto known = workers_.find(of);
+    const auto on = known == workers_.end() ? std::nullopt : known->second.heartbeat.waiting_on;
+    return on && in_view(*on) ? *on : of;
+  };
+  WorkerId last = worker;
+  constexpr int kLongestChain = 64;
+  for (int hops = 0; hops < kLongestChain; ++hops) {
+    if (next(last) == last) return last;
+    last = next(last);
+  }
+  return next(worker);
+}
+
 void CoordinatorCore::check_stall() {
   if (!view_ || waiting_ || (change_ && !change_->boundary)) return;
   if (now_ < last_progress_at_ + ms(config_.job.cluster.stall_timeout_ms)) return;
   last_progress_at_ = now_;
   std::map<WorkerId, std::size_t> blamed;
   for (const Member& member : view_->members) {
-    const auto& waiting_on = workers_[member.worker].heartbeat.waiting_on;
-    if (waiting_on && in_view(*waiting_on)) ++blamed[*waiting_on];
+    const WorkerId at_the_end = waits_in_the_end_on(member.worker);
+    if (at_the_end != member.worker) ++blamed[at_the_end];
   }
   const bool busy = std::ranges::any_of(view_->members, [this](const Member& member) {
     const WorkerRecord& worker = workers_[member.worker];

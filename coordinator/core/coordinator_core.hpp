@@ -281,6 +281,7 @@ class CoordinatorCore {
   [[nodiscard]] bool is_busy(const WorkerRecord& worker, Instant since) const;
   void check_change_deadline();
   void check_stall();
+  [[nodiscard]] WorkerId waits_in_the_end_on(WorkerId worker) const;
   [[nodiscard]] Instant lease_end(const WorkerRecord& worker) const;
   [[nodiscard]] bool in_view(WorkerId worker) const;
   [[nodiscard]] bool serving(const WorkerRecord& worker) const;  // alive and of this job

@@ -17,8 +17,6 @@
 namespace planaria {
 namespace {
 
-constexpr std::uint64_t kTensorsOfState = 3;  // the master and two moments
-
 // Works out one decision; its members are the facts found on the way.
 class RecoveryPlanner {
  public:
@@ -423,9 +421,7 @@ class RecoveryPlanner {
     for (const StageAssignment& stage : stages) {
       const TileSet lacking =
           TileSet(in_.map->tiles_of(stage.work.blocks)).without(held(index_of(stage.worker), base_).state);
-      std::uint64_t bytes = 0;
-      for (const TileRange run : lacking.runs()) bytes += kTensorsOfState * in_.map->bytes(run);
-      most = std::max(most, bytes);
+      most = std::max(most, kTensorsOfState * bytes_of(*in_.map, lacking));
     }
     return std::max(0.0, static_cast<double>(most) / rate_ - (in_.planned ? 0 : step_left_s_));
   }
@@ -440,8 +436,7 @@ class RecoveryPlanner {
     record.shards = split_shards(*in_.map, record.stages, former);
     const bool keep_writer = in_.previous && stays(in_.previous->checkpoint_writer);
     record.checkpoint_writer = keep_writer ? in_.previous->checkpoint_writer : worker(staying_.front());
-    const Duties duties(*in_.map, in_.sharded, record.stages, record.shards);
-    for (const std::size_t i : members_) duties_[worker(i)] = duties.of(worker(i));
+    duties_.emplace(*in_.map, in_.sharded, record.stages, record.shards);
     for (const std::size_t i : members_) {
       if (const auto found = distrust(i)) plan().distrusted.push_back(*found);
     }
@@ -569,7 +564,7 @@ class RecoveryPlanner {
     std::vector<std::size_t> able, fetching;
     for (const std::size_t i : members_) {
       if (can_compute(i, {block, block + 1})) able.push_back(i);
-      if (duties_.at(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) fetching.push_back(i);
+      if (duties_->of(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) fetching.push_back(i);
     }
     return able.empty() ? fetching : able;
   }
@@ -611,7 +606,7 @@ class RecoveryPlanner {
     std::vector<StateNeed> needs;
     std::map<WorkerId, HeldTiles> sources;
     for (const std::size_t i : members_) {
-      StateNeed need{worker(i), duties_.at(worker(i)).kept, {}};
+      StateNeed need{worker(i), duties_->of(worker(i)).kept, {}};
       need.state.remove(held(i, base_).state);
       if (!rolled_back_ && !distrust(i)) need.state.remove(held(i, base_.next()).state);
       if (const auto found = used.find(worker(i)); found != used.end()) need.parameters = found->second;
@@ -665,7 +660,7 @@ class RecoveryPlanner {
   std::vector<std::vector<StageWork>> own_work_;  // of the step, by member
   std::vector<double> work_left_;                 // whole micro-batches' time, in slots
   double step_left_s_ = 0;                        // until the last member has done its own
-  std::map<WorkerId, Duty> duties_;
+  std::optional<Duties> duties_;
   double rate_ = 1;  // bytes a second between two members, about
 };
 

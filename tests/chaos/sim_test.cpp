@@ -68,6 +68,14 @@ TEST(Simulation, EveryKindOfFaultStrikesAndEveryPhaseIsStruck) {
   EXPECT_THAT(by_phase, testing::Each(testing::Gt(0U)));
 }
 
+TEST(Simulation, LargeViewsPassOnWhatMembersSay) {
+  CampaignOptions options = seeds(300, 3);
+  options.limits.min_workers = options.limits.max_workers = 60;
+  options.limits.min_steps = 3;
+  const CampaignResult result = run_campaign(options);
+  EXPECT_THAT(result.failing_seeds, testing::IsEmpty()) << describe(result);
+}
+
 TEST(Simulation, ASeedRunsTheSameOnAnyNumberOfThreads) {
   CampaignOptions options = seeds(900, 24);
   options.threads = 1;

@@ -59,6 +59,14 @@ struct StepWork {
   void mark_nonfinite(const std::vector<SlotRange>& slots);
 };
 
+// What each member has to say to all, as far as it is known here, and whether it was passed on (proto/relays.hpp).
+template <class Word>
+struct Words {
+  std::map<WorkerId, Word> of;
+  bool own_passed = false;  // to the own relay; of a relay: what its group says, to the other relays
+  bool all_passed = false;  // of a relay: to its group
+};
+
 // Everything of a step's exchange that is void when the view changes.
 struct ExchangeState {
   std::vector<StageAssignment> stages;
@@ -77,11 +85,12 @@ struct ExchangeState {
   std::map<BoundaryId, PayloadRef> inputs;                         // that arrived and weren't used yet
   std::vector<std::pair<WorkerId, BoundaryRequest>> requests;      // what others want of the own stages' outputs
   std::map<StageNode, worker_action::ReduceShards::Input> pieces;  // from others, for the own shards
+  std::vector<std::uint32_t> piece_slots;                          // by block: of how many slots there are pieces
   std::vector<worker_action::ReduceShards::Input> repeated;        // kept by the mutation `add_twice` only
-  std::map<WorkerId, Gate> gates;
+  Words<GateWord> gates;
   std::vector<std::pair<Parameters, PayloadRef>> parameters;  // that came before the own update began
   TileSet parameters_taken;
-  std::map<WorkerId, Ack> acks;
+  Words<AckWord> acks;
 };
 
 }  // namespace planaria

@@ -38,7 +38,7 @@ Phase WorkerCore::phase() const {
   if (done_sent_) return Phase::finished;
   if (!view_ || work_.step == Step(0)) return Phase::idle;
   const auto computing = [this](const StepWork::Stage& stage) { return !stage.computed() && can_compute(stage); };
-  if (fetch_ && std::ranges::none_of(work_.stages, computing)) return Phase::fetch;
+  if (fetch_ && (outstanding_ == 0 || std::ranges::none_of(work_.stages, computing))) return Phase::fetch;
   if (exchange_.ack_sent) return Phase::commit;
   if (exchange_.update_asked) return Phase::update;
   if (exchange_.gate_sent) return Phase::gate;
@@ -57,7 +57,9 @@ void WorkerCore::pump() {
       pump_pieces();
       pump_reduce();
       pump_gate();
+      pass_on(exchange_.gates);
       pump_update();
+      pass_on(exchange_.acks);
       pump_commit();
     }
     pump_report();
@@ -296,6 +298,16 @@ void WorkerCore::send_pieces(const StepWork::Stage& stage, WorkerId to) {
   }
 }
 
+// Of how many slots sums of the block's gradient are here.
+std::uint32_t WorkerCore::slots_summed(BlockIndex block) const {
+  std::uint32_t slots = block.value() < exchange_.piece_slots.size() ? exchange_.piece_slots[block.value()] : 0;
+  for (const StepWork::Stage& stage : work_.stages) {
+    if (!stage.work.blocks.contains(block)) continue;
+    for (const TreeNode node : stage.nodes) slots += node.slots().size();
+  }
+  return slots;
+}
+
 // The sums of a block's gradient that are here.
 std::vector<ReduceShards::Input> WorkerCore::inputs_of(BlockIndex block) const {
   std::vector<ReduceShards::Input> inputs;
@@ -315,14 +327,10 @@ void WorkerCore::start_reducing() {
   std::vector<ReduceShards> reductions;
   for (const TileRange shard : unready_shards(self(), all_blocks())) {
     if (work_.reduced.contains(shard) || exchange_.reducing.contains(shard.begin)) continue;
+    if (slots_summed(block_of(shard)) + missing < config_.slots) continue;
     std::vector<ReduceShards::Input> inputs = inputs_of(block_of(shard));
-    std::uint32_t covered = 0;
     std::vector<TreeNode> cover;
-    for (const ReduceShards::Input& input : inputs) {
-      covered += input.node.node.slots().size();
-      cover.push_back(input.node.node);
-    }
-    if (covered + missing < config_.slots) continue;
+    for (const ReduceShards::Input& input : inputs) cover.push_back(input.node.node);
     if (!finish_tree(cover, config_.slots) && missing == 0) {
       exchange_.alarmed = true;
       return refuse("pieces of a step cover its slots twice");
@@ -391,14 +399,14 @@ void WorkerCore::pump_gate() {
   }
   if (!may_vote() && !mutated(Mutation::joiner_votes_without_state)) return;
   exchange_.gate_sent = true;
-  Gate gate{work_.step, work_.attempt, {}, {}, work_.known_losses()};
+  GateWord word{self(), {}, {}};
   if (!is_epilogue()) {
-    gate.tiles = own.kept.runs();
-    for (const TileRange tiles : gate.tiles) {
-      gate.sums.insert(gate.sums.end(), work_.sums.begin() + tiles.begin, work_.sums.begin() + tiles.end);
+    word.tiles = own.kept.runs();
+    for (const TileRange tiles : word.tiles) {
+      word.sums.insert(word.sums.end(), work_.sums.begin() + tiles.begin, work_.sums.begin() + tiles.end);
     }
   }
-  send_to_others(gate);
+  exchange_.gates.of[self()] = std::move(word);
 }
 
 void WorkerCore::handle(const worker_event::GradientMeasured& event) {
@@ -419,7 +427,7 @@ void WorkerCore::pump_update() {
   if (!exchange_.gate_sent || exchange_.ack_sent || exchange_.alarmed || updating_) return;
   if (!exchange_.update_asked) {
     const std::size_t missing = mutated(Mutation::gate_without_all) ? 1 : 0;
-    if (exchange_.gates.size() + 1 + missing < view_->members.size() || !gates_hold()) return;
+    if (exchange_.gates.of.size() + missing < view_->members.size() || !gates_hold()) return;
     apply_update();
   }
   if (updating_) return;
@@ -430,7 +438,7 @@ void WorkerCore::pump_update() {
 // All sums of squares are known, equal where several members keep a tile, and finite.
 bool WorkerCore::gates_hold() {
   TileSet known = work_.measured;
-  for (const auto& [worker, gate] : exchange_.gates) {
+  for (const auto& [worker, gate] : exchange_.gates.of) {
     auto sum = gate.sums.begin();
     for (const TileRange tiles : gate.tiles) {
       for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile, ++sum) {
@@ -484,9 +492,12 @@ void WorkerCore::handle(const worker_event::UpdateDone& event) {
 void WorkerCore::pass_on_parameters() {
   exchange_.updated = true;
   if (is_epilogue()) return;
+  const TileSet all(TileRange{0, config_.map->tile_count()});
+  const TileSet own = sent_by(*config_.map, view_->shards, self(), all);
+  if (own.empty()) return;
   for (const WorkerId to : others()) {
     const Duty& theirs = duty(to);
-    const TileSet tiles = sent_by(*config_.map, view_->shards, self(), theirs.used.without(theirs.made));
+    const TileSet tiles = own.common(theirs.used).without(theirs.made);
     if (!tiles.empty()) emit(SendParameters{to, view_->view, Parameters{work_.step, tiles.runs()}});
   }
 }
@@ -504,12 +515,12 @@ void WorkerCore::acknowledge() {
     }
   }
   exchange_.ack_sent = true;
-  send_to_others(Ack{step, exchange_.hashed ? states_.hashes(step) : std::vector<BlockHash>{}});
+  exchange_.acks.of[self()] = {self(), exchange_.hashed ? states_.hashes(step) : std::vector<BlockHash>{}};
 }
 
 void WorkerCore::pump_commit() {
   if (!exchange_.ack_sent || exchange_.alarmed) return;
-  if (exchange_.acks.size() + 1 < view_->members.size() && !mutated(Mutation::commit_without_acks)) return;
+  if (!all_said(exchange_.acks) && !mutated(Mutation::commit_without_acks)) return;
   if (!acknowledged_alike()) return;
   finish_step();
   begin_step(work_.step.next());
@@ -519,7 +530,7 @@ bool WorkerCore::acknowledged_alike() {
   if (!compares(work_.step)) return true;
   std::map<std::uint32_t, Hash128> alike;
   for (const BlockHash& own : states_.hashes(work_.step)) alike[own.block] = own.hash;
-  for (const auto& [worker, ack] : exchange_.acks) {
+  for (const auto& [worker, ack] : exchange_.acks.of) {
     for (const BlockHash& other : ack.hashes) {
       if (alike.try_emplace(other.block, other.hash).first->second == other.hash) continue;
       exchange_.alarmed = true;

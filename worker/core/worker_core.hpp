@@ -14,11 +14,13 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "proto/duty.hpp"
 #include "proto/mutation.hpp"
+#include "proto/relays.hpp"
 #include "worker/core/block_times.hpp"
 #include "worker/core/compute_rate.hpp"
 #include "worker/core/events.hpp"
@@ -35,13 +37,14 @@ struct WorkerCoreConfig {
   std::vector<double> block_shares;      // of the time of a whole micro-batch, by block
   std::uint32_t evaluation_batches = 0;  // validation micro-batches of an evaluation
   Step total_steps;
-  std::uint64_t checkpoint_every = 0;    // steps; the last step is always saved
-  std::uint32_t checkpoint_retries = 5;  // of the last step's, when it can't be saved
-  std::uint32_t integrity_every = 0;     // steps between comparisons of state hashes; 0 = never
-  std::uint64_t sequence_tokens = 0;     // training tokens of a step: the loss is a mean over them
-  std::uint64_t evaluation_tokens = 0;   // of one evaluation
-  std::uint32_t evaluate_every = 0;      // steps; the final evaluation always happens
-  std::uint32_t state_chunk_tiles = 64;  // tiles of one StateTiles message
+  std::uint64_t checkpoint_every = 0;           // steps; the last step is always saved
+  std::uint32_t checkpoint_retries = 5;         // of the last step's, when it can't be saved
+  std::uint32_t integrity_every = 0;            // steps between comparisons of state hashes; 0 = never
+  std::uint64_t sequence_tokens = 0;            // training tokens of a step: the loss is a mean over them
+  std::uint64_t evaluation_tokens = 0;          // of one evaluation
+  std::uint32_t evaluate_every = 0;             // steps; the final evaluation always happens
+  std::uint32_t state_chunk_tiles = 64;         // tiles of one StateTiles message
+  std::size_t direct_members = kDirectMembers;  // of a view, up to which no member passes on another's word
   Duration heartbeat{};
   Register registration;  // what Register says of this worker; holdings and identity are filled in
   MutationSet mutations;  // tests only
@@ -126,6 +129,7 @@ class WorkerCore {
   void pump_pieces();
   void send_pieces(const StepWork::Stage& stage, WorkerId to);
   [[nodiscard]] std::vector<worker_action::ReduceShards::Input> inputs_of(BlockIndex block) const;
+  [[nodiscard]] std::uint32_t slots_summed(BlockIndex block) const;
   void start_reducing();
   void pump_reduce();
   void send_reduced();
@@ -166,7 +170,17 @@ class WorkerCore {
   void send_register();
   void send_heartbeat();
   void send_control(WorkerMessage message);
-  void send_to_others(const DataMeta& meta);
+  template <class Word>
+  void tell(std::span<const WorkerId> to, const Words<Word>& words, std::span<const WorkerId> of);
+  template <class Word>
+  void pass_on(Words<Word>& words);
+  [[nodiscard]] DataMeta message_of(std::vector<GateWord> words) const;
+  [[nodiscard]] DataMeta message_of(std::vector<AckWord> words) const;
+  template <class Word>
+  [[nodiscard]] bool all_said(const Words<Word>& words) const;
+  template <class Word>
+  [[nodiscard]] std::optional<WorkerId> owes(const Words<Word>& words) const;
+  [[nodiscard]] bool may_tell(WorkerId from, WorkerId of) const;
   void report_evidence(EvidenceKind kind, WorkerId about, std::string detail);
   void refuse(const std::string& why);
 
@@ -175,7 +189,7 @@ class WorkerCore {
   [[nodiscard]] bool in_view() const { return view_.has_value() && !fenced_; }
   // At a boundary it promised not to pass before the next view.
   [[nodiscard]] bool holding() const;
-  [[nodiscard]] const Duty& duty(WorkerId worker) const { return duties_.at(worker); }
+  [[nodiscard]] const Duty& duty(WorkerId worker) const { return duties_->of(worker); }
   [[nodiscard]] const Duty& own_duty() const { return duty(self()); }
   // Of what it keeps, whether it holds the state before the step or that of the step.
   [[nodiscard]] bool may_vote() const;
@@ -192,6 +206,7 @@ class WorkerCore {
   [[nodiscard]] WorkerId self() const { return identity_->worker; }
   [[nodiscard]] std::optional<WorkerId> waiting_on() const;
   [[nodiscard]] std::optional<WorkerId> waiting_for_input() const;
+  [[nodiscard]] bool has_piece_of(const StageWork& stage) const;
   [[nodiscard]] std::optional<WorkerId> waiting_for_parameters() const;
   [[nodiscard]] std::vector<BlockHash> gradient_hashes() const;
   [[nodiscard]] bool is_coming(const StateRequest& request) const;
@@ -211,10 +226,11 @@ class WorkerCore {
 
   // View.
   std::optional<ViewRecord> view_;
-  std::map<WorkerId, Duty> duties_;  // of its members
-  bool sharded_ = false;             // the newest view that it was in
-  bool fenced_ = false;              // transfers of view_ are over
-  std::optional<Prepare> prepare_;   // the newest one, until its view is committed
+  std::optional<Duties> duties_;    // of its members
+  std::optional<Relays> relays_;    // among them
+  bool sharded_ = false;            // the newest view that it was in
+  bool fenced_ = false;             // transfers of view_ are over
+  std::optional<Prepare> prepare_;  // the newest one, until its view is committed
   bool reported_ = false;
   std::deque<Evidence> evidence_;      // of view_; told again to a coordinator that was away
   std::optional<Report> last_report_;  // kept for the mutation `stale_report` only

@@ -150,22 +150,16 @@ void WorkerCore::send_heartbeat() {
 
 std::optional<WorkerId> WorkerCore::waiting_on() const {
   if (!in_view() || work_.step == Step(0)) return std::nullopt;
-  for (const WorkerId worker : others()) {
-    if (exchange_.ack_sent) {
-      if (!exchange_.acks.contains(worker)) return worker;
-    } else if (exchange_.gate_sent) {
-      if (!exchange_.gates.contains(worker)) return worker;
-    }
-  }
+  const auto word = exchange_.ack_sent    ? owes(exchange_.acks)
+                    : exchange_.gate_sent ? owes(exchange_.gates)
+                                          : std::nullopt;
+  if (word) return word;
   if (exchange_.updated && !exchange_.ack_sent) return waiting_for_parameters();
   if (exchange_.gate_sent) return std::nullopt;
   if (!work_.computed()) return waiting_for_input();
   for (const StageAssignment& stage : exchange_.stages) {
     if (stage.worker == self() || stage.work.empty() || unready_shards(self(), stage.work.blocks).empty()) continue;
-    const bool arrived = std::ranges::any_of(exchange_.pieces, [&](const auto& piece) {
-      return piece.first.blocks == stage.work.blocks && piece.first.node.slots().contains(stage.work.slots.begin);
-    });
-    if (!arrived) return stage.worker;
+    if (!has_piece_of(stage.work)) return stage.worker;
   }
   const TileSet missing = own_duty().summed.without(work_.reduced);
   for (const ShardAssignment& shard : exchange_.shards) {
@@ -174,11 +168,20 @@ std::optional<WorkerId> WorkerCore::waiting_on() const {
   return std::nullopt;
 }
 
+// Whether a sum that holds the first slot of the stage has arrived.
+bool WorkerCore::has_piece_of(const StageWork& stage) const {
+  for (std::uint32_t level = 0; (1U << level) <= config_.slots; ++level) {
+    if (exchange_.pieces.contains({stage.blocks, {level, stage.slots.begin >> level}})) return true;
+  }
+  return false;
+}
+
 // Who owes parameters that the next step needs.
 std::optional<WorkerId> WorkerCore::waiting_for_parameters() const {
   const TileSet missing = own_duty().used.without(states_.parameters(work_.step));
-  for (const WorkerId worker : others()) {
-    if (!sent_by(*config_.map, view_->shards, worker, missing).empty()) return worker;
+  for (const ShardAssignment& shard : view_->shards) {
+    const bool owes = !sent_by(*config_.map, std::span(&shard, 1), shard.owner, missing).empty();
+    if (owes && shard.owner != self()) return shard.owner;
   }
   return std::nullopt;
 }
@@ -217,7 +220,7 @@ void WorkerCore::leave_view() {
   }
   abandon_checkpoint("the worker lost its place in the view");
   view_.reset();
-  duties_.clear();
+  duties_.reset();
   evidence_.clear();
   fenced_ = false;
   prepare_.reset();
@@ -352,9 +355,10 @@ void WorkerCore::control(const CommitView& message) {
   early_.clear();
   waiting_requests_.clear();
   identity_->view = view_->view;
-  duties_.clear();
-  const Duties duties(*config_.map, view_->sharded, view_->stages, view_->shards);
-  for (const Member& member : view_->members) duties_[member.worker] = duties.of(member.worker);
+  duties_.emplace(*config_.map, view_->sharded, view_->stages, view_->shards);
+  std::vector<WorkerId> members;
+  for (const Member& member : view_->members) members.push_back(member.worker);
+  relays_.emplace(std::move(members), config_.direct_members);
   ++progress_;
   sharded_ = view_->sharded;
   emit(EnterView{view_->view, view_->members});

@@ -21,10 +21,6 @@ std::uint32_t takes_at(const StageWork& work, BoundaryKind kind) {
 
 }  // namespace
 
-void WorkerCore::send_to_others(const DataMeta& meta) {
-  for (const WorkerId to : others()) emit(SendSmall{to, view_->view, meta});
-}
-
 void WorkerCore::handle(const worker_event::Data& event) {
   const bool current = in_view() && event.view == view_->view;
   if (!current && !(mutated(Mutation::accept_stale_view) && view_)) return refuse("data of a view that is over");
@@ -183,6 +179,10 @@ void WorkerCore::data(WorkerId from, const Piece& meta, const PayloadRef& payloa
   if (!is_epilogue() && unready_shards(self(), meta.blocks) != meta.tiles)
     return refuse("a piece for other shards, from " + std::to_string(from.value()));
   exchange_.pieces[node] = {node, payload, meta.tiles};
+  exchange_.piece_slots.resize(block_count());
+  for (std::uint32_t block = meta.blocks.begin; block < meta.blocks.end; ++block) {
+    exchange_.piece_slots[block] += slots.size();
+  }
   ++progress_;
   store_losses(meta.losses);
   work_.mark_nonfinite(meta.nonfinite);
@@ -201,26 +201,6 @@ void WorkerCore::data(WorkerId from, const Reduced& meta, const PayloadRef& payl
   if (held) return;
   work_.reduced.add(tiles);
   emit(StoreReduced{work_.step, meta.tiles, payload});
-}
-
-void WorkerCore::data(WorkerId from, const Gate& meta, const PayloadRef&) {
-  if (meta.attempt != work_.attempt) return refuse("a gate of another attempt");
-  const std::vector<TileRange> expected = is_epilogue() ? std::vector<TileRange>{} : duty(from).kept.runs();
-  std::size_t tiles = 0;
-  for (const TileRange range : expected) tiles += range.end - range.begin;
-  if (meta.tiles != expected || meta.sums.size() != tiles)
-    return refuse("a gate of tiles that its sender doesn't keep");
-  exchange_.gates[from] = meta;
-  store_losses(meta.losses);
-  ++progress_;
-}
-
-void WorkerCore::data(WorkerId from, const Ack& meta, const PayloadRef&) {
-  if (std::ranges::any_of(meta.hashes, [this](const BlockHash& hash) { return hash.block >= block_count(); })) {
-    return refuse("an acknowledgement of unknown blocks");
-  }
-  exchange_.acks[from] = meta;
-  ++progress_;
 }
 
 void WorkerCore::data(WorkerId from, const Parameters& meta, const PayloadRef& payload) {

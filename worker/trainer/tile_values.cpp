@@ -40,7 +40,7 @@ Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_el
   }
   if (const auto* state = std::get_if<StateTiles>(&meta)) {
     if (!fits(map, state->tiles)) return bad();
-    if (state->available) return (state->parameters_only ? 1 : 3) * (map.bytes(state->tiles) / sizeof(float));
+    if (state->available) return (state->parameters_only ? 1 : kTensorsOfState) * (map.bytes(state->tiles) / sizeof(float));
   }
   return std::holds_alternative<Boundary>(meta) ? boundary_elements : std::size_t{0};
 }
