@@ -108,14 +108,17 @@ struct Reduced {
   }
 };
 
-// "I hold the reduced gradient of all tiles that I keep": their sums of squares, with tied copies added, in order.
+// "I hold the reduced gradient of all tiles that I keep": the sums of squares of those that no worker before it keeps,
+// with tied copies added, in order. Each tile's sum is told once in a view, whoever keeps it besides; the hash of all
+// its sums shows whether the worker has the same.
 struct GateWord {
   WorkerId worker;
   std::vector<TileRange> tiles;
   std::vector<double> sums;
+  Hash128 kept;  // of the sums of all tiles that it keeps
   template <class V>
   void fields(V& v) {
-    v(worker, tiles, sums);
+    v(worker, tiles, sums, kept);
   }
 };
 

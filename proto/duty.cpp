@@ -40,6 +40,19 @@ const Duty& Duties::of(WorkerId worker) const {
   return made->second;
 }
 
+const TileSet& Duties::first_kept_by(WorkerId worker) const {
+  if (sharded_) return of(worker).kept;  // each tile is kept once
+  if (first_kept_.empty()) {
+    TileSet seen;
+    for (const auto& [keeper, share] : shares_) {
+      const TileSet& kept = of(keeper).kept;
+      first_kept_[keeper] = kept.without(seen);
+      seen.add(kept);
+    }
+  }
+  return first_kept_[worker];
+}
+
 TileSet tiles_used(const StateMap& map, std::span<const StageAssignment> stages, WorkerId worker) {
   TileSet tiles;
   for (const StageAssignment& stage : stages) {

@@ -36,6 +36,8 @@ class Duties {
          std::span<const ShardAssignment> shards);
 
   [[nodiscard]] const Duty& of(WorkerId worker) const;
+  // Of the tiles that it keeps, those that no worker before it keeps: who tells of a tile for all its keepers.
+  [[nodiscard]] const TileSet& first_kept_by(WorkerId worker) const;
 
  private:
   struct Share {
@@ -46,6 +48,7 @@ class Duties {
   bool sharded_;
   std::map<WorkerId, Share> shares_;
   mutable std::map<WorkerId, Duty> made_;
+  mutable std::map<WorkerId, TileSet> first_kept_;
 };
 
 // Tiles of all blocks in which the worker has a stage.

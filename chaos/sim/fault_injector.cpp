@@ -222,6 +222,9 @@ void FaultInjector::strike_workers(const Fault& fault, WorkerProcess& victim) {
     case FaultKind::flip_state:
       victim.trainer().arm(fault.flag ? FlipFault::at_rest : FlipFault::in_update);
       break;
+    case FaultKind::flip_gradient:
+      victim.trainer().arm(FlipFault::in_gradient);
+      break;
     case FaultKind::disk_full:
       simulation_.disks().fill_up(world_.now() + fault.lasts);
       last_effect_ = std::max(last_effect_, world_.now() + fault.lasts);

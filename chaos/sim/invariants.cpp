@@ -65,8 +65,8 @@ void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
       if (!gate->losses.empty()) check_losses(process, gate->step, gate->losses);
       for (const GateWord& word : gate->words) {
         const std::tuple said(small->view, gate->step, gate->attempt, word.worker);
-        if (word.worker == process.core().identity()->worker) gates_.insert(said);
-        if (!gates_.contains(said)) fail("6: a gate is passed on that nobody sent", process, describe(action));
+        if (word.worker == process.core().identity()->worker) said_gates_.insert(said);
+        if (!said_gates_.contains(said)) fail("6: a gate is passed on that nobody sent", process, describe(action));
       }
     } else if (const auto* ack = std::get_if<Ack>(&small->meta)) {
       const Duty& own = duty(*view, process.core().identity()->worker);
@@ -77,8 +77,8 @@ void Oracle::decided(const WorkerProcess& process, const WorkerAction& action) {
       }
       for (const AckWord& word : ack->words) {
         const std::tuple said(small->view, ack->step, word.worker);
-        if (word.worker == process.core().identity()->worker) acks_.insert(said);
-        if (!acks_.contains(said))
+        if (word.worker == process.core().identity()->worker) said_acks_.insert(said);
+        if (!said_acks_.contains(said))
           fail("2: an acknowledgement is passed on that nobody sent", process, describe(action));
       }
     }
@@ -284,7 +284,9 @@ void Oracle::heard(WorkerId worker, Incarnation incarnation, const WorkerMessage
   if (const auto* evidence = std::get_if<Evidence>(&message)) {
     const CoordinatorCore* core = simulation_.coordinator().core();
     const bool counts = core != nullptr && core->view() && core->view()->view == evidence->view;
-    if (counts && evidence->kind == EvidenceKind::state_mismatch) unnoticed_ = false;
+    const bool notices =
+        evidence->kind == EvidenceKind::state_mismatch || evidence->kind == EvidenceKind::gradient_mismatch;
+    if (counts && notices) unnoticed_ = false;
   }
   last_heard_[worker] = world_.now();
   if (const auto* report = std::get_if<Report>(&message)) {

@@ -36,8 +36,8 @@ class Oracle {
   void step_released(const WorkerProcess& process, Step step);
   void stops(const WorkerProcess& process, const worker_action::Stop& stop);
 
-  // A value in some state is wrong from now on; nobody has noticed.
-  void state_damaged() {
+  // A value in some state or reduced gradient is wrong from now on; nobody has noticed.
+  void value_damaged() {
     damaged_ = unnoticed_ = true;
     clean_from_.reset();
   }
@@ -105,8 +105,8 @@ class Oracle {
   std::map<std::uint32_t, std::uint32_t> tiers_;  // views by tier
   std::map<ViewNumber, Duties> duties_;           // of the newest few views
   std::shared_ptr<const PackedView> told_view_;   // the newest; most members are told the same bytes
-  std::set<std::tuple<ViewNumber, Step, std::uint32_t, WorkerId>> gates_;  // said, by attempt
-  std::set<std::tuple<ViewNumber, Step, WorkerId>> acks_;
+  std::set<std::tuple<ViewNumber, Step, std::uint32_t, WorkerId>> said_gates_;  // said, by attempt
+  std::set<std::tuple<ViewNumber, Step, WorkerId>> said_acks_;
   std::set<std::pair<ViewNumber, Step>> held_;  // by all members of the view, as was seen
 };
 

@@ -39,6 +39,7 @@ const char* to_string(FaultKind kind) {
                                                "delay",
                                                "nan",
                                                "flip_state",
+                                               "flip_gradient",
                                                "disk_full",
                                                "damage_checkpoint",
                                                "kill_coordinator",

@@ -51,6 +51,7 @@ enum class FaultKind : std::uint8_t {
   delay,              // a link becomes slow for a while
   nan,                // one gradient is nonfinite, or all that the victim computes from now on
   flip_state,         // a wrong value in a state: written by an update, or there after it was compared
+  flip_gradient,      // a wrong value in the reduced gradient of one of its keepers
   disk_full,          // checkpoints fail for a while
   damage_checkpoint,  // the newest checkpoint can't be read
   kill_coordinator,

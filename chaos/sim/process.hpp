@@ -55,7 +55,7 @@ class WorkerProcess {
   [[nodiscard]] std::uint32_t disk() const;
   [[nodiscard]] Incarnation incarnation() const;
   [[nodiscard]] bool gate_seen(ViewNumber view, Step step, std::uint32_t attempt, WorkerId from) const {
-    return gates_.contains({view, step, attempt, from});
+    return heard_gates_.contains({view, step, attempt, from});
   }
   // Something happened that the core has not been told yet.
   [[nodiscard]] bool busy() const { return !mailbox_.empty(); }
@@ -96,7 +96,7 @@ class WorkerProcess {
 
   bool changing_ = false;
   Generation highest_generation_;
-  std::set<std::tuple<ViewNumber, Step, std::uint32_t, WorkerId>> gates_;
+  std::set<std::tuple<ViewNumber, Step, std::uint32_t, WorkerId>> heard_gates_;
 };
 
 }  // namespace planaria::sim

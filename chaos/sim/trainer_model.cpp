@@ -391,6 +391,11 @@ void TrainerModel::measure(const MeasureGradient& action) {
   if (!holds_gradient(action.step, action.tiles)) {
     return fail("3: an incomplete gradient is measured", describe(WorkerAction(action)));
   }
+  if (flip_armed_ == FlipFault::in_gradient) {
+    flip_armed_ = FlipFault::none;
+    reduced_ = std::make_shared<Buffer>(*reduced_);  // what is being sent was right
+    damage(*reduced_, TileSet(action.tiles));
+  }
   worker_event::GradientMeasured measured{action.step, action.attempt, action.tiles, {}};
   for (const TileRange range : action.tiles) {
     for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
@@ -482,8 +487,9 @@ void TrainerModel::hash_state(const HashState& action) {
   const BufferRef state = find_state(action.stamp);
   worker_event::StateHashed hashed{action.stamp, {}};
   if (state == nullptr) return process_.post(hashed);
-  const bool flips = flip_armed_ != FlipFault::none && action.stamp == process_.core().work().step;
-  if (flips && flip_armed_ == FlipFault::in_update) damage(*state);
+  const bool flips = (flip_armed_ == FlipFault::in_update || flip_armed_ == FlipFault::at_rest) &&
+                     action.stamp == process_.core().work().step;
+  if (flips && flip_armed_ == FlipFault::in_update) damage(*state, state->state);
   const JobShape& shape = world_.options.shape;
   for (std::uint32_t block = 0; block < shape.blocks.size(); ++block) {
     const TileSet kept = TileSet(shape.blocks[block]).common(shape.map->tiles_with_state());
@@ -491,13 +497,13 @@ void TrainerModel::hash_state(const HashState& action) {
     if (!action.parameters_only && !state->state.contains(kept)) continue;
     hashed.hashes.push_back(block_hash(shape, state->tiles, block));
   }
-  if (flips && flip_armed_ == FlipFault::at_rest) damage(*state);
+  if (flips && flip_armed_ == FlipFault::at_rest) damage(*state, state->state);
   if (flips) flip_armed_ = FlipFault::none;
   process_.post(std::move(hashed));
 }
 
-// Of a tile that several members hold.
-void TrainerModel::damage(Buffer& state) {
+// Of one of the tiles that several members keep.
+void TrainerModel::damage(Buffer& buffer, const TileSet& tiles) {
   const auto& view = process_.core().view_record();
   if (!view) return;
   TileSet seen, several;
@@ -507,19 +513,19 @@ void TrainerModel::damage(Buffer& state) {
     several.add(seen.common(kept));
     seen.add(kept);
   }
-  const TileSet candidates = several.common(state.state);
+  const TileSet candidates = several.common(tiles);
   if (candidates.empty()) return;
   std::uint64_t chosen = world_.noise.below(candidates.size());
   for (const TileRange run : candidates.runs()) {
     const std::uint32_t size = run.end - run.begin;
     if (chosen < size) {
-      Term& victim = state.tiles[run.begin + chosen];
+      Term& victim = buffer.tiles[run.begin + chosen];
       victim.id = mix(Operation::damage, victim.id, {world_.noise.next_u64(), 1});
       break;
     }
     chosen -= size;
   }
-  process_.simulation().oracle().state_damaged();
+  process_.simulation().oracle().value_damaged();
 }
 
 void TrainerModel::store_state(const StoreState& action) {

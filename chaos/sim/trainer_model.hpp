@@ -46,8 +46,8 @@ struct NodeSum {
 
 // A gradient that isn't finite: one, or all from now on.
 enum class NanFault : std::uint8_t { none, once, always };
-// A wrong value in a state: written by the next update, or there after the members compared.
-enum class FlipFault : std::uint8_t { none, in_update, at_rest };
+// A wrong value: written by the next update, there after the members compared, or in a reduced gradient.
+enum class FlipFault : std::uint8_t { none, in_update, at_rest, in_gradient };
 
 class TrainerModel {
  public:
@@ -118,7 +118,7 @@ class TrainerModel {
   void add_to_checkpoint(const worker_action::AddToCheckpoint& action);
   void write_checkpoint(const worker_action::WriteCheckpoint& action);
   void release(Step step);
-  void damage(Buffer& state);
+  void damage(Buffer& buffer, const TileSet& tiles);
 
   [[nodiscard]] BufferRef find_state(Step stamp) const;
   [[nodiscard]] Buffer& open_state(Step stamp);

@@ -162,6 +162,20 @@ TEST(Simulation, AWrongValueInOneReplicaIsFoundAndAllGoBackToWhatTheyHadAlike) {
   }
 }
 
+TEST(Simulation, AWrongGradientAtOneKeeperIsFoundBeforeTheUpdate) {
+  const std::uint64_t undisturbed = run_seed(quiet(4)).views;
+  for (const std::uint32_t victim : {0U, 1U, 2U, 3U}) {
+    SimOptions options = quiet(4);
+    options.faults = {fault(FaultKind::flip_gradient, 6, SimPhase::forward)};
+    options.faults[0].victim = victim;
+    const RunResult result = run_seed(options);
+    EXPECT_FALSE(result.violation) << shrink(options).describe();
+    EXPECT_EQ(result.ending, Ending::finished);
+    EXPECT_EQ(result.views, undisturbed + 1);
+    EXPECT_EQ(result.tiers.count(1), 0U) << "the step is computed again, from the state before it";
+  }
+}
+
 // A value goes wrong at rest at step 3; another member is away while the rest compares at step 6 and goes back, and
 // returns with the state of step 4 or 5.
 std::uint32_t violations_of_absences(MutationSet mutations) {

@@ -23,7 +23,8 @@ TEST(DataMessage, HeadsSurviveTheWireAndAlignTheirValues) {
 }
 
 TEST(DataMessage, TruncatedHeadsAreRefused) {
-  const std::vector<std::byte> head = encode_data_head(Gate{Step(1), 0, {{WorkerId(3), {{0, 2}}, {1.5, 2.5}}}, {{SlotIndex(0), 1, 2}}});
+  const std::vector<std::byte> head =
+      encode_data_head(Gate{Step(1), 0, {{WorkerId(3), {{0, 2}}, {1.5, 2.5}, {7, 8}}}, {{SlotIndex(0), 1, 2}}});
   for (std::size_t size = 0; size < head.size(); ++size) {
     EXPECT_FALSE(decode_data_head(std::span(head).first(size)).ok()) << size;
   }

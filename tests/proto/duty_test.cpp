@@ -70,6 +70,19 @@ TEST_P(DutyTest, TheGradientOfATiedCopyGoesToWhoKeepsTheEmbedding) {
   EXPECT_TRUE(sharded_ || duty(1).summed.intersects(map_.tied_tiles()) == tied_);
 }
 
+TEST_P(DutyTest, EachTileIsToldOfByTheFirstOfItsKeepers) {
+  const Duties duties(map_, sharded_, kStages, shards_);
+  TileSet told;
+  for (std::uint32_t worker = 0; worker < 3; ++worker) {
+    const TileSet& first = duties.first_kept_by(WorkerId(worker));
+    EXPECT_EQ(duties.of(WorkerId(worker)).kept.without(told), first);
+    told.add(first);
+  }
+  EXPECT_EQ(told, TileSet(map_.tiles_with_state()));
+  EXPECT_TRUE(sharded_ || duties.first_kept_by(WorkerId(2)).empty()) << "worker 0 keeps all";
+  EXPECT_TRUE(duties.first_kept_by(WorkerId(9)).empty());
+}
+
 INSTANTIATE_TEST_SUITE_P(Modes, DutyTest, testing::Combine(testing::Bool(), testing::Bool()), [](const auto& info) {
   return std::string(std::get<0>(info.param) ? "Tied" : "Untied") +
          (std::get<1>(info.param) ? "Sharded" : "Replicated");

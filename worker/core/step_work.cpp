@@ -1,6 +1,9 @@
 #include "worker/core/step_work.hpp"
 
 #include <algorithm>
+#include <span>
+
+#include "common/hash.hpp"
 
 namespace planaria {
 
@@ -61,6 +64,14 @@ void StepWork::mark_nonfinite(const std::vector<SlotRange>& slots) {
     if (range.begin <= range.end && range.end <= nonfinite.size())
       std::fill(nonfinite.begin() + range.begin, nonfinite.begin() + range.end, true);
   }
+}
+
+Hash128 StepWork::hash_of_sums(const TileSet& tiles) const {
+  Hasher hasher;
+  for (const TileRange run : tiles.runs()) {
+    hasher.update(std::as_bytes(std::span(sums).subspan(run.begin, run.end - run.begin)));
+  }
+  return hasher.digest();
 }
 
 }  // namespace planaria

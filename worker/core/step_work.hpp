@@ -57,6 +57,7 @@ struct StepWork {
   [[nodiscard]] std::vector<SlotLoss> known_losses() const;  // of all V slots, or none
   [[nodiscard]] std::vector<SlotRange> nonfinite_slots(SlotRange among) const;
   void mark_nonfinite(const std::vector<SlotRange>& slots);
+  [[nodiscard]] Hash128 hash_of_sums(const TileSet& tiles) const;
 };
 
 // What each member has to say to all, as far as it is known here, and whether it was passed on (proto/relays.hpp).

@@ -399,12 +399,13 @@ void WorkerCore::pump_gate() {
   }
   if (!may_vote() && !mutated(Mutation::joiner_votes_without_state)) return;
   exchange_.gate_sent = true;
-  GateWord word{self(), {}, {}};
+  GateWord word{self(), {}, {}, {}};
   if (!is_epilogue()) {
-    word.tiles = own.kept.runs();
+    word.tiles = duties_->first_kept_by(self()).runs();
     for (const TileRange tiles : word.tiles) {
       word.sums.insert(word.sums.end(), work_.sums.begin() + tiles.begin, work_.sums.begin() + tiles.end);
     }
+    word.kept = work_.hash_of_sums(own.kept);
   }
   exchange_.gates.of[self()] = std::move(word);
 }
@@ -437,31 +438,44 @@ void WorkerCore::pump_update() {
 
 // All sums of squares are known, equal where several members keep a tile, and finite.
 bool WorkerCore::gates_hold() {
-  TileSet known = work_.measured;
-  for (const auto& [worker, gate] : exchange_.gates.of) {
-    auto sum = gate.sums.begin();
-    for (const TileRange tiles : gate.tiles) {
-      for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile, ++sum) {
-        const bool differs = known.contains(TileIndex(tile)) &&
-                             std::bit_cast<std::uint64_t>(work_.sums[tile]) != std::bit_cast<std::uint64_t>(*sum);
-        if (differs) {
-          exchange_.alarmed = true;
-          report_evidence(EvidenceKind::gradient_mismatch, worker, "its sums of the step's gradient differ");
-          return false;
-        }
-        work_.sums[tile] = *sum;
-        work_.finite = work_.finite && std::isfinite(*sum);
-      }
-      known.add(tiles);
-    }
-  }
   if (!work_.losses_complete()) return false;
+  if (const auto differs = who_differs()) {
+    exchange_.alarmed = true;
+    report_evidence(EvidenceKind::gradient_mismatch, *differs, "its sums of the step's gradient differ");
+    return false;
+  }
   if (!work_.finite && !exchange_.skip_update) {
     exchange_.alarmed = true;
     report_evidence(EvidenceKind::nonfinite, self(), "the gradient norm of the step is not finite");
     return false;
   }
   return true;
+}
+
+// Takes the sums that the members tell; who has others than those before it, if somebody has.
+std::optional<WorkerId> WorkerCore::who_differs() {
+  for (const auto& [worker, gate] : exchange_.gates.of) {
+    auto sum = gate.sums.begin();
+    for (const TileRange tiles : gate.tiles) {
+      for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile, ++sum) {
+        const bool differs = work_.measured.contains(TileIndex(tile)) &&
+                             std::bit_cast<std::uint64_t>(work_.sums[tile]) != std::bit_cast<std::uint64_t>(*sum);
+        if (differs) return worker;
+        work_.sums[tile] = *sum;
+        work_.finite = work_.finite && std::isfinite(*sum);
+      }
+    }
+  }
+  if (is_epilogue()) return std::nullopt;
+  std::map<std::vector<TileRange>, Hash128> hashes;  // many members keep the same tiles
+  for (const auto& [worker, gate] : exchange_.gates.of) {
+    const TileSet& kept = duty(worker).kept;
+    if (kept.runs() == gate.tiles) continue;  // it told of them all itself
+    const auto [hash, is_new] = hashes.try_emplace(kept.runs());
+    if (is_new) hash->second = work_.hash_of_sums(kept);
+    if (hash->second != gate.kept) return worker;
+  }
+  return std::nullopt;
 }
 
 void WorkerCore::apply_update() {

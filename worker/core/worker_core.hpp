@@ -136,6 +136,7 @@ class WorkerCore {
   void pump_gate();
   void pump_update();
   [[nodiscard]] bool gates_hold();
+  [[nodiscard]] std::optional<WorkerId> who_differs();
   void apply_update();
   void pass_on_parameters();
   void acknowledge();

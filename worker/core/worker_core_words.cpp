@@ -104,9 +104,9 @@ void WorkerCore::data(WorkerId from, const Gate& meta, const PayloadRef&) {
   if (meta.attempt != work_.attempt) return refuse("a gate of another attempt");
   for (const GateWord& word : meta.words) {
     if (!may_tell(from, word.worker)) return refuse("a gate that isn't its sender's to tell");
-    const TileSet& expected = is_epilogue() ? kNone : duty(word.worker).kept;
+    const TileSet& expected = is_epilogue() ? kNone : duties_->first_kept_by(word.worker);
     if (word.tiles != expected.runs() || word.sums.size() != expected.size()) {
-      return refuse("a gate of tiles that its worker doesn't keep");
+      return refuse("a gate of other tiles than its worker has to tell of");
     }
   }
   for (const GateWord& word : meta.words) exchange_.gates.of[word.worker] = word;
