@@ -30,11 +30,8 @@ Result<PlanOptions> options_of(const JobSpec& job, const PlanArguments& argument
   options.slots = job.batch.slots;
   options.shard_optimizer = arguments.shard == "true";
   if (arguments.layout.empty()) return options;
-  const auto depths = parse_depths(arguments.layout);
-  if (!depths) {
-    return Error(ErrorCode::invalid_argument,
-                 fmt::format("--layout {}: expected the stages of each pipeline, like 2+1", arguments.layout));
-  }
+  const auto depths = pipeline_depths(arguments.layout);
+  if (!depths) return depths.error().within("--layout");
   options.forced_depths = *depths;
   return options;
 }

@@ -3,13 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <set>
 
 namespace planaria {
 namespace {
-
-constexpr std::size_t kMaxDepthsText = 1U << 16;
 
 Status check_pipeline(const PlanPipeline& pipeline, std::size_t number, std::uint32_t blocks, std::uint32_t slot) {
   const auto refuse = [number](const std::string& why) {
@@ -33,22 +30,6 @@ TileRange block_shard(std::uint64_t tiles, std::uint32_t block, std::uint32_t pi
   const std::uint64_t place = (std::uint64_t{pipeline} + block) % pipelines;
   return {static_cast<std::uint32_t>(tiles * place / pipelines),
           static_cast<std::uint32_t>(tiles * (place + 1) / pipelines)};
-}
-
-std::optional<std::vector<std::uint32_t>> parse_depths(std::string_view text) {
-  if (text.size() > kMaxDepthsText) return std::nullopt;
-  std::vector<std::uint32_t> depths;
-  const char* at = text.data();
-  const char* const last = at + text.size();
-  while (true) {
-    std::uint32_t depth = 0;
-    const auto [end, error] = std::from_chars(at, last, depth);
-    if (error != std::errc() || depth == 0) return std::nullopt;
-    depths.push_back(depth);
-    if (end == last) return depths;
-    if (*end != '+') return std::nullopt;
-    at = end + 1;
-  }
 }
 
 std::string depths_text(const LayoutPlan& layout) {

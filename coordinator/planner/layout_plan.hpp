@@ -41,8 +41,7 @@ struct LayoutPlan {
 [[nodiscard]] TileRange block_shard(std::uint64_t tiles, std::uint32_t block, std::uint32_t pipeline,
                                     std::uint32_t pipelines);
 
-// "2+1": stages of each pipeline, or nothing when the text isn't of that form.
-[[nodiscard]] std::optional<std::vector<std::uint32_t>> parse_depths(std::string_view text);
+// "2+1": stages of each pipeline; read by pipeline_depths().
 [[nodiscard]] std::string depths_text(const LayoutPlan& layout);
 
 // How to search. `automatic` proves the optimum for few workers, and searches locally for many.

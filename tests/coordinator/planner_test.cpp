@@ -10,6 +10,7 @@
 
 #include "coordinator/planner/evaluator.hpp"
 #include "planner_cases.hpp"
+#include "proto/job_spec.hpp"
 
 namespace planaria {
 namespace {
@@ -144,7 +145,7 @@ TEST(Prediction, UnevenStagesTakeTheirSumAndTheSlowestForEachFurtherMicroBatch) 
 
 TEST(Planner, ForcedFormsAreKept) {
   for (const char* form : {"1", "2", "3", "2+1", "2+2", "3+2"}) {
-    const auto planned = plan_layout(small_model(), alike(5), options_of(*parse_depths(form)));
+    const auto planned = plan_layout(small_model(), alike(5), options_of(pipeline_depths(form).value()));
     ASSERT_TRUE(planned) << form << ": " << planned.error().message();
     std::string swapped(form);
     std::ranges::reverse(swapped);
@@ -158,10 +159,6 @@ TEST(Planner, ForcedFormForMoreWorkersThanThereAreIsRefused) {
   ASSERT_FALSE(planned);
   EXPECT_EQ(planned.error().code(), ErrorCode::exhausted);
   EXPECT_THAT(planned.error().message(), HasSubstr("needs 3 workers and there are 2"));
-}
-
-TEST(Planner, DepthsOfOtherFormsAreNone) {
-  for (const char* form : {"", "0", "2+", "+2", "2++1", "a", "2+1 ", "99999999999"}) EXPECT_FALSE(parse_depths(form));
 }
 
 TEST(Planner, MemoryCapsHoldAndDeepenPipelines) {

@@ -98,6 +98,12 @@ TEST(JobConfig, ShippedJobsLoad) {
   }
 }
 
+TEST(PipelineDepths, AreNumbersOfStagesJoinedByPlus) {
+  EXPECT_EQ(pipeline_depths("2+1+30").value(), (std::vector<std::uint32_t>{2, 1, 30}));
+  EXPECT_TRUE(pipeline_depths("").value().empty());
+  for (const char* form : {"0", "2+", "+2", "2++1", "a", "2+1 ", "99999999999"}) EXPECT_FALSE(pipeline_depths(form));
+}
+
 TEST(JobHash, ChangesWithEverythingThatDeterminesTheBits) {
   const Hash128 base = job_hash(small_job());
   const std::vector<std::function<void(JobSpec&)>> changes{

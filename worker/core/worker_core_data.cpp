@@ -118,8 +118,10 @@ void WorkerCore::data(WorkerId from, const BoundaryRequest& meta, const PayloadR
            stage.work.slots.begin <= meta.slots.begin && meta.slots.end <= stage.work.slots.end;
   });
   if (!asks_beside) return refuse("a request for boundaries of a stage that its sender doesn't have");
+  // A stage asks once in a view for each slot: more would be a copy, or an endless list.
   const bool known = std::ranges::any_of(exchange_.requests, [&](const auto& request) {
-    return request.first == from && request.second.from == meta.from && request.second.slots == meta.slots;
+    return request.first == from && request.second.from.kind == meta.from.kind &&
+           request.second.from.block == meta.from.block && !request.second.slots.common(meta.slots).empty();
   });
   if (known) return;
   ++progress_;
