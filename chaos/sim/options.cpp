@@ -7,6 +7,7 @@
 #include <cassert>
 
 #include "common/philox.hpp"
+#include "coordinator/core/layout_planning.hpp"
 #include "proto/state_map.hpp"
 #include "storage/export.hpp"
 
@@ -76,13 +77,14 @@ std::string SimOptions::describe() const {
       "integrity "
       "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
       "{} "
-      "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}{}",
+      "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}{}{}",
       seed, starts.size(), job.cluster.layout, job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps,
       job.batch.slots, job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps,
       shared_checkpoints ? "shared" : "own", job.integrity.check_every, job.train.evaluate_every,
       job.cluster.heartbeat_ms, job.cluster.lease_ms, job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms,
       job.cluster.stall_timeout_ms, job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency),
       duplicate_chance, known_speeds ? "; speeds are known" : "",
+      memory_bytes > 0 ? fmt::format("; {} bytes of memory each", memory_bytes) : "",
       direct_members < kDirectMembers ? fmt::format("; relays above {} members", direct_members) : "",
       shape.natural_nan ? fmt::format("; step {} is nonfinite by nature ({})", shape.natural_nan->value(),
                                       shape.nonfinite == NonfinitePolicy::skip ? "skip" : "halt")
@@ -163,6 +165,28 @@ void draw_job(Draw& draw, const OptionLimits& limits, SimOptions& options) {
     job.cluster.layout = kLayouts[draw.below(std::size(kLayouts))];
   }
   job.optimizer.shard = draw.chance(0.35);
+}
+
+// So much for each worker that a few must share the model out among them; enough for the fewest that the job goes on
+// with. 0: such a number wasn't found.
+std::uint64_t draw_memory(Draw& draw, const SimOptions& options) {
+  const JobSpec& job = options.job;
+  const StateMap& map = *options.shape.map;
+  const std::vector<double> shares(map.blocks().size(), 1.0 / static_cast<double>(map.blocks().size()));
+  const auto plan = [&](std::uint32_t workers, std::uint64_t memory) {
+    std::vector<PlannedWorker> asked;
+    for (std::uint32_t w = 0; w < workers; ++w) {
+      PlannedWorker worker{.worker = WorkerId(w), .host = std::to_string(w), .resources = {}};
+      worker.resources.memory_bytes = memory;
+      asked.push_back(std::move(worker));
+    }
+    const LayoutRequest request = layout_request(job, map, shares, asked, {}, {});
+    return plan_layout(request.model, request.cluster, request.options);
+  };
+  const auto whole = plan(1, 0);
+  if (!whole) return 0;
+  const std::uint64_t memory = whole->prediction.workers.front().memory_bytes * draw.between(60, 110) / 100;
+  return plan(job.cluster.min_workers, memory) ? memory : 0;
 }
 
 FaultKind draw_kind(Draw& draw, const SimOptions& options) {
@@ -252,6 +276,7 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   }
   options.known_speeds = draw.chance(0.15);  // the planner, asked for a first view, takes as long as all else
   if (draw.chance(0.3)) options.direct_members = draw.between(1, 4);
+  if (options.job.cluster.layout.empty() && draw.chance(0.5)) options.memory_bytes = draw_memory(draw, options);
   return options;
 }
 

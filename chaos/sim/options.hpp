@@ -96,6 +96,7 @@ struct SimOptions {
   std::vector<Duration> rescues;   // workers that start this long after the last fault, so that the job can end
   bool shared_checkpoints = true;  // one directory for all, else one a host
   bool known_speeds = false;       // workers tell what their devices can do when they register
+  std::uint64_t memory_bytes = 0;  // of each worker; 0: none tells
   std::size_t direct_members = kDirectMembers;  // of a view without relays
   double duplicate_chance = 0;                  // of a frame
   double slow_frame_chance = 0;                 // a frame that others overtake by far

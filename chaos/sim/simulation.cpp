@@ -94,6 +94,7 @@ WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string
   config.registration.host = host;
   config.registration.process_id = index + 1;
   if (options_.known_speeds) config.registration.resources.gflops = 1 / slowness(index);
+  config.registration.resources.memory_bytes = options_.memory_bytes;
   config.registration.address = address_of(index);
   config.registration.holdings.checkpoints = disks_.list(disk);
   config.mutations = options_.mutations;

@@ -185,7 +185,11 @@ void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
                                     took};
   if (action.pass != Pass::backward && !forward(action, state->tiles)) return;
   if (action.pass != Pass::forward && !backward(action, state->tiles, done.finite)) return;
-  if (action.item.position >= shape.micro_batches_per_slot) done.took = {};
+  if (action.item.position >= shape.micro_batches_per_slot) {
+    done.took = {};
+  } else if (action.pass != Pass::forward) {
+    done.block_took.assign(action.work.blocks.size(), took / action.work.blocks.size());
+  }
   done.loss = losses_[action.item.slot];
   process_.post(done);
 }
