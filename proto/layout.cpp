@@ -317,21 +317,39 @@ std::vector<SlotRange> split_slots(std::uint32_t slots, std::span<const double> 
   return ranges;
 }
 
-std::uint32_t stages_above(std::span<const StageAssignment> stages, const StageWork& work) {
+namespace {
+
+// The longest way from the stage to others, each next to the one before it.
+template <class IsNext>
+std::uint32_t longest_way(std::span<const StageAssignment> stages, const StageWork& work, IsNext is_next) {
   std::uint32_t count = 0;
   std::set<StageWork> level{work};
   while (true) {
-    std::set<StageWork> above;
+    std::set<StageWork> beyond;
     for (const StageAssignment& stage : stages) {
-      const bool on_top = std::ranges::any_of(level, [&](const StageWork& below) {
-        return stage.work.blocks.begin == below.blocks.end && !stage.work.slots.common(below.slots).empty();
+      const bool next = std::ranges::any_of(level, [&](const StageWork& from) {
+        return is_next(from, stage.work) && !stage.work.slots.common(from.slots).empty();
       });
-      if (on_top && !stage.work.empty()) above.insert(stage.work);
+      if (next && !stage.work.empty()) beyond.insert(stage.work);
     }
-    if (above.empty()) return count;
+    if (beyond.empty()) return count;
     ++count;
-    level = std::move(above);
+    level = std::move(beyond);
   }
+}
+
+}  // namespace
+
+std::uint32_t stages_above(std::span<const StageAssignment> stages, const StageWork& work) {
+  return longest_way(stages, work, [](const StageWork& from, const StageWork& stage) {
+    return stage.blocks.begin == from.blocks.end;
+  });
+}
+
+std::uint32_t stages_below(std::span<const StageAssignment> stages, const StageWork& work) {
+  return longest_way(stages, work, [](const StageWork& from, const StageWork& stage) {
+    return stage.blocks.end == from.blocks.begin;
+  });
 }
 
 std::vector<StageWork> uncovered_work(std::span<const StageAssignment> stages, std::uint32_t blocks,

@@ -205,8 +205,10 @@ struct ViewRecord {
 [[nodiscard]] std::vector<SlotRange> split_slots(std::uint32_t slots, std::span<const double> speeds,
                                                  double slack = 0.005);
 
-// Stages between this one and the head, on the longest way up. Precondition: stages that don't overlap.
+// Stages between this one and the head, on the longest way up, and between it and the embedding, on the longest way
+// down. Precondition: stages that don't overlap.
 [[nodiscard]] std::uint32_t stages_above(std::span<const StageAssignment> stages, const StageWork& work);
+[[nodiscard]] std::uint32_t stages_below(std::span<const StageAssignment> stages, const StageWork& work);
 
 // The cells of the grid that no stage has, as few ranges as columns of equal gaps give. Precondition: stages that
 // don't overlap, inside the grid.

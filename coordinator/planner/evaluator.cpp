@@ -12,6 +12,10 @@ constexpr double kRounding = 1e-9;
 constexpr double kOneHostPenalty = 1e-3;
 // ... and for a second keeper of each state: without one a death costs the steps since the last checkpoint.
 constexpr double kKeptOncePenalty = 0.5;
+// Of the stages' times for a micro-batch, what filling and emptying a pipeline costs. Forward, the inputs' and the
+// weights' gradients take a third each, and the last fill gaps: p like stages stand still for about p / 3 micro-batches
+// instead of p - 1 (1F1B).
+constexpr double kUnfilled = 1.0 / 3;
 
 std::uint64_t pair_key(std::uint32_t a, std::uint32_t b) {
   return (std::uint64_t{std::min(a, b)} << 32) | std::max(a, b);
@@ -50,15 +54,23 @@ bool Score::better_than(const Score& other) const {
   return cost_s < other.cost_s * (1 - kRounding);
 }
 
+Flights flights_of(std::size_t stage, std::size_t stages, std::uint64_t micro_batches) {
+  return {.ahead = std::min<std::uint64_t>(stages - stage, micro_batches),
+          .behind = std::min<std::uint64_t>(stage, micro_batches),
+          .kept = micro_batches};
+}
+
 Evaluator::Evaluator(const ModelProfile& model, const ClusterProfile& cluster, const PlanOptions& options)
     : model_(&model), cluster_(&cluster), options_(&options) {
   seconds_.push_back(0);
   elements_.push_back(0);
   saved_.push_back(0);
+  deltas_.push_back(0);
   for (const BlockProfile& block : model.blocks) {
     seconds_.push_back(seconds_.back() + block.seconds());
     elements_.push_back(elements_.back() + block.elements);
     saved_.push_back(saved_.back() + block.saved_bytes);
+    deltas_.push_back(deltas_.back() + block.delta_bytes);
   }
   compile_places();
   const std::size_t count = cluster.workers.size();
@@ -154,23 +166,26 @@ double Evaluator::class_rate(std::uint32_t a, std::uint32_t b) const {
 }
 
 void Evaluator::time_line(Line& line) const {
-  line.fill = 0;
   line.period = 0;
   const auto boundary = static_cast<double>(model_->boundary_bytes);
   std::uint32_t begin = 0;
   double beside = 0;
+  double slowest = 0;
+  double stages = 0;
+  double borders = 0;
   for (std::size_t s = 0; s < line.workers.size(); ++s) {
     beside = std::max(beside, beside_[line.workers[s]]);
     const double stage = block_seconds(begin, line.ends[s]) / speed_[line.workers[s]];
-    line.fill += stage;
-    line.period = std::max(line.period, stage);
+    stages += stage;
+    slowest = std::max(slowest, stage);
     begin = line.ends[s];
     if (s + 1 == line.workers.size()) break;
     const LinkProfile next = link(line.workers[s], line.workers[s + 1]);
-    line.fill += 2 * (next.latency_s + boundary / next.bytes_per_s);
+    borders += 2 * (next.latency_s + boundary / next.bytes_per_s);
     line.period = std::max(line.period, boundary / next.bytes_per_s);
   }
-  line.fill += beside;
+  line.period = std::max(line.period, slowest);
+  line.fill = kUnfilled * stages + (1 - kUnfilled) * slowest + borders + beside;
 }
 
 double Evaluator::compute_seconds(const Candidate& candidate) const {
@@ -190,9 +205,13 @@ double Evaluator::guess_memory(BlockRange blocks, const MemoryGuide& guide) cons
                                      : elements * (state + (model_->master_is_working ? 0 : working));
   if (blocks.end == this->blocks())
     bytes += static_cast<double>(model_->tied_elements) * (gradient * guide.open_sums + working);
-  bytes += static_cast<double>(guide.flights) * static_cast<double>(saved_[blocks.end] - saved_[blocks.begin]);
+  const auto ahead = static_cast<double>(guide.flights.ahead);
+  const auto behind = static_cast<double>(guide.flights.behind);
+  bytes += (ahead + behind) * static_cast<double>(saved_[blocks.end] - saved_[blocks.begin]) +
+           behind * static_cast<double>(deltas_[blocks.end] - deltas_[blocks.begin]);
   const int neighbours = (blocks.begin > 0 ? 1 : 0) + (blocks.end < this->blocks() ? 1 : 0);
-  return bytes + neighbours * (guide.flights + 1.0) * static_cast<double>(model_->boundary_bytes);
+  return bytes +
+         neighbours * (static_cast<double>(guide.flights.kept) + ahead) * static_cast<double>(model_->boundary_bytes);
 }
 
 std::uint64_t Evaluator::shard_elements(std::uint32_t block, std::uint32_t pipeline, std::uint32_t pipelines) const {
@@ -348,15 +367,16 @@ void Evaluator::measure_memory(const Line& line, std::uint32_t slot) {
     const bool head = end == blocks();
     const std::uint64_t elements = elements_[end] - elements_[begin];
     const std::uint64_t tied = head ? model_->tied_elements : 0;
-    const std::uint64_t flights = std::min<std::uint64_t>(line.workers.size() - s, micro_batches);
+    const Flights flights = flights_of(s, line.workers.size(), micro_batches);
     const std::uint64_t stateful = options_->shard_optimizer ? shard_elements_[worker] : elements;
     memory_state_[worker] = stateful * model_->state_width * options_->state_generations;
     const bool copies = options_->shard_optimizer || !model_->master_is_working;
     memory_parameter_[worker] = 2 * model_->parameter_width * ((copies ? elements : 0) + tied);
     memory_gradient_[worker] += model_->gradient_width * (sums * (elements + tied) + shard_elements_[worker]);
-    memory_activation_[worker] = flights * (saved_[end] - saved_[begin]);
+    memory_activation_[worker] = (flights.ahead + flights.behind) * (saved_[end] - saved_[begin]) +
+                                 flights.behind * (deltas_[end] - deltas_[begin]);
     const std::uint64_t neighbours = (begin > 0 ? 1 : 0) + (head ? 0 : 1);
-    memory_boundary_[worker] = neighbours * (flights + 1) * model_->boundary_bytes;
+    memory_boundary_[worker] = neighbours * (flights.kept + flights.ahead) * model_->boundary_bytes;
     const auto bytes =
         static_cast<double>(memory_state_[worker] + memory_parameter_[worker] + memory_gradient_[worker] +
                             memory_activation_[worker] + memory_boundary_[worker]);

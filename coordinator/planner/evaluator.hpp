@@ -23,7 +23,7 @@ struct Line {
   std::vector<std::uint32_t> workers;
   std::vector<std::uint32_t> ends;  // of each stage's blocks; the last is the number of blocks
   std::uint32_t slots = 0;
-  double fill = 0;    // seconds of the first micro-batch through all stages and back, and besides micro-batches
+  double fill = 0;    // seconds that the first micro-batch takes with the gaps around all, and besides micro-batches
   double period = 0;  // seconds that each further one adds
 
   [[nodiscard]] double seconds(double micro_batches) const { return fill + (micro_batches - 1) * period; }
@@ -47,6 +47,16 @@ struct Score {
 // Sums that are open at once while the slots are computed in order: those that are whole, and the one in work.
 // Of a long range a bound.
 [[nodiscard]] std::uint32_t open_sums(SlotRange range);
+
+// Micro-batches that a stage holds at once: those on their way up and back, those whose weights' gradients wait while a
+// stage below waits for their inputs' (worker/trainer/micro_batch_runner.hpp), and those whose outputs are kept for
+// whoever takes a neighbour over, all of a step.
+struct Flights {
+  std::uint64_t ahead = 1;
+  std::uint64_t behind = 0;
+  std::uint64_t kept = 1;
+};
+[[nodiscard]] Flights flights_of(std::size_t stage, std::size_t stages, std::uint64_t micro_batches);
 
 class Evaluator {
  public:
@@ -77,7 +87,7 @@ class Evaluator {
   [[nodiscard]] double compute_seconds(const Candidate& candidate) const;
   // What a worker needs for these blocks, about: a guide for the search; score() decides.
   struct MemoryGuide {
-    std::uint32_t flights = 1;    // micro-batches at once
+    Flights flights;
     std::uint32_t pipelines = 1;  // owners of each block
     std::uint32_t open_sums = 1;
   };
@@ -148,8 +158,8 @@ class Evaluator {
   // Seconds a byte.
   double host_cost_ = 0, zone_cost_ = 0, far_cost_ = 0;
   std::vector<double> nic_cost_;
-  std::vector<double> seconds_;                  // before each block
-  std::vector<std::uint64_t> elements_, saved_;  // likewise
+  std::vector<double> seconds_;                           // before each block
+  std::vector<std::uint64_t> elements_, saved_, deltas_;  // likewise
   std::vector<Pair> pairs_;
   std::unordered_map<std::uint64_t, LinkProfile> pair_links_;
 

@@ -69,9 +69,9 @@ struct WorkerPrediction {
   std::uint64_t memory_bytes = 0;
   std::uint64_t state_bytes = 0;       // master values and moments, all generations
   std::uint64_t parameter_bytes = 0;   // working parameters, two buffers
-  std::uint64_t activation_bytes = 0;  // 1F1B: min(stages from here to the end, micro-batches) in flight
+  std::uint64_t activation_bytes = 0;  // of micro-batches between forward and the weights' gradients
   std::uint64_t gradient_bytes = 0;    // open sums of own slots, the reduced shard, and pieces stored for it
-  std::uint64_t boundary_bytes = 0;    // outputs kept to be sent again, inputs received ahead
+  std::uint64_t boundary_bytes = 0;    // the step's outputs, kept to be sent again, and inputs received ahead
   // A step's, without boundaries.
   std::uint64_t reduce_sent_bytes = 0;
   std::uint64_t gather_sent_bytes = 0;

@@ -23,8 +23,7 @@ double splits(std::uint32_t blocks, std::uint32_t stages) {
 }
 
 Evaluator::MemoryGuide guide(const Problem& problem, const Line& line, std::size_t stage) {
-  const auto to_end = static_cast<std::uint32_t>(line.workers.size() - stage);
-  return {std::min(to_end, problem.micro_batches), problem.pipelines, problem.open_sums};
+  return {flights_of(stage, line.workers.size(), problem.micro_batches), problem.pipelines, problem.open_sums};
 }
 
 Score judge(const Problem& problem, Line& line) {

@@ -17,15 +17,24 @@ bool positive(double value) {
   return std::isfinite(value) && value > 0;
 }
 
+std::uint64_t qkv_width(const ModelSpec& model) {
+  const std::uint64_t kv_heads = model.family == ModelFamily::gpt2 ? model.heads : model.kv_heads;
+  return (model.heads + 2 * kv_heads) * (model.width / model.heads);
+}
+
+std::uint64_t up_width(const ModelSpec& model) {
+  return (model.family == ModelFamily::gpt2 ? 1ULL : 2ULL) * model.ffn_width;
+}
+
 // What worker/model/transformer.hpp keeps of a decoder layer, and its input.
 std::uint64_t layer_saved(const ModelSpec& model, std::uint64_t rows) {
-  const std::uint64_t width = model.width;
-  const bool gpt2 = model.family == ModelFamily::gpt2;
-  const std::uint64_t head_size = width / model.heads;
-  const std::uint64_t qkv = gpt2 ? 3 * width : (model.heads + 2ULL * model.kv_heads) * head_size;
-  const std::uint64_t up = (gpt2 ? 1ULL : 2ULL) * model.ffn_width;
-  const std::uint64_t row = 4 + 5 * width + qkv + up + model.ffn_width + model.heads;
+  const std::uint64_t row = 4 + 5ULL * model.width + qkv_width(model) + up_width(model) + model.ffn_width + model.heads;
   return rows * row * kFloatBytes;
+}
+
+// The gradients of its linear maps' outputs.
+std::uint64_t layer_deltas(const ModelSpec& model, std::uint64_t rows) {
+  return rows * (2ULL * model.width + qkv_width(model) + up_width(model)) * kFloatBytes;
 }
 
 Status check_block(const BlockProfile& block) {
@@ -81,6 +90,7 @@ ModelProfile model_profile(const JobSpec& job, const StateMap& map, double flops
     BlockProfile block{info.name, 0, 0, info.elements, 0};
     if (index > 0 && index + 1 < map.blocks().size()) {
       block.saved_bytes = layer_saved(model, rows);
+      block.delta_bytes = layer_deltas(model, rows);
     } else if (index > 0) {
       block.saved_bytes = rows * (2 + 2ULL * model.width + model.vocab) * kFloatBytes;
     }

@@ -25,6 +25,8 @@ struct BlockProfile {
   std::uint64_t elements = 0;
   // Kept from forward to backward for one micro-batch, the block's input included.
   std::uint64_t saved_bytes = 0;
+  // Kept besides from the first part of a split backward pass to the second, the weights' gradients.
+  std::uint64_t delta_bytes = 0;
 
   [[nodiscard]] double seconds() const { return forward_s + backward_s; }
 };

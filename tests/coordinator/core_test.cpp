@@ -227,8 +227,7 @@ TEST_F(Core, CommitsOfAnOlderViewAreNoNewsAfterARollback) {
 }
 
 // What one worker would need to train the job alone.
-std::uint64_t memory_alone() {
-  const JobSpec job = small_job();
+std::uint64_t memory_alone(const JobSpec& job) {
   const StateMap map(job.model, job.train.tile_elements);
   const auto blocks = static_cast<std::uint32_t>(map.blocks().size());
   const ModelProfile model = measured_model(job, map, block_shares(job, map));
@@ -240,7 +239,10 @@ std::uint64_t memory_alone() {
 }
 
 TEST_F(Core, WithoutMemoryForTheModelTheJobWaitsForMoreWorkers) {
-  const std::uint64_t memory = memory_alone() * 9 / 10;
+  JobSpec job = small_job();
+  job.model.layers = 4;
+  fresh(job);
+  const std::uint64_t memory = memory_alone(job) * 7 / 10;
   join(1, {}, 0, memory);
   on(coordinator_event::Tick{}, 121s);  // the second is awaited no longer
   Report empty;

@@ -240,6 +240,9 @@ TEST(Stages, DepthIsTheLongestWayToTheHead) {
   EXPECT_EQ(stages_above(stages, stages[1].work), 1U);
   EXPECT_EQ(stages_above(stages, stages[3].work), 1U);
   EXPECT_EQ(stages_above(stages, stages[4].work), 0U);
+  EXPECT_EQ(stages_below(stages, stages[0].work), 0U);
+  EXPECT_EQ(stages_below(stages, stages[2].work), 2U);
+  EXPECT_EQ(stages_below(stages, stages[4].work), 1U);
 }
 
 TEST(Stages, WhatIsUncoveredIsFoundInFewRanges) {

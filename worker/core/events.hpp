@@ -155,6 +155,9 @@ struct ComputeMicroBatch {
   SlotItem item;
   Pass pass = Pass::both;
   bool recompute = false;  // of a stage taken over from a lost worker
+  // Of how many micro-batches of the stage the weights' gradients may be behind, because a stage below waits for the
+  // inputs'. Whoever asks for a sum gets it whole.
+  std::uint32_t weights_behind = 0;
   // What the pass begins from, unless it is tokens or the loss; null: an own stage made it.
   PayloadRef input;
 };

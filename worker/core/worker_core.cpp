@@ -152,7 +152,8 @@ bool WorkerCore::issue_backward(StepWork::Stage& stage) {
 void WorkerCore::issue(const StepWork::Stage& stage, SlotItem item, Pass pass, PayloadRef input) {
   ++work_.micro_batches_issued;
   ++outstanding_;
-  emit(ComputeMicroBatch{work_.step, work_.attempt, stage.work, item, pass, stage.recompute, std::move(input)});
+  emit(ComputeMicroBatch{work_.step, work_.attempt, stage.work, item, pass, stage.recompute, stage.below,
+                         std::move(input)});
   if (pass == Pass::forward && !holds_head(stage.work.blocks)) {
     offer({BoundaryKind::activation, stage.work.blocks.end, item});
   }
@@ -628,6 +629,7 @@ void WorkerCore::adopt_stages() {
     const auto held = std::ranges::find(work_.stages, assignment.work, &StepWork::Stage::work);
     stages.push_back(held != work_.stages.end() ? *held : work_.new_stage(assignment));
     stages.back().depth = 1 + stages_above(exchange_.stages, assignment.work);
+    stages.back().below = stages_below(exchange_.stages, assignment.work);
     finish_slots(stages.back(), std::nullopt);
   }
   work_.stages = std::move(stages);

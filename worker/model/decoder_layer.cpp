@@ -1,7 +1,8 @@
 // Forward and backward of one decoder layer (the formulas are in transformer.hpp).
 //
 // Scratch: `narrow` holds a projection or its input's gradient, `middle gradient` dL/dh, `wide` the widest gradients
-// inside (MLP activations, then qkv), `dropped` a gradient behind dropout. Everything else is read from `saved`.
+// inside (MLP activations, then qkv), `dropped` a gradient behind dropout; the last two lie in `deltas` instead when
+// the weights' gradients are made later. Everything else is read from `saved`.
 #include "worker/model/transformer.hpp"
 
 namespace planaria {
@@ -19,10 +20,16 @@ void Transformer::add_residual(BlockIndex block, std::uint32_t which, const Micr
 }
 
 const float* Transformer::dropped_gradient(BlockIndex block, std::uint32_t which, const MicroBatch& batch,
-                                           const float* d_y, float* scratch) {
-  if (!is_gpt2() || !batch.training || model_.dropout <= 0) return d_y;
-  add_residual(block, which, batch, d_y, nullptr, scratch);
-  return scratch;
+                                           const float* d_y, float* kept) {
+  const bool drops = is_gpt2() && batch.training && model_.dropout > 0;
+  if (!drops && kept == nullptr) return d_y;
+  float* const to = kept == nullptr ? dropped_.floats() : kept;
+  if (drops) {
+    add_residual(block, which, batch, d_y, nullptr, to);
+  } else {
+    device_->copy(to, d_y, batch.shape.rows() * model_.width * sizeof(float));
+  }
+  return to;
 }
 
 void Transformer::forward_layer(BlockIndex block, const MicroBatch& batch, const float* p, const float* input,
@@ -57,46 +64,75 @@ void Transformer::forward_layer(BlockIndex block, const MicroBatch& batch, const
   add_residual(block, 2, batch, narrow_.floats(), saved + at.middle, output);
 }
 
+void Transformer::accumulate_weights(LayerMap map, const MicroBatch& batch, const float* saved, const float* delta,
+                                     float* gradient) {
+  const std::size_t rows = batch.shape.rows();
+  const std::size_t width = model_.width;
+  const LayerSaved at = layer_saved(batch.shape);
+  const auto accumulate = [&](LinearShape shape, std::size_t x, std::size_t weight, std::size_t bias) {
+    device_->linear_backward_weight(shape, saved + x, delta, gradient + weight, optional(gradient, bias));
+  };
+  switch (map) {
+    case LayerMap::qkv:
+      return accumulate({rows, width, attention_shape(batch.shape).qkv_width()}, at.normed1, layer_.qkv,
+                        layer_.qkv_bias);
+    case LayerMap::out:
+      return accumulate({rows, width, width}, at.attention, layer_.out, layer_.out_bias);
+    case LayerMap::up:
+      return accumulate({rows, width, up_width()}, at.normed2, layer_.up, layer_.up_bias);
+    case LayerMap::down:
+      return accumulate({rows, model_.ffn_width, width}, at.active, layer_.down, layer_.down_bias);
+  }
+}
+
+void Transformer::backward_weights(const MicroBatch& batch, const float* saved, const float* deltas, float* gradient) {
+  const LayerDeltas at = layer_deltas(batch.shape);
+  accumulate_weights(LayerMap::down, batch, saved, deltas + at.down, gradient);
+  accumulate_weights(LayerMap::up, batch, saved, deltas + at.up, gradient);
+  accumulate_weights(LayerMap::out, batch, saved, deltas + at.out, gradient);
+  accumulate_weights(LayerMap::qkv, batch, saved, deltas + at.qkv, gradient);
+}
+
 void Transformer::backward_layer(BlockIndex block, const MicroBatch& batch, const float* p, const float* input,
-                                 const float* saved, const float* d_output, float* d_input, float* gradient) {
+                                 const float* saved, const float* d_output, float* d_input, float* gradient,
+                                 float* deltas) {
   const std::size_t rows = batch.shape.rows();
   const std::size_t width = model_.width;
   const std::size_t ffn = model_.ffn_width;
   const AttentionShape attention = attention_shape(batch.shape);
   const LayerSaved at = layer_saved(batch.shape);
+  const LayerDeltas kept = layer_deltas(batch.shape);
+  const auto place = [&](std::size_t offset) { return deltas == nullptr ? nullptr : deltas + offset; };
+  const auto weights = [&](LayerMap map, const float* delta) {
+    if (deltas == nullptr) accumulate_weights(map, batch, saved, delta, gradient);
+  };
   float* const narrow = narrow_.floats();
-  float* const wide = wide_.floats();
+  float* const d_up = deltas == nullptr ? wide_.floats() : deltas + kept.up;
+  float* const d_qkv = deltas == nullptr ? wide_.floats() : deltas + kept.qkv;
   float* const d_middle = middle_gradient_.floats();
 
-  const float* d_down = dropped_gradient(block, 2, batch, d_output, dropped_.floats());
+  const float* d_down = dropped_gradient(block, 2, batch, d_output, place(kept.down));
+  weights(LayerMap::down, d_down);
   const LinearShape down{rows, ffn, width};
-  device_->linear_backward_weight(down, saved + at.active, d_down, gradient + layer_.down,
-                                  optional(gradient, layer_.down_bias));
   if (is_gpt2()) {
-    device_->linear_backward_input(down, d_down, p + layer_.down, wide);
-    device_->gelu_backward(rows * ffn, saved + at.up, wide, wide);
+    device_->linear_backward_input(down, d_down, p + layer_.down, d_up);
+    device_->gelu_backward(rows * ffn, saved + at.up, d_up, d_up);
   } else {
     device_->linear_backward_input(down, d_down, p + layer_.down, active_gradient_.floats());
-    device_->swiglu_backward({rows, ffn}, saved + at.up, active_gradient_.floats(), wide);
+    device_->swiglu_backward({rows, ffn}, saved + at.up, active_gradient_.floats(), d_up);
   }
-  const LinearShape up{rows, width, up_width()};
-  device_->linear_backward_weight(up, saved + at.normed2, wide, gradient + layer_.up,
-                                  optional(gradient, layer_.up_bias));
-  device_->linear_backward_input(up, wide, p + layer_.up, narrow);
+  weights(LayerMap::up, d_up);
+  device_->linear_backward_input({rows, width, up_width()}, d_up, p + layer_.up, narrow);
   norm_backward(rows, narrow, saved + at.middle, p + layer_.norm2_gain, saved + at.mean2, saved + at.deviation2,
                 d_output, d_middle, gradient + layer_.norm2_gain, optional(gradient, layer_.norm2_bias));
 
-  const float* d_out = dropped_gradient(block, 1, batch, d_middle, dropped_.floats());
-  const LinearShape out{rows, width, width};
-  device_->linear_backward_weight(out, saved + at.attention, d_out, gradient + layer_.out,
-                                  optional(gradient, layer_.out_bias));
-  device_->linear_backward_input(out, d_out, p + layer_.out, narrow);
-  device_->attention_backward(attention, saved + at.qkv, saved + at.attention, saved + at.log_sums, narrow, wide);
-  if (!is_gpt2()) device_->rope_backward(attention, rope_table_.floats(), wide);
-  const LinearShape qkv{rows, width, attention.qkv_width()};
-  device_->linear_backward_weight(qkv, saved + at.normed1, wide, gradient + layer_.qkv,
-                                  optional(gradient, layer_.qkv_bias));
-  device_->linear_backward_input(qkv, wide, p + layer_.qkv, narrow);
+  const float* d_out = dropped_gradient(block, 1, batch, d_middle, place(kept.out));
+  weights(LayerMap::out, d_out);
+  device_->linear_backward_input({rows, width, width}, d_out, p + layer_.out, narrow);
+  device_->attention_backward(attention, saved + at.qkv, saved + at.attention, saved + at.log_sums, narrow, d_qkv);
+  if (!is_gpt2()) device_->rope_backward(attention, rope_table_.floats(), d_qkv);
+  weights(LayerMap::qkv, d_qkv);
+  device_->linear_backward_input({rows, width, attention.qkv_width()}, d_qkv, p + layer_.qkv, narrow);
   norm_backward(rows, narrow, input, p + layer_.norm1_gain, saved + at.mean1, saved + at.deviation1, d_middle, d_input,
                 gradient + layer_.norm1_gain, optional(gradient, layer_.norm1_bias));
 }

@@ -39,6 +39,17 @@ Status ModelPass::cover(BlockRange blocks) {
   return ok_status();
 }
 
+Status ModelPass::cover_deltas(BlockRange blocks) {
+  deltas_.resize(saved_.size());
+  for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) {
+    const std::size_t elements = transformer_->delta_elements(BlockIndex(b));
+    if (elements > 0 && deltas_[b].bytes() == 0) {
+      PLANARIA_ASSIGN(deltas_[b], transformer_->device().allocate_floats(elements));
+    }
+  }
+  return ok_status();
+}
+
 void ModelPass::load(const HostBatch& batch, Step step) {
   assert(batch.tokens.size() == batch_.shape.rows() && batch.samples.size() == batch_.shape.sequences);
   Device& device = transformer_->device();
@@ -72,21 +83,51 @@ void ModelPass::forward(BlockRange blocks, const float* parameters, bool trainin
 
 void ModelPass::backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
                          float* d_input, const BlockDone& block_done) {
+  run_backward(blocks, parameters, gradient, d_output, d_input, true, block_done);
+}
+
+void ModelPass::backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+                               float* d_input, const BlockDone& block_done) {
+  assert(blocks.begin > 0);
+  run_backward(blocks, parameters, gradient, d_output, d_input, false, block_done);
+}
+
+void ModelPass::run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+                             float* d_input, bool with_weights, const BlockDone& block_done) {
   int current = 0;
   for (std::uint32_t b = blocks.end; b-- > blocks.begin; current ^= 1) {
     const BlockIndex block(b);
     const Instant begun = now();
-    float* const own = gradient + transformer_->map().block(block).offset;
+    const float* const own = block_at(parameters, block);
+    const float* const saved = saved_[b].floats();
+    float* const sums = gradient + transformer_->map().block(block).offset;
     float* const to = b == blocks.begin && b > 0 ? d_input : d_boundary_[current].floats();
     if (block == transformer_->head()) {
-      transformer_->backward_head(batch_, block_at(parameters, block), input_of(b), saved_[b].floats(), to, own);
+      if (with_weights) transformer_->backward_head_weights(batch_, saved, sums);
+      transformer_->backward_head_input(batch_, own, input_of(b), saved, to, sums);
+    } else if (with_weights) {
+      transformer_->backward(block, batch_, own, input_of(b), saved, d_output, to, sums);
     } else {
-      transformer_->backward(block, batch_, block_at(parameters, block), input_of(b), saved_[b].floats(), d_output, to,
-                             own);
+      transformer_->backward_input(block, batch_, own, input_of(b), saved, d_output, to, sums, deltas_[b].floats());
     }
     took_[b] += now() - begun;
     if (block_done) block_done(block);
     d_output = to;
+  }
+}
+
+void ModelPass::backward_weights(BlockRange blocks, float* gradient, const BlockDone& block_done) {
+  for (std::uint32_t b = blocks.end; b-- > blocks.begin;) {
+    const BlockIndex block(b);
+    const Instant begun = now();
+    float* const sums = gradient + transformer_->map().block(block).offset;
+    if (block == transformer_->head()) {
+      transformer_->backward_head_weights(batch_, saved_[b].floats(), sums);
+    } else {
+      transformer_->backward_weights(batch_, saved_[b].floats(), deltas_[b].floats(), sums);
+    }
+    took_[b] += now() - begun;
+    if (block_done) block_done(block);
   }
 }
 

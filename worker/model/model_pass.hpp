@@ -42,12 +42,22 @@ class ModelPass {
   void backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
                 const BlockDone& block_done = {});
 
+  // The same in two parts (zero bubble: Qi et al., arXiv:2401.10241, section 2): d_input first, which the stage below
+  // waits for; the gradients of the linear maps' weights at any time after. Until then the pass keeps its memory.
+  // Preconditions: room was made by cover_deltas; the blocks don't begin with the embedding, for which nobody waits.
+  [[nodiscard]] Status cover_deltas(BlockRange blocks);
+  void backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+                      float* d_input, const BlockDone& block_done = {});
+  void backward_weights(BlockRange blocks, float* gradient, const BlockDone& block_done = {});
+
   // What each block took since load(), by BlockIndex: 0 for those that weren't run. On a device that queues its work,
   // the queueing.
   [[nodiscard]] std::span<const Duration> took() const { return took_; }
 
  private:
   explicit ModelPass(Transformer& transformer) : transformer_(&transformer) {}
+  void run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
+                    bool with_weights, const BlockDone& block_done);
   [[nodiscard]] Instant now() const { return clock_ == nullptr ? Instant{} : clock_->now(); }
   [[nodiscard]] const float* block_at(const float* vector, BlockIndex block) const {
     return vector + transformer_->map().block(block).offset;
@@ -63,6 +73,7 @@ class ModelPass {
   DeviceBuffer tokens_, targets_;
   std::vector<DeviceBuffer> boundaries_;  // [b]: the output of block b, for all but the head; empty until covered
   std::vector<DeviceBuffer> saved_;       // [b]
+  std::vector<DeviceBuffer> deltas_;      // [b]; empty until a backward pass was split
   DeviceBuffer d_boundary_[2];
 };
 

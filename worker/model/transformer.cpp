@@ -122,6 +122,22 @@ Transformer::HeadSaved Transformer::head_saved(MicroBatchShape shape) const {
   return at;
 }
 
+Transformer::LayerDeltas Transformer::layer_deltas(MicroBatchShape shape) const {
+  const std::size_t rows = shape.rows();
+  Places places;
+  LayerDeltas at{};
+  at.qkv = places.take(rows * attention_shape(shape).qkv_width());
+  at.out = places.take(rows * model_.width);
+  at.up = places.take(rows * up_width());
+  at.down = places.take(rows * model_.width);
+  at.total = places.total();
+  return at;
+}
+
+std::size_t Transformer::delta_elements(BlockIndex block) const {
+  return block.value() == 0 || block == head() ? 0 : layer_deltas(largest_).total;
+}
+
 std::size_t Transformer::saved_elements(BlockIndex block) const {
   if (block.value() == 0) return 0;
   return block == head() ? head_saved(largest_).total : layer_saved(largest_).total;
@@ -161,11 +177,18 @@ void Transformer::backward(BlockIndex block, const MicroBatch& batch, const floa
                            const float* saved, const float* d_output, float* d_input, float* gradient) {
   assert(block != head());
   if (block.value() != 0) {
-    return backward_layer(block, batch, parameters, input, saved, d_output, d_input, gradient);
+    return backward_layer(block, batch, parameters, input, saved, d_output, d_input, gradient, nullptr);
   }
   const EmbeddingShape shape{batch.shape.sequences, batch.shape.context, model_.width, model_.vocab};
-  const float* d_embedding = dropped_gradient(block, 0, batch, d_output, dropped_.floats());
+  const float* d_embedding = dropped_gradient(block, 0, batch, d_output, nullptr);
   device_->embedding_backward(shape, batch.tokens, d_embedding, gradient, optional(gradient, position_table_));
+}
+
+void Transformer::backward_input(BlockIndex block, const MicroBatch& batch, const float* parameters, const float* input,
+                                 const float* saved, const float* d_output, float* d_input, float* gradient,
+                                 float* deltas) {
+  assert(block.value() != 0 && block != head() && deltas != nullptr);
+  backward_layer(block, batch, parameters, input, saved, d_output, d_input, gradient, deltas);
 }
 
 void Transformer::forward_head(const MicroBatch& batch, const float* parameters, const float* input, float* saved,
@@ -181,14 +204,18 @@ void Transformer::forward_head(const MicroBatch& batch, const float* parameters,
                          batch.training ? logits : nullptr);
 }
 
-void Transformer::backward_head(const MicroBatch& batch, const float* parameters, const float* input,
-                                const float* saved, float* d_input, float* gradient) {
+void Transformer::backward_head_weights(const MicroBatch& batch, const float* saved, float* gradient) {
+  const HeadSaved at = head_saved(batch.shape);
+  device_->linear_backward_weight({batch.shape.rows(), model_.width, model_.vocab}, saved + at.normed,
+                                  saved + at.logits, gradient + head_.token, nullptr);
+}
+
+void Transformer::backward_head_input(const MicroBatch& batch, const float* parameters, const float* input,
+                                      const float* saved, float* d_input, float* gradient) {
   const std::size_t rows = batch.shape.rows();
   const HeadSaved at = head_saved(batch.shape);
-  const LinearShape linear{rows, model_.width, model_.vocab};
-  const float* d_logits = saved + at.logits;
-  device_->linear_backward_weight(linear, saved + at.normed, d_logits, gradient + head_.token, nullptr);
-  device_->linear_backward_input(linear, d_logits, parameters + head_.token, narrow_.floats());
+  device_->linear_backward_input({rows, model_.width, model_.vocab}, saved + at.logits, parameters + head_.token,
+                                 narrow_.floats());
   norm_backward(rows, narrow_.floats(), input, parameters + head_.norm_gain, saved + at.mean, saved + at.deviation,
                 nullptr, d_input, gradient + head_.norm_gain, optional(gradient, head_.norm_bias));
 }

@@ -68,11 +68,21 @@ class Transformer {
   void backward(BlockIndex block, const MicroBatch& batch, const float* parameters, const float* input,
                 const float* saved, const float* d_output, float* d_input, float* gradient);
 
+  // The same in two parts: first the input's gradient, which the blocks before it wait for, and the norms'; later the
+  // linear maps', from `saved` and `deltas`, the gradients of their outputs, which the first part keeps there. Both
+  // accumulate into `gradient` what backward() does. Preconditions: block is neither the embedding nor the head.
+  [[nodiscard]] std::size_t delta_elements(BlockIndex block) const;
+  void backward_input(BlockIndex block, const MicroBatch& batch, const float* parameters, const float* input,
+                      const float* saved, const float* d_output, float* d_input, float* gradient, float* deltas);
+  void backward_weights(const MicroBatch& batch, const float* saved, const float* deltas, float* gradient);
+
   // Writes each sequence's sum of token losses to `losses` (host memory, valid after synchronize); when
   // batch.training, keeps in `saved` what backward needs.
   void forward_head(const MicroBatch& batch, const float* parameters, const float* input, float* saved, double* losses);
-  void backward_head(const MicroBatch& batch, const float* parameters, const float* input, const float* saved,
-                     float* d_input, float* gradient);
+  // The head's backward pass comes in two parts always: `saved` holds all that the second one needs.
+  void backward_head_input(const MicroBatch& batch, const float* parameters, const float* input, const float* saved,
+                           float* d_input, float* gradient);
+  void backward_head_weights(const MicroBatch& batch, const float* saved, float* gradient);
   // The logits of one row of the input boundary: [vocab], in device memory.
   void row_logits(const float* parameters, const float* input_row, float* saved, float* logits);
 
@@ -93,6 +103,11 @@ class Transformer {
   struct HeadSaved {
     std::size_t mean, deviation, normed, logits, total;
   };
+  // The linear maps of a layer, and where the gradients of their outputs lie.
+  enum class LayerMap : std::uint8_t { qkv, out, up, down };
+  struct LayerDeltas {
+    std::size_t qkv, out, up, down, total;
+  };
 
   Transformer(Device& device, const ModelSpec& model, const StateMap& map, MicroBatchShape largest, std::uint64_t seed);
   Status allocate();
@@ -104,6 +119,7 @@ class Transformer {
   [[nodiscard]] AttentionShape attention_shape(MicroBatchShape shape) const;
   [[nodiscard]] LayerSaved layer_saved(MicroBatchShape shape) const;
   [[nodiscard]] HeadSaved head_saved(MicroBatchShape shape) const;
+  [[nodiscard]] LayerDeltas layer_deltas(MicroBatchShape shape) const;
 
   void norm_forward(std::size_t rows, const float* x, const float* gain, const float* bias, float* y, float* mean,
                     float* deviation);
@@ -112,13 +128,16 @@ class Transformer {
   // y = residual + drop(x)
   void add_residual(BlockIndex block, std::uint32_t which, const MicroBatch& batch, const float* x,
                     const float* residual, float* y);
-  // The gradient through drop: `d_y` itself when nothing is dropped, else `scratch`.
+  // The gradient through drop: in `kept`, unless that is null; else `d_y` itself when nothing is dropped, or scratch.
   const float* dropped_gradient(BlockIndex block, std::uint32_t which, const MicroBatch& batch, const float* d_y,
-                                float* scratch);
+                                float* kept);
   void forward_layer(BlockIndex block, const MicroBatch& batch, const float* p, const float* input, float* output,
                      float* saved);
+  // `deltas` null: the linear maps' weights get their gradients at once, while what they are made of is in the cache.
   void backward_layer(BlockIndex block, const MicroBatch& batch, const float* p, const float* input, const float* saved,
-                      const float* d_output, float* d_input, float* gradient);
+                      const float* d_output, float* d_input, float* gradient, float* deltas);
+  void accumulate_weights(LayerMap map, const MicroBatch& batch, const float* saved, const float* delta,
+                          float* gradient);
 
   static constexpr std::size_t kNone = SIZE_MAX;
   // The place in a vector, or null for a tensor the family lacks.

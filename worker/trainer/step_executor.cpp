@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <limits>
+#include <cassert>
 #include <utility>
 
-#include "proto/evaluation.hpp"
 #include "storage/export.hpp"
 #include "worker/model/init.hpp"
 #include "worker/model/schedule.hpp"
@@ -18,21 +16,10 @@ namespace {
 // Master and both moments, of state t-1 and of the one that update t writes.
 constexpr std::size_t kStateVectors = 6;
 
-std::span<const float> values_of(const PayloadRef& payload) {
-  const auto* frame = dynamic_cast<const FramePayload*>(payload.get());
-  return frame == nullptr ? std::span<const float>{} : frame->values;
-}
-
 }  // namespace
 
 StepExecutor::StepExecutor(TrainerOptions options)
-    : options_(std::move(options)),
-      map_(options_.job.model, options_.job.train.tile_elements),
-      order_(options_.job.train.seed, options_.dataset->windows(Split::train)),
-      shape_{options_.job.batch.micro_batches, options_.job.batch.sequences},
-      losses_(options_.job.batch.sequences),
-      slot_losses_(options_.job.batch.slots),
-      slot_tile_sums_(map_.tile_count()) {}
+    : options_(std::move(options)), map_(options_.job.model, options_.job.train.tile_elements) {}
 
 Result<std::unique_ptr<StepExecutor>> StepExecutor::create(TrainerOptions options,
                                                            std::function<void(WorkerEvent)> checkpoint_written) {
@@ -53,15 +40,7 @@ Status StepExecutor::allocate(std::function<void(WorkerEvent)> checkpoint_writte
   PLANARIA_ASSIGN(pool_, BufferPool::create(options_.device, map_.vector_elements(), gradients + kStateVectors));
   states_ = std::make_unique<StateStore>(device, pool_, map_);
   gradients_ = std::make_unique<GradientStore>(device, pool_, map_, job.batch.slots);
-  PLANARIA_ASSIGN(
-      Transformer transformer,
-      Transformer::create(device, job.model, map_, {job.batch.sequences, job.model.context}, job.train.seed));
-  transformer_ = std::make_unique<Transformer>(std::move(transformer));
-  PLANARIA_ASSIGN(boundary_pool_, BufferPool::create(options_.device, transformer_->boundary_elements(), 0));
-  boundaries_ = std::make_unique<BoundaryStore>(boundary_pool_);
-  const BlockRange all{0, static_cast<std::uint32_t>(map_.blocks().size())};
-  PLANARIA_ASSIGN(auto pass, make_pass(all));
-  free_passes_.push_back(std::move(pass));
+  PLANARIA_ASSIGN(runner_, MicroBatchRunner::create(options_.device, job, *options_.dataset, map_, *gradients_));
   if (job.model.tied_embedding) {
     PLANARIA_ASSIGN(embed_gradient_, device.allocate_floats(map_.blocks().front().elements));
   }
@@ -86,183 +65,26 @@ Result<const StateGeneration*> StepExecutor::state(Step stamp) const {
 
 Result<WorkerEvent> StepExecutor::compute(const Compute& action, bool poisoned,
                                           const std::function<void()>& backward_begins) {
-  const JobSpec& job = options_.job;
-  const BlockRange blocks = action.work.blocks;
-  if (blocks.empty() || blocks.end > map_.blocks().size() || action.item.slot >= job.batch.slots) {
-    return Error(ErrorCode::internal, "a micro-batch outside the model's blocks and the job's slots");
-  }
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
-  boundaries_->enter(action.step);
-  worker_event::MicroBatchDone done{action.step, action.attempt, blocks, action.item, action.pass, {}, true, {}, {}};
-  const Instant before = clock_.now();
-  if (action.pass != Pass::backward) PLANARIA_TRY(forward(action, base->master.floats()));
-  if (action.pass != Pass::forward) {
-    PLANARIA_TRY(backward(action, base->master.floats(), poisoned, backward_begins, done));
-  }
-  if (is_training(action)) done.took = clock_.now() - before;
-  done.loss = slot_losses_[action.item.slot];
-  return WorkerEvent(done);
-}
-
-bool StepExecutor::is_training(const Compute& action) const {
-  return action.item.position < options_.job.micro_batches_per_slot();
-}
-
-// The micro-batch's sequences, in the order in which training or an evaluation reads them.
-void StepExecutor::read_batch(const Compute& action) {
-  const JobSpec& job = options_.job;
-  if (is_training(action)) {
-    const MicroBatchIndex index(action.item.slot * job.micro_batches_per_slot() + action.item.position);
-    read_training_batch(*options_.dataset, order_, shape_, action.step, index, batch_);
-    return;
-  }
-  const std::uint32_t count = job.train.evaluation_batches;
-  const SlotRange riding = evaluation_batches_of(SlotIndex(action.item.slot), job.batch.slots, count);
-  const std::uint32_t index = riding.begin + action.item.position - job.micro_batches_per_slot();
-  read_validation_batch(*options_.dataset, job.batch.sequences, index, count, batch_);
-}
-
-Result<std::unique_ptr<ModelPass>> StepExecutor::make_pass(BlockRange blocks) {
-  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, blocks));
-  pass.measure_with(clock_);
-  return std::make_unique<ModelPass>(std::move(pass));
-}
-
-Result<std::unique_ptr<ModelPass>> StepExecutor::take_pass(BlockRange blocks) {
-  if (free_passes_.empty()) return make_pass(blocks);
-  std::unique_ptr<ModelPass> pass = std::move(free_passes_.back());
-  free_passes_.pop_back();
-  PLANARIA_TRY(pass->cover(blocks));
-  return pass;
-}
-
-// What a pass begins from: what arrived, or what an own stage made.
-Result<const float*> StepExecutor::input_of(const Compute& action, const BoundaryId& id) const {
-  if (action.input == nullptr) return boundaries_->find(id);
-  const std::span<const float> values = values_of(action.input);
-  if (values.size() == transformer_->boundary_elements()) return values.data();
-  return Error(ErrorCode::internal, "a boundary of another size was let in");
-}
-
-Status StepExecutor::forward(const Compute& action, const float* parameters) {
-  const BlockRange blocks = action.work.blocks;
-  const bool training = is_training(action);
-  const bool at_head = blocks.end == map_.blocks().size();
-  PLANARIA_ASSIGN(auto pass, take_pass(blocks));
-  read_batch(action);
-  pass->load(batch_, training ? action.step : Step(0));
-  const float* input = nullptr;
-  if (blocks.begin > 0) {
-    PLANARIA_ASSIGN(input, input_of(action, {BoundaryKind::activation, blocks.begin, action.item}));
-  }
-  float* output = nullptr;
-  if (!at_head) {
-    PLANARIA_ASSIGN(output, boundaries_->make({BoundaryKind::activation, blocks.end, action.item}));
-  }
-  pass->forward(blocks, parameters, training, input, output, losses_.data());
-  PLANARIA_TRY(options_.device->synchronize());
-  if (at_head) add_loss(action);
-  if (training) {
-    in_flight_[{blocks, action.item}] = std::move(pass);
-  } else {
-    free_passes_.push_back(std::move(pass));
-  }
-  return ok_status();
-}
-
-void StepExecutor::add_loss(const Compute& action) {
-  const bool epilogue = action.step.value() > options_.job.train.steps;
-  const std::uint32_t first = epilogue ? options_.job.micro_batches_per_slot() : 0;
-  SlotLoss& loss = slot_losses_[action.item.slot];
-  if (action.item.position == first) loss = SlotLoss{.slot = SlotIndex(action.item.slot)};
-  for (const double of_sequence : losses_) (is_training(action) ? loss.train : loss.validation) += of_sequence;
-}
-
-Status StepExecutor::backward(const Compute& action, const float* parameters, bool poisoned,
-                              const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done) {
-  const BlockRange blocks = action.work.blocks;
-  const SlotIndex slot(action.item.slot);
-  const std::uint32_t position = action.item.position;
-  Device& device = *options_.device;
-  gradients_->enter(action.step);
-  std::uint32_t& next = next_positions_[{blocks, slot.value()}];
-  if (position == 0) next = 0;
-  const auto flying = in_flight_.find({blocks, action.item});
-  if (next++ != position || flying == in_flight_.end()) {
-    return Error(ErrorCode::internal, "micro-batch " + std::to_string(position) + " of slot " +
-                                          std::to_string(slot.value()) + " is not the accumulator's next");
-  }
-  std::unique_ptr<ModelPass> pass = std::move(flying->second);
-  in_flight_.erase(flying);
-  float* gradient = nullptr;
-  if (position == 0) {
-    PLANARIA_ASSIGN(gradient, gradients_->begin_slot(blocks, slot));
-  } else {
-    PLANARIA_ASSIGN(gradient, gradients_->slot(blocks, slot));
-  }
-  if (poisoned) {
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    device.copy_in(gradient + map_.blocks()[std::min(blocks.begin + 1, blocks.end - 1)].offset, &nan, sizeof nan);
-  }
-  const float* d_output = nullptr;
-  if (blocks.end < map_.blocks().size()) {
-    PLANARIA_ASSIGN(d_output, input_of(action, {BoundaryKind::gradient, blocks.end, action.item}));
-    if (backward_begins) backward_begins();
-  }
-  float* d_input = nullptr;
-  if (blocks.begin > 0) {
-    PLANARIA_ASSIGN(d_input, boundaries_->make({BoundaryKind::gradient, blocks.begin, action.item}));
-  }
-  // The sums that the slot completes follow its last backward pass block by block, while the gradient is in the cache.
-  const bool last = position + 1 == options_.job.micro_batches_per_slot();
-  const auto cascade = last ? fold_cascade(action.work.slots.begin, slot) : std::vector<TreeAddition>{};
-  std::optional<GradientStore::Fold> fold;
-  if (!cascade.empty()) {
-    PLANARIA_ASSIGN(fold, gradients_->begin_fold(blocks, cascade));
-  }
-  // An attempt after a nonfinite one tells which slots it came from.
-  const bool looks = last && action.attempt > 0;
-  const auto block_done = [&](BlockIndex index) {
-    if (index == transformer_->head() && backward_begins) backward_begins();
-    const BlockInfo& block = map_.block(index);
-    if (looks) {
-      device.tile_sums_of_squares(map_.tile_elements(), block.elements, gradient + block.offset,
-                                  slot_tile_sums_.data() + block.first_tile);
-    }
-    if (fold) gradients_->fold(*fold, {block.offset, block.offset + block.elements});
-  };
-  pass->backward(blocks, parameters, gradient, d_output, d_input, block_done);
-  PLANARIA_TRY(device.synchronize());
-  const auto took = pass->took().subspan(blocks.begin, blocks.size());
-  done.block_took.assign(took.begin(), took.end());
-  free_passes_.push_back(std::move(pass));
-  if (fold) gradients_->finish(std::move(*fold));
-  if (!looks) return ok_status();
-  const auto first = slot_tile_sums_.begin() + map_.blocks()[blocks.begin].tile_range().begin;
-  const auto end = slot_tile_sums_.begin() + map_.blocks()[blocks.end - 1].tile_range().end;
-  done.finite = std::all_of(first, end, [](double sum) { return std::isfinite(sum); });
-  return ok_status();
+  PLANARIA_ASSIGN(auto done, runner_->compute(action, base->master.floats(), poisoned, backward_begins));
+  return WorkerEvent(std::move(done));
 }
 
 // ---- gradient ----
 
-Status StepExecutor::fold(const worker_action::FoldNodes& action) {
-  gradients_->enter(action.step);
-  return gradients_->add(action.blocks, action.additions);
-}
-
 Result<WorkerEvent> StepExecutor::reduce(const worker_action::ReduceShards& action) {
+  assert(!runner_->has_waiting());
   gradients_->enter(action.step);
   std::vector<GradientStore::Input> inputs;
   inputs.reserve(action.inputs.size());
-  for (const auto& input : action.inputs) inputs.push_back({input.node, values_of(input.payload), input.tiles});
+  for (const auto& input : action.inputs) inputs.push_back({input.node, payload_values(input.payload), input.tiles});
   PLANARIA_TRY(gradients_->reduce(action.tiles, inputs));
   return WorkerEvent(worker_event::ShardsReduced{action.step, action.attempt, action.tiles});
 }
 
 Status StepExecutor::store_reduced(const worker_action::StoreReduced& action) {
   gradients_->enter(action.step);
-  return gradients_->store_reduced(action.tiles, values_of(action.payload));
+  return gradients_->store_reduced(action.tiles, payload_values(action.payload));
 }
 
 // Puts the gradient of the embedding's tiles, with that of their tied copies added, into a buffer of its own.
@@ -373,19 +195,11 @@ Result<WorkerEvent> StepExecutor::update(const worker_action::ApplyUpdate& actio
   return done;
 }
 
-void StepExecutor::release(Step step) {
-  gradients_->release(step);
-  boundaries_->release(step);
-  for (auto& [key, pass] : in_flight_) free_passes_.push_back(std::move(pass));
-  in_flight_.clear();
-  next_positions_.clear();
-}
-
 // ---- state ----
 
 Result<WorkerEvent> StepExecutor::stored(Step stamp, std::vector<TileRange> tiles, bool parameters_only,
                                          const PayloadRef& payload) {
-  const Status status = states_->store(stamp, tiles, parameters_only, values_of(payload));
+  const Status status = states_->store(stamp, tiles, parameters_only, payload_values(payload));
   if (!status && status.error().code() != ErrorCode::corrupt) return status.error();
   return WorkerEvent(worker_event::StateStored{.stamp = stamp,
                                                .tiles = std::move(tiles),
@@ -523,7 +337,7 @@ Status StepExecutor::begin_checkpoint(const worker_action::BeginCheckpoint& acti
 
 Status StepExecutor::add_to_checkpoint(const worker_action::AddToCheckpoint& action) {
   const std::vector<ElementRange> runs = element_runs(map_, std::span(&action.tiles, 1));
-  const std::span<const float> values = values_of(action.payload);
+  const std::span<const float> values = payload_values(action.payload);
   if (!collected_ || collected_->step != action.step || values.size() != 3 * total_elements(runs)) {
     return Error(ErrorCode::internal, "state for a checkpoint that wasn't begun, or of another size");
   }
@@ -561,6 +375,7 @@ void StepExecutor::finish_checkpoints() {
 // ---- what others are given ----
 
 Result<std::vector<ConstSlice>> StepExecutor::piece_payload(const Piece& meta) const {
+  assert(!runner_->has_waiting());
   PLANARIA_ASSIGN(const ValueSource node, gradients_->lease_node({meta.blocks, meta.node}));
   return data_slices(meta, element_runs(map_, meta.tiles), std::span(&node, 1));
 }
@@ -571,8 +386,8 @@ Result<std::vector<ConstSlice>> StepExecutor::reduced_payload(const Reduced& met
 }
 
 Result<std::vector<ConstSlice>> StepExecutor::boundary_payload(const Boundary& meta) const {
-  PLANARIA_ASSIGN(const ValueSource values, boundaries_->lease(meta.id));
-  const ElementRange all{0, transformer_->boundary_elements()};
+  PLANARIA_ASSIGN(const ValueSource values, runner_->boundaries().lease(meta.id));
+  const ElementRange all{0, runner_->boundary_elements()};
   return data_slices(meta, std::span(&all, 1), std::span(&values, 1));
 }
 

@@ -11,11 +11,9 @@
 #include <vector>
 
 #include "storage/checkpoint_writer.hpp"
-#include "worker/data/batch.hpp"
-#include "worker/model/model_pass.hpp"
 #include "worker/model/update.hpp"
-#include "worker/trainer/boundary_store.hpp"
 #include "worker/trainer/gradient_store.hpp"
+#include "worker/trainer/micro_batch_runner.hpp"
 #include "worker/trainer/state_store.hpp"
 #include "worker/trainer/trainer.hpp"
 
@@ -32,7 +30,8 @@ class StepExecutor {
   // `backward_begins` is called when the first backward pass of a training micro-batch begins, after the head's own.
   [[nodiscard]] Result<WorkerEvent> compute(const Compute& action, bool poisoned,
                                             const std::function<void()>& backward_begins);
-  [[nodiscard]] Status fold(const worker_action::FoldNodes& action);
+  // Sums of nodes may be behind what was put off: who reads them (reduce, piece_payload) finishes that first.
+  [[nodiscard]] MicroBatchRunner& micro_batches() { return *runner_; }
   [[nodiscard]] Result<WorkerEvent> reduce(const worker_action::ReduceShards& action);
   [[nodiscard]] Status store_reduced(const worker_action::StoreReduced& action);
   [[nodiscard]] Result<WorkerEvent> measure(const worker_action::MeasureGradient& action);
@@ -51,7 +50,7 @@ class StepExecutor {
   [[nodiscard]] Status add_to_checkpoint(const worker_action::AddToCheckpoint& action);
   // Nothing: handed over, the writer reports. Else what went wrong.
   [[nodiscard]] std::optional<WorkerEvent> write_checkpoint(const worker_action::WriteCheckpoint& action);
-  void release(Step step);
+  void release(Step step) { runner_->release(step); }
 
   [[nodiscard]] Result<std::vector<ConstSlice>> boundary_payload(const Boundary& meta) const;
   [[nodiscard]] Result<std::vector<ConstSlice>> piece_payload(const Piece& meta) const;
@@ -60,8 +59,10 @@ class StepExecutor {
   [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) const;
 
   [[nodiscard]] const StateMap& map() const { return map_; }
-  [[nodiscard]] std::size_t buffer_bytes() const { return pool_->bytes() + boundary_pool_->bytes(); }
-  [[nodiscard]] std::uint64_t torn_leases() const { return pool_->torn_leases() + boundary_pool_->torn_leases(); }
+  [[nodiscard]] std::size_t buffer_bytes() const { return pool_->bytes() + runner_->boundary_pool().bytes(); }
+  [[nodiscard]] std::uint64_t torn_leases() const {
+    return pool_->torn_leases() + runner_->boundary_pool().torn_leases();
+  }
   // Waits for checkpoints that were handed over.
   void finish_checkpoints();
 
@@ -73,16 +74,6 @@ class StepExecutor {
                                            const PayloadRef& payload);
   void copy_state(const TrainState& source, std::span<const TileRange> state, std::span<const TileRange> parameters,
                   const StateGeneration& target);
-  [[nodiscard]] bool is_training(const Compute& action) const;
-  void read_batch(const Compute& action);
-  [[nodiscard]] Result<std::unique_ptr<ModelPass>> make_pass(BlockRange blocks);
-  [[nodiscard]] Result<std::unique_ptr<ModelPass>> take_pass(BlockRange blocks);
-  [[nodiscard]] Result<const float*> input_of(const Compute& action, const BoundaryId& id) const;
-  [[nodiscard]] Status forward(const Compute& action, const float* parameters);
-  // Tells in `done` what it found.
-  [[nodiscard]] Status backward(const Compute& action, const float* parameters, bool poisoned,
-                                const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done);
-  void add_loss(const Compute& action);
   void combine_tied(std::span<const TileRange> tiles, const float* gradient);
   [[nodiscard]] const float* gradient_of(BlockIndex block, const float* reduced) const;
   [[nodiscard]] std::vector<BlockRange> blocks_of(std::span<const TileRange> tiles) const;
@@ -90,28 +81,16 @@ class StepExecutor {
 
   TrainerOptions options_;
   const StateMap map_;
-  const WindowOrder order_;
-  const BatchShape shape_;
   std::shared_ptr<BufferPool> pool_;
   std::unique_ptr<StateStore> states_;
   std::unique_ptr<GradientStore> gradients_;
-  std::unique_ptr<Transformer> transformer_;
-  std::shared_ptr<BufferPool> boundary_pool_;
-  std::unique_ptr<BoundaryStore> boundaries_;
-  std::vector<std::unique_ptr<ModelPass>> free_passes_;
-  std::map<std::pair<BlockRange, SlotItem>, std::unique_ptr<ModelPass>> in_flight_;  // forward done, backward not
+  std::unique_ptr<MicroBatchRunner> runner_;
   std::unique_ptr<CheckpointWriter> writer_;
   SteadyClock clock_;
 
-  HostBatch batch_;
-  std::vector<double> losses_;  // of a micro-batch's sequences
-  // An accumulator takes its next micro-batch and no other.
-  std::map<std::pair<BlockRange, std::uint32_t>, std::uint32_t> next_positions_;
   std::vector<TileRange> updated_tiles_;
   std::vector<UpdateRange> updated_ranges_;  // of those
   std::optional<TrainState> collected_;      // a checkpoint that is being put together
-  std::vector<SlotLoss> slot_losses_;        // of the head's slots, as far as they are computed
-  std::vector<double> slot_tile_sums_;  // of the slot that is being finished, when somebody asks whether it is finite
   // The embed block's gradient with the tied copy's added: apart from the reduced gradient, which others may still
   // ask for as it was.
   DeviceBuffer embed_gradient_;

@@ -40,7 +40,8 @@ Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_el
   }
   if (const auto* state = std::get_if<StateTiles>(&meta)) {
     if (!fits(map, state->tiles)) return bad();
-    if (state->available) return (state->parameters_only ? 1 : kTensorsOfState) * (map.bytes(state->tiles) / sizeof(float));
+    if (state->available)
+      return (state->parameters_only ? 1 : kTensorsOfState) * (map.bytes(state->tiles) / sizeof(float));
   }
   return std::holds_alternative<Boundary>(meta) ? boundary_elements : std::size_t{0};
 }
@@ -72,6 +73,11 @@ std::size_t total_elements(std::span<const ElementRange> runs) {
   std::size_t count = 0;
   for (const ElementRange& run : runs) count += run.size();
   return count;
+}
+
+std::span<const float> payload_values(const PayloadRef& payload) {
+  const auto* frame = dynamic_cast<const FramePayload*>(payload.get());
+  return frame == nullptr ? std::span<const float>{} : frame->values;
 }
 
 Result<DataFrame> read_data_frame(const StateMap& map, std::size_t boundary_elements, MutableSlice frame) {

@@ -30,6 +30,9 @@ struct FramePayload final : Payload {
   std::span<const float> values;
 };
 
+// The values of a payload that arrived in a frame; none of any other.
+[[nodiscard]] std::span<const float> payload_values(const PayloadRef& payload);
+
 struct DataFrame {
   DataMeta meta;
   std::shared_ptr<const FramePayload> payload;  // null when the message carries no values

@@ -74,13 +74,16 @@ class Trainer::Impl {
       std::optional<Item> item;
       {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+        const bool has_waiting = executor_->micro_batches().has_waiting();
+        wake_.wait(lock, [&] { return stopping_ || !queue_.empty() || has_waiting; });
         if (stopping_) return;
-        item = std::move(queue_.front());
-        queue_.pop_front();
+        if (!queue_.empty()) {
+          item = std::move(queue_.front());
+          queue_.pop_front();
+        }
         if (new_ledger_) ledger_ = std::move(new_ledger_);
       }
-      const Status done = carry_out(*item);
+      const Status done = item ? carry_out(*item) : executor_->micro_batches().finish_oldest();
       if (done) continue;
       {
         const std::scoped_lock lock(mutex_);
@@ -110,8 +113,8 @@ class Trainer::Impl {
     return std::visit(
         Overloaded{
             [&](const ComputeMicroBatch& a) { return compute(a, item); },
-            [&](const FoldNodes& a) { return beside([&] { return x.fold(a); }); },
-            [&](const ReduceShards& a) { return beside([&] { return completed(x.reduce(a)); }); },
+            [&](const FoldNodes& a) { return beside([&] { return x.micro_batches().fold(a); }); },
+            [&](const ReduceShards& a) { return after_waiting([&] { return completed(x.reduce(a)); }); },
             [&](const StoreReduced& a) { return beside([&] { return x.store_reduced(a); }); },
             [&](const MeasureGradient& a) { return beside([&] { return completed(x.measure(a)); }); },
             [&](const ApplyUpdate& a) { return update(a); },
@@ -137,7 +140,9 @@ class Trainer::Impl {
               x.release(a.step);
               return ok_status();
             },
-            [&](const SendPiece& a) { return beside([&] { return send(a.to, a.view, x.piece_payload(a.meta)); }); },
+            [&](const SendPiece& a) {
+              return after_waiting([&] { return send(a.to, a.view, x.piece_payload(a.meta)); });
+            },
             [&](const SendReduced& a) { return beside([&] { return send(a.to, a.view, x.reduced_payload(a.meta)); }); },
             [&](const SendParameters& a) {
               return beside([&] { return send(a.to, a.view, x.parameters_payload(a.meta)); });
@@ -154,6 +159,13 @@ class Trainer::Impl {
     const Status done = work();
     beside_ += clock_.now() - began;
     return done;
+  }
+
+  // The same, of sums that micro-batches may still be behind with.
+  template <class Work>
+  Status after_waiting(Work work) {
+    PLANARIA_TRY(executor_->micro_batches().finish_waiting());
+    return beside(work);
   }
 
   Status update(const worker_action::ApplyUpdate& action) {

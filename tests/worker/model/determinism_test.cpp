@@ -70,7 +70,8 @@ TEST_P(DeterminismTest, TheFoldIsTheCanonicalTree) {
   EXPECT_EQ(std::memcmp(root.data(), trainer->gradient(), elements * sizeof(float)), 0);
 }
 
-// As a pipeline computes: each stage keeps its own micro-batches in flight, and only boundaries pass between them.
+// As a pipeline computes: each stage keeps its own micro-batches in flight, and only boundaries pass between them; the
+// weights' gradients come with the inputs' or after all of them.
 TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
   const auto device = cpu();
   const JobSpec spec = job();
@@ -80,7 +81,7 @@ TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
       Transformer::create(*device, spec.model, map, {spec.batch.sequences, spec.model.context}, spec.train.seed);
   ASSERT_TRUE(model.ok());
   const auto blocks = static_cast<std::uint32_t>(map.blocks().size());
-  const auto gradient = [&](const std::vector<BlockRange>& stages) {
+  const auto gradient = [&](const std::vector<BlockRange>& stages, bool split) {
     std::vector<float> sum(map.vector_elements());
     std::vector<std::vector<ModelPass>> passes(2);
     std::vector<double> losses(spec.batch.sequences);
@@ -97,17 +98,31 @@ TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
     }
     for (std::uint32_t i = 0; i < 2; ++i) {
       for (std::size_t s = stages.size(); s-- > 0;) {
-        passes[i][s].backward(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data());
+        ModelPass& pass = passes[i][s];
+        if (split && stages[s].begin > 0) {
+          EXPECT_TRUE(pass.cover_deltas(stages[s]).ok());
+          pass.backward_input(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data());
+        } else {
+          pass.backward(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data());
+        }
         std::swap(boundary, next);
+      }
+    }
+    for (std::uint32_t i = 0; split && i < 2; ++i) {
+      for (std::size_t s = 0; s < stages.size(); ++s) {
+        if (stages[s].begin > 0) passes[i][s].backward_weights(stages[s], sum.data());
       }
     }
     return sum;
   };
-  const std::vector<float> whole = gradient({{0, blocks}});
-  for (std::uint32_t cut = 1; cut < blocks; ++cut) EXPECT_EQ(gradient({{0, cut}, {cut, blocks}}), whole) << cut;
+  const std::vector<float> whole = gradient({{0, blocks}}, false);
+  for (std::uint32_t cut = 1; cut < blocks; ++cut) {
+    for (const bool split : {false, true}) EXPECT_EQ(gradient({{0, cut}, {cut, blocks}}, split), whole) << cut;
+  }
   std::vector<BlockRange> single;
   for (std::uint32_t block = 0; block < blocks; ++block) single.push_back({block, block + 1});
-  EXPECT_EQ(gradient(single), whole);
+  EXPECT_EQ(gradient(single, false), whole);
+  EXPECT_EQ(gradient(single, true), whole);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DeterminismTest, ::testing::Values(ModelFamily::gpt2, ModelFamily::llama),

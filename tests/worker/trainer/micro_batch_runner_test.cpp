@@ -1,0 +1,135 @@
+// Weights' gradients that wait end as the same sums as those that don't, whenever they are made.
+#include "worker/trainer/micro_batch_runner.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "common/philox.hpp"
+#include "trainer_cluster.hpp"
+#include "worker/model/init.hpp"
+#include "worker/trainer/tile_values.hpp"
+
+namespace planaria {
+namespace {
+
+constexpr Step kStep(1);
+
+class MicroBatchRunnerTest : public ::testing::Test {
+ protected:
+  MicroBatchRunnerTest()
+      : job_(cluster_job(true)),
+        dataset_(open_data(job_)),
+        device_(make_device(1)),
+        map_(job_.model, job_.train.tile_elements),
+        parameters_(map_.vector_elements()),
+        stage_{{1, static_cast<std::uint32_t>(map_.blocks().size())}, {0, job_.batch.slots}},
+        stream_(philox_key(5, RandomPurpose::tests)) {
+    initialize_parameters(job_.model, map_, 7, parameters_);
+    const std::size_t boundary = job_.batch.sequences * job_.model.context * job_.model.width;
+    for (auto& values : activations_) {
+      values.resize(boundary);
+      for (float& value : values) value = unit_float(stream_.next_u32()) - 0.5F;
+    }
+  }
+
+  struct Rig {
+    std::shared_ptr<BufferPool> pool;
+    std::unique_ptr<GradientStore> gradients;
+    std::unique_ptr<MicroBatchRunner> runner;
+  };
+  Rig make_rig() {
+    Rig rig;
+    rig.pool = std::move(BufferPool::create(device_, map_.vector_elements(), 4)).value();
+    rig.gradients = std::make_unique<GradientStore>(*device_, rig.pool, map_, job_.batch.slots);
+    rig.runner = std::move(MicroBatchRunner::create(device_, job_, *dataset_, map_, *rig.gradients)).value();
+    return rig;
+  }
+
+  [[nodiscard]] worker_action::ComputeMicroBatch micro_batch(SlotItem item, std::uint32_t behind) const {
+    auto payload = std::make_shared<FramePayload>();
+    payload->values = activations_[item.slot * job_.micro_batches_per_slot() + item.position];
+    return {kStep, 0, stage_, item, Pass::both, false, behind, payload};
+  }
+  static void compute(Rig& rig, const worker_action::ComputeMicroBatch& action, const std::vector<float>& parameters) {
+    const auto done = rig.runner->compute(action, parameters.data(), false, {});
+    ASSERT_TRUE(done.ok()) << done.error().describe();
+    EXPECT_GT(done->took.count(), 0);
+  }
+  void compute_slot(Rig& rig, std::uint32_t slot, std::uint32_t behind) {
+    for (std::uint32_t position = 0; position < job_.micro_batches_per_slot(); ++position) {
+      compute(rig, micro_batch({slot, position}, behind), parameters_);
+    }
+    const auto additions = fold_cascade(0, SlotIndex(slot));
+    if (!additions.empty()) {
+      ASSERT_TRUE(rig.runner->fold({kStep, stage_.blocks, additions}).ok());
+    }
+  }
+  // The sum of all slots, of the stage's blocks.
+  std::vector<float> sum(Rig& rig) {
+    EXPECT_TRUE(rig.runner->finish_waiting().ok());
+    const auto node = rig.gradients->lease_node({stage_.blocks, {3, 0}});
+    EXPECT_TRUE(node.ok());
+    if (!node) return {};
+    const BlockInfo& last = map_.blocks().back();
+    return {node->vector + map_.blocks()[1].offset, node->vector + last.offset + last.elements};
+  }
+  std::vector<float> eager_sum() {
+    Rig rig = make_rig();
+    for (std::uint32_t slot = 0; slot < job_.batch.slots; ++slot) compute_slot(rig, slot, 0);
+    EXPECT_FALSE(rig.runner->has_waiting());
+    return sum(rig);
+  }
+
+  JobSpec job_;
+  std::shared_ptr<const Dataset> dataset_;
+  std::shared_ptr<Device> device_;
+  StateMap map_;
+  std::vector<float> parameters_;
+  StageWork stage_;
+  PhiloxStream stream_;
+  std::vector<float> activations_[16];
+};
+
+TEST_F(MicroBatchRunnerTest, SumsDontDependOnWhenWeightsAreMade) {
+  const std::vector<float> expected = eager_sum();
+  for (const std::uint32_t behind : {1U, 3U, 100U}) {
+    Rig rig = make_rig();
+    for (std::uint32_t slot = 0; slot < job_.batch.slots; ++slot) {
+      compute_slot(rig, slot, behind);
+      while (rig.runner->has_waiting() && stream_.below(3) == 0) ASSERT_TRUE(rig.runner->finish_oldest().ok());
+    }
+    EXPECT_EQ(sum(rig), expected) << behind;
+  }
+}
+
+TEST_F(MicroBatchRunnerTest, ASlotThatIsBegunAgainLosesWhatItHad) {
+  const std::vector<float> expected = eager_sum();
+  Rig rig = make_rig();
+  compute(rig, micro_batch({0, 0}, 4), parameters_);
+  EXPECT_TRUE(rig.runner->has_waiting());
+  for (std::uint32_t slot = 0; slot < job_.batch.slots; ++slot) compute_slot(rig, slot, 4);
+  EXPECT_EQ(sum(rig), expected);
+}
+
+TEST_F(MicroBatchRunnerTest, WhatWaitsIsGivenUpWithItsStep) {
+  Rig rig = make_rig();
+  compute_slot(rig, 0, 4);
+  EXPECT_TRUE(rig.runner->has_waiting());
+  rig.runner->release(kStep);
+  EXPECT_FALSE(rig.runner->has_waiting());
+  auto next = micro_batch({0, 0}, 4);
+  compute(rig, next, parameters_);
+  next.step = kStep.next();  // nobody released the step before
+  compute(rig, next, parameters_);
+  EXPECT_TRUE(rig.runner->finish_waiting().ok());
+}
+
+TEST_F(MicroBatchRunnerTest, MicroBatchesOfASlotComeInOrder) {
+  Rig rig = make_rig();
+  EXPECT_FALSE(rig.runner->compute(micro_batch({0, 1}, 0), parameters_.data(), false, {}).ok());
+}
+
+}  // namespace
+}  // namespace planaria

@@ -1,0 +1,320 @@
+#include "worker/trainer/micro_batch_runner.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "proto/evaluation.hpp"
+#include "worker/trainer/tile_values.hpp"
+
+namespace planaria {
+
+MicroBatchRunner::MicroBatchRunner(std::shared_ptr<Device> device, const JobSpec& job, const Dataset& dataset,
+                                   const StateMap& map, GradientStore& gradients)
+    : device_(std::move(device)),
+      job_(job),
+      dataset_(dataset),
+      map_(map),
+      gradients_(gradients),
+      order_(job.train.seed, dataset.windows(Split::train)),
+      shape_{job.batch.micro_batches, job.batch.sequences},
+      untold_(map.blocks().size()),
+      losses_(job.batch.sequences),
+      slot_losses_(job.batch.slots),
+      slot_tile_sums_(map.tile_count()) {}
+
+Result<std::unique_ptr<MicroBatchRunner>> MicroBatchRunner::create(std::shared_ptr<Device> device, const JobSpec& job,
+                                                                   const Dataset& dataset, const StateMap& map,
+                                                                   GradientStore& gradients) {
+  std::unique_ptr<MicroBatchRunner> runner(new MicroBatchRunner(std::move(device), job, dataset, map, gradients));
+  PLANARIA_TRY(runner->allocate());
+  return runner;
+}
+
+Status MicroBatchRunner::allocate() {
+  PLANARIA_ASSIGN(
+      Transformer transformer,
+      Transformer::create(*device_, job_.model, map_, {job_.batch.sequences, job_.model.context}, job_.train.seed));
+  transformer_ = std::make_unique<Transformer>(std::move(transformer));
+  PLANARIA_ASSIGN(boundary_pool_, BufferPool::create(device_, transformer_->boundary_elements(), 0));
+  boundaries_ = std::make_unique<BoundaryStore>(boundary_pool_);
+  PLANARIA_ASSIGN(auto pass, take_pass({0, static_cast<std::uint32_t>(map_.blocks().size())}));
+  free_passes_.push_back(std::move(pass));
+  return ok_status();
+}
+
+Result<worker_event::MicroBatchDone> MicroBatchRunner::compute(const Compute& action, const float* parameters,
+                                                               bool poisoned,
+                                                               const std::function<void()>& backward_begins) {
+  const BlockRange blocks = action.work.blocks;
+  if (blocks.empty() || blocks.end > map_.blocks().size() || action.item.slot >= job_.batch.slots) {
+    return Error(ErrorCode::internal, "a micro-batch outside the model's blocks and the job's slots");
+  }
+  enter(action.step);
+  worker_event::MicroBatchDone done{action.step, action.attempt, blocks, action.item, action.pass, {}, true, {}, {}};
+  if (action.pass != Pass::forward && action.weights_behind > 0) {
+    while (waiting_passes_ >= action.weights_behind) PLANARIA_TRY(finish_oldest());
+  }
+  const Instant before = clock_.now();
+  if (action.pass != Pass::backward) PLANARIA_TRY(forward(action, parameters));
+  if (action.pass != Pass::forward) PLANARIA_TRY(backward(action, parameters, poisoned, backward_begins, done));
+  if (is_training(action)) done.took = clock_.now() - before;
+  if (action.pass != Pass::forward) tell_untold(done);
+  done.loss = slot_losses_[action.item.slot];
+  return done;
+}
+
+// What waits of another step is of sums that were given up.
+void MicroBatchRunner::enter(Step step) {
+  if (step_ != step) give_up_waiting();
+  step_ = step;
+  boundaries_->enter(step);
+  gradients_.enter(step);
+}
+
+bool MicroBatchRunner::is_training(const Compute& action) const {
+  return action.item.position < job_.micro_batches_per_slot();
+}
+
+// The micro-batch's sequences, in the order in which training or an evaluation reads them.
+void MicroBatchRunner::read_batch(const Compute& action) {
+  if (is_training(action)) {
+    const MicroBatchIndex index(action.item.slot * job_.micro_batches_per_slot() + action.item.position);
+    read_training_batch(dataset_, order_, shape_, action.step, index, batch_);
+    return;
+  }
+  const std::uint32_t count = job_.train.evaluation_batches;
+  const SlotRange riding = evaluation_batches_of(SlotIndex(action.item.slot), job_.batch.slots, count);
+  const std::uint32_t index = riding.begin + action.item.position - job_.micro_batches_per_slot();
+  read_validation_batch(dataset_, job_.batch.sequences, index, count, batch_);
+}
+
+Result<std::unique_ptr<ModelPass>> MicroBatchRunner::take_pass(BlockRange blocks) {
+  if (free_passes_.empty()) {
+    PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, blocks));
+    pass.measure_with(clock_);
+    return std::make_unique<ModelPass>(std::move(pass));
+  }
+  std::unique_ptr<ModelPass> pass = std::move(free_passes_.back());
+  free_passes_.pop_back();
+  PLANARIA_TRY(pass->cover(blocks));
+  return pass;
+}
+
+// What a pass begins from: what arrived, or what an own stage made.
+Result<const float*> MicroBatchRunner::input_of(const Compute& action, const BoundaryId& id) const {
+  if (action.input == nullptr) return boundaries_->find(id);
+  const std::span<const float> values = payload_values(action.input);
+  if (values.size() == transformer_->boundary_elements()) return values.data();
+  return Error(ErrorCode::internal, "a boundary of another size was let in");
+}
+
+// ---- forward ----
+
+Status MicroBatchRunner::forward(const Compute& action, const float* parameters) {
+  const BlockRange blocks = action.work.blocks;
+  const bool training = is_training(action);
+  const bool at_head = blocks.end == map_.blocks().size();
+  PLANARIA_ASSIGN(auto pass, take_pass(blocks));
+  read_batch(action);
+  pass->load(batch_, training ? action.step : Step(0));
+  const float* input = nullptr;
+  if (blocks.begin > 0) {
+    PLANARIA_ASSIGN(input, input_of(action, {BoundaryKind::activation, blocks.begin, action.item}));
+  }
+  float* output = nullptr;
+  if (!at_head) {
+    PLANARIA_ASSIGN(output, boundaries_->make({BoundaryKind::activation, blocks.end, action.item}));
+  }
+  pass->forward(blocks, parameters, training, input, output, losses_.data());
+  PLANARIA_TRY(device_->synchronize());
+  if (at_head) add_loss(action);
+  if (training) {
+    in_flight_[{blocks, action.item}] = std::move(pass);
+  } else {
+    free_passes_.push_back(std::move(pass));
+  }
+  return ok_status();
+}
+
+void MicroBatchRunner::add_loss(const Compute& action) {
+  const bool epilogue = action.step.value() > job_.train.steps;
+  const std::uint32_t first = epilogue ? job_.micro_batches_per_slot() : 0;
+  SlotLoss& loss = slot_losses_[action.item.slot];
+  if (action.item.position == first) loss = SlotLoss{.slot = SlotIndex(action.item.slot)};
+  for (const double of_sequence : losses_) (is_training(action) ? loss.train : loss.validation) += of_sequence;
+}
+
+// ---- backward ----
+
+Status MicroBatchRunner::backward(const Compute& action, const float* parameters, bool poisoned,
+                                  const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done) {
+  const BlockRange blocks = action.work.blocks;
+  PLANARIA_ASSIGN(auto pass, end_flight(action));
+  PLANARIA_ASSIGN(float* const gradient, accumulator(action));
+  if (poisoned) {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    device_->copy_in(gradient + map_.blocks()[std::min(blocks.begin + 1, blocks.end - 1)].offset, &nan, sizeof nan);
+  }
+  const float* d_output = nullptr;
+  if (blocks.end < map_.blocks().size()) {
+    PLANARIA_ASSIGN(d_output, input_of(action, {BoundaryKind::gradient, blocks.end, action.item}));
+    if (backward_begins) backward_begins();
+  }
+  float* d_input = nullptr;
+  if (blocks.begin > 0) {
+    PLANARIA_ASSIGN(d_input, boundaries_->make({BoundaryKind::gradient, blocks.begin, action.item}));
+  }
+  const auto begun = [&](BlockIndex index) {
+    if (index == transformer_->head() && backward_begins) backward_begins();
+  };
+  // An attempt after a nonfinite one tells which slots it came from, when they end.
+  const bool looks = ends_slot(action.item) && action.attempt > 0;
+  if (action.weights_behind > 0 && !looks) {
+    PLANARIA_TRY(pass->cover_deltas(blocks));
+    pass->backward_input(blocks, parameters, gradient, d_output, d_input, begun);
+    PLANARIA_TRY(device_->synchronize());
+    tell_time(*pass, done);
+    waiting_.push_back({std::move(pass), action.work, action.item, {}});
+    ++waiting_passes_;
+    return ok_status();
+  }
+  if (is_behind(blocks)) PLANARIA_TRY(finish_waiting());  // an accumulator takes micro-batches in order
+  PLANARIA_ASSIGN(auto fold, begin_cascade(action.work, action.item));
+  const auto block_done = [&](BlockIndex index) {
+    begun(index);
+    const BlockInfo& block = map_.block(index);
+    if (looks) {
+      device_->tile_sums_of_squares(map_.tile_elements(), block.elements, gradient + block.offset,
+                                    slot_tile_sums_.data() + block.first_tile);
+    }
+    if (fold) gradients_.fold(*fold, {block.offset, block.offset + block.elements});
+  };
+  pass->backward(blocks, parameters, gradient, d_output, d_input, block_done);
+  PLANARIA_TRY(device_->synchronize());
+  tell_time(*pass, done);
+  free_passes_.push_back(std::move(pass));
+  if (fold) gradients_.finish(std::move(*fold));
+  if (!looks) return ok_status();
+  const auto first = slot_tile_sums_.begin() + map_.blocks()[blocks.begin].tile_range().begin;
+  const auto end = slot_tile_sums_.begin() + map_.blocks()[blocks.end - 1].tile_range().end;
+  done.finite = std::all_of(first, end, [](double sum) { return std::isfinite(sum); });
+  return ok_status();
+}
+
+Result<std::unique_ptr<ModelPass>> MicroBatchRunner::end_flight(const Compute& action) {
+  const auto flying = in_flight_.find({action.work.blocks, action.item});
+  if (flying == in_flight_.end()) {
+    return Error(ErrorCode::internal, "micro-batch " + std::to_string(action.item.position) + " of slot " +
+                                          std::to_string(action.item.slot) + " goes backward before it went forward");
+  }
+  std::unique_ptr<ModelPass> pass = std::move(flying->second);
+  in_flight_.erase(flying);
+  return pass;
+}
+
+// Of the micro-batch's slot; the slot's first one begins it.
+Result<float*> MicroBatchRunner::accumulator(const Compute& action) {
+  const BlockRange blocks = action.work.blocks;
+  const SlotIndex slot(action.item.slot);
+  std::uint32_t& next = next_positions_[{blocks, slot.value()}];
+  if (action.item.position == 0) {
+    const bool begun_before = std::ranges::any_of(waiting_, [&](const Waiting& waiting) {
+      return waiting.pass != nullptr && waiting.blocks() == blocks && waiting.item.slot == slot.value();
+    });
+    if (begun_before) PLANARIA_TRY(finish_waiting());  // what it was so far is given up as a whole
+    next = 0;
+  }
+  if (next++ != action.item.position) {
+    return Error(ErrorCode::internal, "micro-batch " + std::to_string(action.item.position) + " of slot " +
+                                          std::to_string(slot.value()) + " is not the accumulator's next");
+  }
+  return action.item.position == 0 ? gradients_.begin_slot(blocks, slot) : gradients_.slot(blocks, slot);
+}
+
+bool MicroBatchRunner::ends_slot(SlotItem item) const {
+  return item.position + 1 == job_.micro_batches_per_slot();
+}
+
+// The sums that the slot completes follow its last weights' gradients block by block, while those are in the cache.
+Result<std::optional<GradientStore::Fold>> MicroBatchRunner::begin_cascade(const StageWork& work, SlotItem item) {
+  if (!ends_slot(item)) return std::optional<GradientStore::Fold>();
+  const auto cascade = fold_cascade(work.slots.begin, SlotIndex(item.slot));
+  if (cascade.empty()) return std::optional<GradientStore::Fold>();
+  PLANARIA_ASSIGN(GradientStore::Fold fold, gradients_.begin_fold(work.blocks, cascade));
+  return std::optional(std::move(fold));
+}
+
+void MicroBatchRunner::tell_time(const ModelPass& pass, worker_event::MicroBatchDone& done) {
+  const auto took = pass.took().subspan(done.blocks.begin, done.blocks.size());
+  done.block_took.assign(took.begin(), took.end());
+}
+
+// Times of weights' gradients are told with the next micro-batch that goes backward through the same blocks.
+void MicroBatchRunner::tell_untold(worker_event::MicroBatchDone& done) {
+  for (std::uint32_t block = done.blocks.begin; block < done.blocks.end; ++block) {
+    const Duration took = std::exchange(untold_[block], Duration(0));
+    done.block_took[block - done.blocks.begin] += took;
+    done.took += took;
+  }
+}
+
+// ---- what waits ----
+
+Status MicroBatchRunner::fold(const worker_action::FoldNodes& action) {
+  enter(action.step);
+  if (!is_behind(action.blocks)) return gradients_.add(action.blocks, action.additions);
+  waiting_.push_back({nullptr, {}, {}, action});
+  return ok_status();
+}
+
+// Whether sums of the blocks lack something that waits. Stages of other blocks have sums of their own.
+bool MicroBatchRunner::is_behind(BlockRange blocks) const {
+  return std::ranges::any_of(waiting_, [&](const Waiting& waiting) { return waiting.blocks() == blocks; });
+}
+
+Status MicroBatchRunner::finish_oldest() {
+  Waiting oldest = std::move(waiting_.front());
+  waiting_.pop_front();
+  if (oldest.pass == nullptr) return gradients_.add(oldest.fold.blocks, oldest.fold.additions);
+  --waiting_passes_;
+  const BlockRange blocks = oldest.work.blocks;
+  PLANARIA_ASSIGN(float* const gradient, gradients_.slot(blocks, SlotIndex(oldest.item.slot)));
+  PLANARIA_ASSIGN(auto fold, begin_cascade(oldest.work, oldest.item));
+  const std::vector<Duration> before(oldest.pass->took().begin(), oldest.pass->took().end());
+  oldest.pass->backward_weights(blocks, gradient, [&](BlockIndex index) {
+    const BlockInfo& block = map_.block(index);
+    if (fold) gradients_.fold(*fold, {block.offset, block.offset + block.elements});
+  });
+  PLANARIA_TRY(device_->synchronize());
+  for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) untold_[b] += oldest.pass->took()[b] - before[b];
+  free_passes_.push_back(std::move(oldest.pass));
+  if (fold) gradients_.finish(std::move(*fold));
+  return ok_status();
+}
+
+Status MicroBatchRunner::finish_waiting() {
+  while (has_waiting()) PLANARIA_TRY(finish_oldest());
+  return ok_status();
+}
+
+void MicroBatchRunner::give_up_waiting() {
+  for (Waiting& waiting : waiting_) {
+    if (waiting.pass != nullptr) free_passes_.push_back(std::move(waiting.pass));
+  }
+  waiting_.clear();
+  waiting_passes_ = 0;
+}
+
+void MicroBatchRunner::release(Step step) {
+  give_up_waiting();
+  gradients_.release(step);
+  boundaries_->release(step);
+  for (auto& [key, pass] : in_flight_) free_passes_.push_back(std::move(pass));
+  in_flight_.clear();
+  next_positions_.clear();
+}
+
+}  // namespace planaria

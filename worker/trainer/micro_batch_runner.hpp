@@ -1,0 +1,122 @@
+// Takes micro-batches through the blocks of a worker's stages: forward, backward, and the sums of finished slots.
+//
+// Where a stage below waits for the input's gradient, the backward pass is split: the gradients of the weights wait
+// until nothing else is to do, or until more wait than may (Qi et al., Zero Bubble Pipeline Parallelism,
+// arXiv:2401.10241, section 2). Sums that are asked for meanwhile are made behind them, in order, so every accumulator
+// takes its micro-batches in the order of rule R20 whatever waits.
+//
+// Thread contract: belongs to the thread that owns the device.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "common/clock.hpp"
+#include "common/result.hpp"
+#include "kernels/device.hpp"
+#include "proto/job_spec.hpp"
+#include "proto/state_map.hpp"
+#include "worker/core/events.hpp"
+#include "worker/data/batch.hpp"
+#include "worker/data/dataset.hpp"
+#include "worker/model/model_pass.hpp"
+#include "worker/trainer/boundary_store.hpp"
+#include "worker/trainer/gradient_store.hpp"
+
+namespace planaria {
+
+class MicroBatchRunner {
+ public:
+  using Compute = worker_action::ComputeMicroBatch;
+
+  // The references outlive this. exhausted when the memory can't be had.
+  [[nodiscard]] static Result<std::unique_ptr<MicroBatchRunner>> create(std::shared_ptr<Device> device,
+                                                                        const JobSpec& job, const Dataset& dataset,
+                                                                        const StateMap& map, GradientStore& gradients);
+
+  // `backward_begins` is called when the first backward pass of a training micro-batch begins, after the head's own.
+  [[nodiscard]] Result<worker_event::MicroBatchDone> compute(const Compute& action, const float* parameters,
+                                                             bool poisoned,
+                                                             const std::function<void()>& backward_begins);
+  // Now, or behind what waits.
+  [[nodiscard]] Status fold(const worker_action::FoldNodes& action);
+
+  // What was put off: whoever reads sums of nodes finishes it all first.
+  [[nodiscard]] bool has_waiting() const { return !waiting_.empty(); }
+  [[nodiscard]] Status finish_oldest();
+  [[nodiscard]] Status finish_waiting();
+  // Gives up everything of the step; what waits was not needed.
+  void release(Step step);
+
+  [[nodiscard]] const BoundaryStore& boundaries() const { return *boundaries_; }
+  [[nodiscard]] const BufferPool& boundary_pool() const { return *boundary_pool_; }
+  [[nodiscard]] std::size_t boundary_elements() const { return transformer_->boundary_elements(); }
+
+ private:
+  // The weights' gradients of a micro-batch, or, without a pass, a fold that came after such.
+  struct Waiting {
+    std::unique_ptr<ModelPass> pass;
+    StageWork work;
+    SlotItem item;
+    worker_action::FoldNodes fold;
+
+    [[nodiscard]] BlockRange blocks() const { return pass == nullptr ? fold.blocks : work.blocks; }
+  };
+
+  MicroBatchRunner(std::shared_ptr<Device> device, const JobSpec& job, const Dataset& dataset, const StateMap& map,
+                   GradientStore& gradients);
+  Status allocate();
+  void enter(Step step);
+  [[nodiscard]] bool is_training(const Compute& action) const;
+  void read_batch(const Compute& action);
+  [[nodiscard]] Result<std::unique_ptr<ModelPass>> take_pass(BlockRange blocks);
+  [[nodiscard]] Result<const float*> input_of(const Compute& action, const BoundaryId& id) const;
+  [[nodiscard]] Status forward(const Compute& action, const float* parameters);
+  // Tells in `done` what it found.
+  [[nodiscard]] Status backward(const Compute& action, const float* parameters, bool poisoned,
+                                const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done);
+  [[nodiscard]] Result<float*> accumulator(const Compute& action);
+  [[nodiscard]] Result<std::unique_ptr<ModelPass>> end_flight(const Compute& action);
+  [[nodiscard]] bool ends_slot(SlotItem item) const;
+  [[nodiscard]] bool is_behind(BlockRange blocks) const;
+  [[nodiscard]] Result<std::optional<GradientStore::Fold>> begin_cascade(const StageWork& work, SlotItem item);
+  void add_loss(const Compute& action);
+  static void tell_time(const ModelPass& pass, worker_event::MicroBatchDone& done);
+  void tell_untold(worker_event::MicroBatchDone& done);
+  void give_up_waiting();
+
+  const std::shared_ptr<Device> device_;
+  const JobSpec& job_;
+  const Dataset& dataset_;
+  const StateMap& map_;
+  GradientStore& gradients_;
+  const WindowOrder order_;
+  const BatchShape shape_;
+  SteadyClock clock_;
+  std::unique_ptr<Transformer> transformer_;
+  std::shared_ptr<BufferPool> boundary_pool_;
+  std::unique_ptr<BoundaryStore> boundaries_;
+
+  std::vector<std::unique_ptr<ModelPass>> free_passes_;
+  std::map<std::pair<BlockRange, SlotItem>, std::unique_ptr<ModelPass>> in_flight_;  // forward done, backward not
+  Step step_;
+  std::deque<Waiting> waiting_;
+  std::uint32_t waiting_passes_ = 0;
+  std::vector<Duration> untold_;  // by block: what weights' gradients took that no event has told of
+  // An accumulator takes its next micro-batch and no other.
+  std::map<std::pair<BlockRange, std::uint32_t>, std::uint32_t> next_positions_;
+
+  HostBatch batch_;
+  std::vector<double> losses_;          // of a micro-batch's sequences
+  std::vector<SlotLoss> slot_losses_;   // of the head's slots, as far as they are computed
+  std::vector<double> slot_tile_sums_;  // of the slot that is being finished, when somebody asks whether it is finite
+};
+
+}  // namespace planaria
