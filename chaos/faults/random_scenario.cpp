@@ -62,10 +62,10 @@ Scenario draw_scenario(const RandomScenarioOptions& options) {
 
   // One more joins, and either it dies while it moves state, or another does.
   const auto newcomer = static_cast<std::uint32_t>(early);
-  const Fault join = add(FaultKind::join, 0.38, std::nullopt);
+  add(FaultKind::join, 0.38, std::nullopt);
   const bool newcomer_dies = random.chance(0.5);
   Fault& moving = add(FaultKind::kill, 0, newcomer_dies ? newcomer : fates[killed_last]);
-  moving.at_step = join.at_step;
+  moving.at_step = 1;  // whenever it fetches: after a rollback that is for a step before it came
   moving.phase = Phase::fetch;
   if (!newcomer_dies) moving.observer = newcomer;
   add(FaultKind::kill, 0.8, newcomer_dies ? fates[killed_last] : newcomer).phase = last_phase;
