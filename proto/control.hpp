@@ -123,6 +123,17 @@ struct Register {
   }
 };
 
+// What a worker's own transfers to another have shown of the way there; 0 = not measured.
+struct LinkMeasure {
+  WorkerId to;
+  double bytes_per_second = 0;
+  double latency_seconds = 0;  // one way
+  template <class V>
+  void fields(V& v) {
+    v(to, bytes_per_second, latency_seconds);
+  }
+};
+
 struct Heartbeat {
   ViewNumber view;
   Step step;
@@ -134,11 +145,12 @@ struct Heartbeat {
   double beside_seconds = 0;            // of a step's own work besides micro-batches; 0 = not measured
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
+  std::vector<LinkMeasure> links;  // what changed since it was told
 
   template <class V>
   void fields(V& v) {
     v(view, step, phase, progress, waiting_on, micro_batches_per_second, block_seconds, beside_seconds, bytes_sent,
-      bytes_received);
+      bytes_received, links);
   }
 };
 

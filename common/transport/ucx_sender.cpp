@@ -9,6 +9,10 @@ namespace {
 
 // Smaller neighbouring slices are copied together rather than sent one by one.
 constexpr std::size_t kGatherBytes = std::size_t{32} << 10;
+// Frames from which a connection's rate is taken; what fits into a socket's buffer tells nothing.
+constexpr std::uint64_t kRateBytes = std::uint64_t{1} << 20;
+// Other transfers and a busy receiver only slow a frame down: the fastest tells, and is forgotten slowly.
+constexpr double kRateKept = 0.98;
 
 }  // namespace
 
@@ -21,6 +25,7 @@ struct UcxSender::Operation {
   std::size_t slice = 0;
   std::size_t slice_offset = 0;
   bool started = false;
+  Instant started_at{};
   bool all_given = false;
   std::size_t chunks = 0;  // with UCX
   bool quarantined = false;
@@ -112,10 +117,14 @@ void UcxSender::report(Operation& operation, Status status) {
   if (!operation.done) return;
   const SendDone done = std::exchange(operation.done, nullptr);
   const std::uint64_t bytes = operation.header.frame.payload_bytes;
+  const double seconds = to_seconds(clock_.now() - operation.started_at);
   stats_.update(operation.to, [&](PeerStats& s) {
     if (status) {
       ++s.frames_out;
       s.bytes_out += bytes;
+      if (bytes >= kRateBytes && seconds > 0) {
+        s.bytes_per_second = std::max(s.bytes_per_second * kRateKept, static_cast<double>(bytes) / seconds);
+      }
     } else {
       ++(status.error().code() == ErrorCode::cancelled ? s.cancelled : s.send_errors);
       if (operation.chunks != 0) s.quarantined_bytes += bytes;
@@ -224,6 +233,7 @@ bool UcxSender::start_chunk(Connection& connection, const std::shared_ptr<Operat
   const auto& slices = operation->frame.payload;
   if (!operation->started) {
     operation->started = true;
+    operation->started_at = clock_.now();
     header.sequence = connection.next_sequence++;
     if (connection.authenticator) header.auth = connection.authenticator->tag(header, slices);
   }

@@ -63,6 +63,7 @@ class UcxSender {
   UcxWorker& worker_;
   StatsBook& stats_;
   std::function<void(PeerId, std::string)> on_broken_;
+  const SteadyClock clock_;
   bool accepting_ = true;
   std::optional<ViewNumber> fenced_;
   std::uint64_t last_session_ = 0;

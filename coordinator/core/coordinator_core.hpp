@@ -140,6 +140,7 @@ struct WorkerRecord {
   std::optional<Instant> evidence_at;
   std::optional<Instant> unreachable_since;  // a peer says so, in this view
   Heartbeat heartbeat;
+  LinkTable links;                    // to others that are known, as it measured them
   bool told_end = false;              // Finish was sent on a session
   double speed = 0;                   // micro-batches a second; 0 = not measured
   std::optional<Instant> idle_since;  // a member without a stage
@@ -293,6 +294,7 @@ class CoordinatorCore {
   [[nodiscard]] bool settled() const;
   [[nodiscard]] LayoutRequest layout_request(const std::vector<WorkerId>& workers) const;
   [[nodiscard]] LayoutRequest layout_request() const;  // for the view's members
+  [[nodiscard]] std::map<WorkerId, LinkTable> measured_links(const std::vector<WorkerId>& workers) const;
   [[nodiscard]] std::vector<StageAssignment> mended(std::span<const StageAssignment> stages,
                                                     const LayoutRequest& request, Forecast& forecast) const;
   void balance_later(bool planned);

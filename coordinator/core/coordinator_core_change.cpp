@@ -246,6 +246,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.job = &config_.job;
   input.sharded = config_.job.optimizer.shard;
   input.block_shares = std::move(measured.shares);
+  input.links = measured_links(ids);
   input.depths = depths_;
   if (change.wanted) input.wanted = change.wanted->stages;
   input.nonfinite = config_.job.optimizer.nonfinite;

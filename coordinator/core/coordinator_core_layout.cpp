@@ -67,7 +67,15 @@ LayoutRequest CoordinatorCore::layout_request(const std::vector<WorkerId>& ids) 
     workers.push_back({ids[i], worker.host, worker.resources, speeds[i], worker.heartbeat.beside_seconds});
   }
   const auto previous = view_ ? std::span<const StageAssignment>(view_->stages) : std::span<const StageAssignment>();
-  return planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, previous);
+  return planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, previous, measured_links(ids));
+}
+
+std::map<WorkerId, LinkTable> CoordinatorCore::measured_links(const std::vector<WorkerId>& ids) const {
+  std::map<WorkerId, LinkTable> links;
+  for (const WorkerId id : ids) {
+    if (const WorkerRecord& worker = workers_.at(id); !worker.links.empty()) links[id] = worker.links;
+  }
+  return links;
 }
 
 // The pipelines of `stages` for the members that there are now and their speeds.

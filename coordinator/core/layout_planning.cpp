@@ -21,7 +21,7 @@ ModelProfile measured_model(const JobSpec& job, const StateMap& map, const std::
   return model;
 }
 
-ClusterProfile measured_cluster(std::span<const PlannedWorker> workers) {
+ClusterProfile measured_cluster(std::span<const PlannedWorker> workers, const std::map<WorkerId, LinkTable>& links) {
   std::map<std::string, std::uint64_t> of_host;
   for (const PlannedWorker& worker : workers) ++of_host[worker.host];
   ClusterProfile cluster;
@@ -32,6 +32,7 @@ ClusterProfile measured_cluster(std::span<const PlannedWorker> workers) {
     cluster.workers.push_back({worker.worker, worker.speed, memory == 0 ? kNoLimit : memory, worker.host,
                                resources.zone, resources.nic, worker.beside_s});
   }
+  apply_links(cluster, links);
   return cluster;
 }
 
@@ -48,10 +49,10 @@ PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> dept
 
 LayoutRequest layout_request(const JobSpec& job, const StateMap& map, const std::vector<double>& shares,
                              std::span<const PlannedWorker> workers, std::span<const std::uint32_t> depths,
-                             std::span<const StageAssignment> previous) {
+                             std::span<const StageAssignment> previous, const std::map<WorkerId, LinkTable>& links) {
   LayoutRequest request;
   request.model = measured_model(job, map, shares);
-  request.cluster = measured_cluster(workers);
+  request.cluster = measured_cluster(workers, links);
   request.options = plan_options(job, depths, workers.size(), map.blocks().size());
   if (!previous.empty()) request.options.previous = plan_of(previous);
   return request;

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
 #include <vector>
 
+#include "coordinator/core/measured_links.hpp"
 #include "coordinator/planner/planner.hpp"
 #include "proto/control.hpp"
 #include "proto/layout.hpp"
@@ -33,14 +35,17 @@ struct PlannedWorker {
   double speed = 1;     // micro-batches a second, > 0
   double beside_s = 0;  // of a step, besides micro-batches
 };
-// by WorkerId. Memory of a machine is shared by its workers; where nobody knows any, it is no limit.
-[[nodiscard]] ClusterProfile measured_cluster(std::span<const PlannedWorker> workers);
+// by WorkerId. Memory of a machine is shared by its workers; where nobody knows any, it is no limit. `links`: by who
+// measured them.
+[[nodiscard]] ClusterProfile measured_cluster(std::span<const PlannedWorker> workers,
+                                              const std::map<WorkerId, LinkTable>& links = {});
 
 // The question for a layout of these workers, by WorkerId; depths as for plan_options; previous: none = there is none.
 [[nodiscard]] LayoutRequest layout_request(const JobSpec& job, const StateMap& map, const std::vector<double>& shares,
                                            std::span<const PlannedWorker> workers,
                                            std::span<const std::uint32_t> depths,
-                                           std::span<const StageAssignment> previous);
+                                           std::span<const StageAssignment> previous,
+                                           const std::map<WorkerId, LinkTable>& links = {});
 
 // depths: as cluster.layout gives them, for so many workers; none: any.
 [[nodiscard]] PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> depths, std::size_t workers,

@@ -350,7 +350,7 @@ class RecoveryPlanner {
       const RecoveryMember& member = in_.members[i];
       workers.push_back({worker(i), member.member.host, member.resources, speeds_[i], member.beside_s});
     }
-    LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {});
+    LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {}, in_.links);
     rate_ = usual_rate(request.cluster);
     Forecast forecast(request);
     stages = stages_at_once(forecast);

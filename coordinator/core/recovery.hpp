@@ -5,9 +5,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <vector>
 
+#include "coordinator/core/measured_links.hpp"
 #include "proto/control.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/layout.hpp"
@@ -36,9 +38,10 @@ struct RecoveryInput {
   Step total_steps;
   const StateMap* map = nullptr;
   const JobSpec* job = nullptr;
-  bool sharded = false;               // optimizer.shard
-  std::vector<double> block_shares;   // of a micro-batch's time
-  std::vector<std::uint32_t> depths;  // of pipelines; see steady_stages
+  bool sharded = false;                 // optimizer.shard
+  std::vector<double> block_shares;     // of a micro-batch's time
+  std::map<WorkerId, LinkTable> links;  // as members measured them
+  std::vector<std::uint32_t> depths;    // of pipelines; see steady_stages
   // Another layout than the previous one to go on from: the planner's. None: the previous one.
   std::vector<StageAssignment> wanted;
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;

@@ -273,14 +273,18 @@ void AgentLoop::to_coordinator(WorkerMessage message) {
   const auto data_plane = plane();
   if (auto* registration = std::get_if<Register>(&message)) {
     last_register_ = *registration;
+    links_.tell_all_again();
     const bool named =
         registration->identity && self_ == PeerId{registration->identity->worker, registration->identity->incarnation};
     if (named && data_plane) registration->address = data_plane->address();
   } else if (auto* heartbeat = std::get_if<Heartbeat>(&message); heartbeat != nullptr && data_plane) {
-    for (const auto& [worker, stats] : data_plane->stats()) {
+    const std::map<WorkerId, PeerStats> peers = data_plane->stats();
+    for (const auto& [worker, stats] : peers) {
       heartbeat->bytes_sent += stats.bytes_out;
       heartbeat->bytes_received += stats.bytes_in;
     }
+    heartbeat->links = links_.news(peers);
+    if (const auto peer = links_.next_probe(peers)) data_plane->probe(*peer);
   }
   envelope.message = std::move(message);
   parts_.send_control(envelope);

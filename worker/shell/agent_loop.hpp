@@ -21,6 +21,7 @@
 #include "worker/shell/data_plane.hpp"
 #include "worker/shell/fault_hook.hpp"
 #include "worker/shell/fault_switches.hpp"
+#include "worker/shell/link_reporter.hpp"
 #include "worker/shell/metrics_recorder.hpp"
 #include "worker/shell/telemetry_sampler.hpp"
 #include "worker/trainer/trainer.hpp"
@@ -101,6 +102,7 @@ class AgentLoop {
   Step last_commit_;
   std::unique_ptr<MetricsRecorder> metrics_;
   TelemetrySampler sampler_;
+  LinkReporter links_;
 
   mutable std::mutex plane_mutex_;
   std::shared_ptr<DataPlane> plane_;

@@ -38,6 +38,8 @@ class DataPlane {
 
   // Of the members of the view.
   [[nodiscard]] std::map<WorkerId, PeerStats> stats() const;
+  // Measures the round trip.
+  void probe(WorkerId peer) { transport_->probe(peer); }
 
   // No event comes after it returned. Must not be called from the sink.
   void stop() { transport_->stop(); }
