@@ -363,8 +363,10 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
   }
   const bool enters = timing_.awaits_members() && message.view == view_->view && worker.heartbeat.view != message.view;
   worker.heartbeat = message;
-  note_links(worker.links, std::exchange(worker.heartbeat.links, {}));
-  std::erase_if(worker.links, [&](const auto& link) { return !workers_.contains(link.first); });
+  if (const auto links = std::exchange(worker.heartbeat.links, {}); !links.empty()) {
+    note_links(worker.links, links);
+    std::erase_if(worker.links, [&](const auto& link) { return !workers_.contains(link.first); });
+  }
   if (enters) timing_.member_entered(now_);
   const auto no_time = [](float seconds) { return !std::isfinite(seconds) || seconds < 0 || seconds > 1e6F; };
   if (std::ranges::any_of(message.block_seconds, no_time)) worker.heartbeat.block_seconds.clear();
