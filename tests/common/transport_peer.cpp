@@ -5,6 +5,7 @@
 // usage: transport_peer WORKER INCARNATION PARENT_WORKER
 #include <cstdio>
 #include <iostream>
+#include <latch>
 #include <string>
 
 #include "common/transport/ucx_transport.hpp"
@@ -47,7 +48,10 @@ int main(int argc, char** argv) {
     return 1;
   }
   Transport& transport = **made;
+  // The parent's frames may be here before this end's connection, over which they are answered.
+  std::latch connected(1);
   const auto echo = [&](const InboundFrame& frame) {
+    connected.wait();
     OutgoingFrame answer;
     answer.view = frame.header.view;
     answer.tag = frame.header.tag;
@@ -58,7 +62,9 @@ int main(int argc, char** argv) {
   transport.set_view(ViewNumber(1));
   std::cout << to_hex(transport.address()) << std::endl;
   std::string line;
-  if (!std::getline(std::cin, line) || !transport.connect(parent, from_hex(line))) return 1;
+  const bool joined = std::getline(std::cin, line) && transport.connect(parent, from_hex(line)).ok();
+  connected.count_down();
+  if (!joined) return 1;
   OutgoingFrame ready;
   ready.view = ViewNumber(1);
   static constexpr char kText[] = {'r', 'e', 'a', 'd', 'y'};
