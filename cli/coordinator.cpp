@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -86,15 +85,12 @@ Result<CoordinatorOutcome> coordinate(const CoordinatorArguments& arguments) {
   fmt::print("workers:     planaria worker --join {}:{}\n", ports.address, ports.control);
   fmt::print("status page: http://{}:{}/\n", ports.address, ports.http);
   std::fflush(stdout);
-  while (true) {
-    if (auto outcome = service->wait_for(std::chrono::milliseconds(100))) {
-      if (outcome->finished && outcome->status) {
-        PLANARIA_TRY(write_text(result_file, to_text(status_json(*outcome->status)) + "\n"));
-      }
-      return *outcome;
-    }
-    if (stop_requested()) service->stop();
+  const StopSignalWatcher signals([&service] { service->stop(); });
+  CoordinatorOutcome outcome = service->wait();
+  if (outcome.finished && outcome.status) {
+    PLANARIA_TRY(write_text(result_file, to_text(status_json(*outcome.status)) + "\n"));
   }
+  return outcome;
 }
 
 int run(const CoordinatorArguments& arguments) {

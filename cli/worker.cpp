@@ -1,12 +1,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <atomic>
 #include <charconv>
-#include <chrono>
 #include <memory>
 #include <optional>
-#include <thread>
 
 #include "cli/arguments.hpp"
 #include "cli/bus_error.hpp"
@@ -69,24 +66,15 @@ int run(const WorkerArguments& arguments) {
   auto agent = WorkerAgent::start(std::move(*options));
   if (!agent) return fail(agent.error());
   // SIGTERM lets the worker leave at a step boundary; SIGINT and a second signal end it at once.
-  std::atomic<bool> ended{false};
-  std::thread signals([&] {
-    bool asked = false;
-    while (!ended) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      if (interrupt_requested()) {
-        flush_logs();
-        _exit(static_cast<int>(ExitCode::stopped));
-      }
-      if (terminate_requested() && !asked) {
-        asked = true;
-        (*agent)->drain("SIGTERM");
-      }
+  std::optional<StopSignalWatcher> signals([&agent] {
+    if (interrupt_requested()) {
+      flush_logs();
+      _exit(static_cast<int>(ExitCode::stopped));
     }
+    (*agent)->drain("SIGTERM");
   });
   const WorkerOutcome outcome = (*agent)->wait();
-  ended = true;
-  signals.join();
+  signals.reset();
   Log("worker").info("ends", {{"why", outcome.reason}});
   flush_logs();
   fmt::print("{}\n", outcome.reason);
