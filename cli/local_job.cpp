@@ -27,9 +27,8 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr auto kRefresh = std::chrono::milliseconds(250);
 // Workers use every core: looking more often takes time from them.
-constexpr auto kLook = std::chrono::milliseconds(100);
+constexpr auto kLook = std::chrono::milliseconds(250);
 
 std::string describe(const FiredFault& fault) {
   std::string text = to_string(fault.kind);
@@ -303,7 +302,7 @@ Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
   };
   FaultTeller teller;
   do {
-    std::this_thread::sleep_for(options.show ? kRefresh : kLook);
+    std::this_thread::sleep_for(kLook);
     if (stop_requested()) run->stop();
     own.progress = run->progress();
     if (!own.progress.coordinator || own.progress.ended) continue;

@@ -23,7 +23,7 @@ constexpr Duration kDesertedFor = std::chrono::seconds(25);
 constexpr Duration kDesertedByFailures = std::chrono::seconds(2);
 constexpr std::size_t kQuotedLines = 5;
 // Hooks wake it at once; looking for children that ended takes time from workers, who use every core.
-constexpr double kLongestWait_ms = 100;
+constexpr double kLongestWait_ms = 250;
 
 // A short private directory for the hook's socket: output paths may be longer than a socket's may.
 class SocketDirectory {

@@ -36,7 +36,7 @@ namespace {
 
 constexpr Duration kAskAgain = std::chrono::microseconds(500);  // whether the network thread has caught up
 constexpr std::size_t kMaxInbox = 65536;                        // workers' messages that wait for the loop
-constexpr Duration kPublishChanged = std::chrono::milliseconds(100);
+constexpr Duration kPublishChanged = std::chrono::milliseconds(200);
 constexpr Duration kPublishIdle = std::chrono::milliseconds(500);
 constexpr auto kFarewell = std::chrono::milliseconds(500);  // for the last messages, when the job has ended
 constexpr std::size_t kKeyBytes = 32;
