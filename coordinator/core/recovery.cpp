@@ -480,7 +480,7 @@ class RecoveryPlanner {
         steady, [&](const StageAssignment& stage) { return can_compute(index_of(stage.worker), stage.work.blocks); });
     if (anew || (in_.planned && able)) {
       plan().stages = steady;
-      if (plan().discard && decision_.numeric) rotate_slots();
+      if (plan().discard) rotate_slots();
     } else {
       carry_stages();
     }
@@ -495,8 +495,14 @@ class RecoveryPlanner {
     return held(i, base_).parameters.contains(in_.map->tiles_of(of));
   }
 
-  // After a numeric alarm each pipeline gets the slots that another one had: so it shows who computes wrongly.
+  // With each numeric alarm about the step each pipeline gets the slots of the next one: so it shows who computes
+  // wrongly. By one at a time: no set of workers but all of them has the same slots twice.
   void rotate_slots() {
+    std::set<std::uint32_t> alarms;
+    if (decision_.numeric) alarms.insert(decision_.numeric->attempt);
+    for (const auto& before : in_.numeric) {
+      if (before.step == plan().step) alarms.insert(before.attempt);
+    }
     std::set<SlotRange> distinct;
     for (const StageAssignment& stage : plan().stages) {
       if (!stage.work.empty()) distinct.insert(stage.work.slots);
@@ -505,7 +511,7 @@ class RecoveryPlanner {
     for (StageAssignment& stage : plan().stages) {
       if (stage.work.empty()) continue;
       const auto at = std::ranges::lower_bound(ranges, stage.work.slots) - ranges.begin();
-      stage.work.slots = ranges[(static_cast<std::size_t>(at) + plan().attempt) % ranges.size()];
+      stage.work.slots = ranges[(static_cast<std::size_t>(at) + alarms.size()) % ranges.size()];
     }
   }
 

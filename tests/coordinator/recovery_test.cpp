@@ -266,6 +266,35 @@ TEST_F(Recovery, DifferentGradientsAreComputedAnew) {
   EXPECT_TRUE(decision->disagreement->gradient);
 }
 
+class RecoveryOfFour : public Recovery {
+ protected:
+  RecoveryOfFour() : Recovery(4) {}
+};
+
+// Two of four that compute wrongly would otherwise exchange their slots, and the gradient look nonfinite by nature.
+TEST_F(RecoveryOfFour, SlotsMoveByOnePipelineWhateverTheAttemptsNumber) {
+  input_.previous->resume = {.step = Step(6), .attempt = 1, .stages = input_.previous->stages};
+  for (RecoveryMember& member : input_.members) {
+    member.report.attempt = 1;
+    member.report.alarm = true;
+  }
+  input_.members[0].report.nonfinite = {input_.previous->stages[0].work.slots};
+  input_.members[2].report.nonfinite = {input_.previous->stages[2].work.slots};
+  for (const std::size_t by : {1U, 2U, 3U}) {
+    const auto decision = decide_recovery(input_);
+    ASSERT_TRUE(decision.ok());
+    ASSERT_TRUE(decision->numeric);
+    const auto& stages = decision->record.resume.stages;
+    ASSERT_EQ(stages.size(), 4U);
+    for (std::size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(stages[i].work.slots, input_.previous->stages[(i + by) % 4].work.slots) << by;
+    }
+    input_.numeric.push_back(*decision->numeric);
+    ++input_.previous->resume.attempt;
+    for (RecoveryMember& member : input_.members) ++member.report.attempt;
+  }
+}
+
 TEST_F(Recovery, LostSlotsAreSharedFinelyUnlessTheirSumsTravelForLong) {
   input_.members.pop_back();
   const auto lost_sums = [&](double speed) {
