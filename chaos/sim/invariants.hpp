@@ -36,6 +36,10 @@ class Oracle {
   void step_released(const WorkerProcess& process, Step step);
   void stops(const WorkerProcess& process, const worker_action::Stop& stop);
 
+  // A slot's gradient became nonfinite by chance.
+  void nonfinite_once(Step step, std::uint32_t attempt, std::uint32_t slot) {
+    nonfinite_once_[{step, slot}].insert(attempt);
+  }
   // A value in some state or reduced gradient is wrong from now on; nobody has noticed.
   void value_damaged() {
     damaged_ = unnoticed_ = true;
@@ -71,7 +75,7 @@ class Oracle {
   void check_prepared(const log_record::Prepared& record);
   void check_view_record(const ViewRecord& record);
   [[nodiscard]] bool is_committed(const PackedView& packed) const;
-  void check_somebody_contradicts(const ViewRecord& view);
+  void check_somebody_contradicts(const ViewRecord& view, Step step);
   void check_nothing_better(const ViewRecord& record);
   void members_hold(const WorkerProcess& process, Step step, const char* invariant);
   void fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail);
@@ -79,8 +83,9 @@ class Oracle {
   Simulation& simulation_;
   World& world_;
 
-  bool damaged_ = false;    // some state, at some time
-  bool unnoticed_ = false;  // no members disagreed since
+  bool damaged_ = false;                                                              // some state, at some time
+  bool unnoticed_ = false;                                                            // no members disagreed since
+  std::map<std::pair<Step, std::uint32_t>, std::set<std::uint32_t>> nonfinite_once_;  // attempts, by step and slot
   std::uint32_t lineage_ = 0;
   std::optional<ViewNumber> clean_from_;  // the view in which all went back behind the damage
   Step highest_commit_;

@@ -270,7 +270,10 @@ bool TrainerModel::backward(const ComputeMicroBatch& action, const TermVector& s
   }
   bool sound = !shape.nonfinite_by_nature(action.step, slot * shape.micro_batches_per_slot + position);
   if (nan_armed_ != NanFault::none) {
-    if (nan_armed_ == NanFault::once) nan_armed_ = NanFault::none;
+    if (nan_armed_ == NanFault::once) {
+      nan_armed_ = NanFault::none;
+      process_.simulation().oracle().nonfinite_once(action.step, action.attempt, slot);
+    }
     sound = false;
   }
   for (std::uint32_t block = blocks.end; block-- > blocks.begin;) {
