@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -9,6 +10,7 @@
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
 #include "common/config.hpp"
+#include "common/median.hpp"
 #include "proto/job_config.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/data/sampling.hpp"
@@ -55,11 +57,11 @@ Status bench(const BenchArguments& arguments) {
     fmt::print("step {}: {:.0f} tokens/s\n", i + 2, rates.back());
     std::fflush(stdout);
   }
-  std::ranges::sort(rates);
-  const double median = rates[rates.size() / 2];
+  const auto [slowest, fastest] = std::ranges::minmax(rates);
+  const double usual = median(rates);
   const double operations = operations_per_token(job.model, trainer->map().parameter_count());
-  fmt::print("bare loop: {:.0f} tokens/s (of {} steps: {:.0f} to {:.0f}), {:.1f} GFLOP/s\n", median, rates.size(),
-             rates.front(), rates.back(), median * operations / 1e9);
+  fmt::print("bare loop: {:.0f} tokens/s (of {} steps: {:.0f} to {:.0f}), {:.1f} GFLOP/s\n", usual, rates.size(),
+             slowest, fastest, usual * operations / 1e9);
   return ok_status();
 }
 

@@ -135,6 +135,8 @@ struct LinkMeasure {
 };
 
 struct Heartbeat {
+  static constexpr std::size_t kMostLinks = 16;
+
   ViewNumber view;
   Step step;
   Phase phase = Phase::idle;
@@ -145,7 +147,7 @@ struct Heartbeat {
   double beside_seconds = 0;            // of a step's own work besides micro-batches; 0 = not measured
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
-  std::vector<LinkMeasure> links;  // what changed since it was told
+  std::vector<LinkMeasure> links;  // some, in turns: those that changed, others now and then
 
   template <class V>
   void fields(V& v) {

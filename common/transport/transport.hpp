@@ -136,6 +136,7 @@ struct PeerStats {
   std::uint64_t quarantined_bytes = 0;  // now: buffers of cancelled operations that the network may still touch
   Duration last_rtt{0};                 // of the last answered probe(); 0 = none yet
   double bytes_per_second = 0;          // of the fastest large frames of late to it; 0 = none yet
+  std::uint64_t rated_frames = 0;       // that this was taken from
 
   bool operator==(const PeerStats&) const = default;
 };

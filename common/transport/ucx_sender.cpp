@@ -11,7 +11,7 @@ namespace {
 constexpr std::size_t kGatherBytes = std::size_t{32} << 10;
 // Frames from which a connection's rate is taken; what fits into a socket's buffer tells nothing.
 constexpr std::uint64_t kRateBytes = std::uint64_t{1} << 20;
-// Other transfers and a busy receiver only slow a frame down: the fastest tells, and is forgotten slowly.
+// A busy receiver only slows a frame down: the fastest tells, and is forgotten slowly.
 constexpr double kRateKept = 0.98;
 
 }  // namespace
@@ -25,7 +25,7 @@ struct UcxSender::Operation {
   std::size_t slice = 0;
   std::size_t slice_offset = 0;
   bool started = false;
-  Instant started_at{};
+  double started_at = 0;  // own_seconds_
   bool all_given = false;
   std::size_t chunks = 0;  // with UCX
   bool quarantined = false;
@@ -117,13 +117,19 @@ void UcxSender::report(Operation& operation, Status status) {
   if (!operation.done) return;
   const SendDone done = std::exchange(operation.done, nullptr);
   const std::uint64_t bytes = operation.header.frame.payload_bytes;
-  const double seconds = to_seconds(clock_.now() - operation.started_at);
+  double seconds = 0;
+  if (operation.started) {
+    pass_time();
+    --started_;
+    seconds = own_seconds_ - operation.started_at;
+  }
   stats_.update(operation.to, [&](PeerStats& s) {
     if (status) {
       ++s.frames_out;
       s.bytes_out += bytes;
       if (bytes >= kRateBytes && seconds > 0) {
         s.bytes_per_second = std::max(s.bytes_per_second * kRateKept, static_cast<double>(bytes) / seconds);
+        ++s.rated_frames;
       }
     } else {
       ++(status.error().code() == ErrorCode::cancelled ? s.cancelled : s.send_errors);
@@ -136,6 +142,13 @@ void UcxSender::report(Operation& operation, Status status) {
     std::erase_if(connection->operations, [&](const auto& other) { return other.get() == &operation; });
   }
   done(std::move(status));
+}
+
+// Frames that are under way at once share the network card: each has its part of the time.
+void UcxSender::pass_time() {
+  const Instant now = clock_.now();
+  if (started_ > 0) own_seconds_ += to_seconds(now - passed_) / static_cast<double>(started_);
+  passed_ = now;
 }
 
 void UcxSender::send(WorkerId to, OutgoingFrame frame, SendDone done) {
@@ -233,7 +246,9 @@ bool UcxSender::start_chunk(Connection& connection, const std::shared_ptr<Operat
   const auto& slices = operation->frame.payload;
   if (!operation->started) {
     operation->started = true;
-    operation->started_at = clock_.now();
+    pass_time();
+    ++started_;
+    operation->started_at = own_seconds_;
     header.sequence = connection.next_sequence++;
     if (connection.authenticator) header.auth = connection.authenticator->tag(header, slices);
   }

@@ -54,6 +54,7 @@ class UcxSender {
 
   void break_connection(Connection& connection, ErrorCode code, const std::string& why);
   void report(Operation& operation, Status status);
+  void pass_time();
   bool advance(Connection& connection);
   bool start_chunk(Connection& connection, const std::shared_ptr<Operation>& operation);
   void chunk_done(std::unique_ptr<Chunk> chunk, ucs_status_t status);
@@ -68,6 +69,9 @@ class UcxSender {
   std::optional<ViewNumber> fenced_;
   std::uint64_t last_session_ = 0;
   std::size_t chunks_in_flight_ = 0;
+  std::size_t started_ = 0;  // operations that aren't reported
+  double own_seconds_ = 0;   // that an operation has had the network for itself, had it always been under way
+  Instant passed_{};         // when that was reckoned
   std::unordered_map<WorkerId, std::shared_ptr<Connection>> connections_;
 };
 

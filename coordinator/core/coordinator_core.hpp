@@ -372,9 +372,9 @@ class CoordinatorCore {
   std::uint32_t reconnects_ = 0;   // views for new connections alone, since a step was committed
   bool rebalance_wanted_ = false;  // into better_
   std::optional<BetterLayout> better_;
-  std::optional<Instant> plan_asked_;          // when, while the planner works on a request
-  std::uint64_t plans_ = 0;                    // asked for
-  std::map<WorkerId, double> planned_speeds_;  // of the newest request
+  std::optional<Instant> plan_asked_;  // when, while the planner works on a request
+  std::uint64_t plans_ = 0;            // asked for
+  ClusterProfile planned_for_;         // of the newest request
   Instant next_plan_{};
   std::set<WorkerId> too_few_;    // with these alone no layout fits into memory
   bool change_deferred_ = false;  // a planned change waits for what heartbeats and commits will tell

@@ -139,26 +139,29 @@ void CoordinatorCore::check_balance() {
   }
 }
 
-// The planner is asked when the workers aren't those, or not as fast as those, that it was asked about before: more
-// than a few of them. What it takes is a small part of the time between.
+// The planner is asked when the workers aren't those, or not as fast or as near to each other as those, that it was
+// asked about before: more than a few of them. What it takes is a small part of the time between.
 void CoordinatorCore::consider_planning(LayoutRequest request) {
   if (plan_asked_ || now_ < next_plan_) return;
-  std::size_t known = 0, others = 0;
+  const auto find = [](const ClusterProfile& cluster, WorkerId id) -> const WorkerProfile* {
+    const auto found = std::ranges::lower_bound(cluster.workers, id, {}, &WorkerProfile::worker);
+    return found != cluster.workers.end() && found->worker == id ? &*found : nullptr;
+  };
+  std::set<WorkerId> others = workers_with_other_links(request.cluster, planned_for_);
   for (const WorkerProfile& worker : request.cluster.workers) {
-    const auto then = planned_speeds_.find(worker.worker);
-    if (then != planned_speeds_.end()) ++known;
-    const bool alike =
-        then != planned_speeds_.end() && std::abs(std::log(worker.speed / then->second)) <= std::log(kOtherSpeed);
-    if (!alike) ++others;
+    const WorkerProfile* then = find(planned_for_, worker.worker);
+    const bool alike = then != nullptr && std::abs(std::log(worker.speed / then->speed)) <= std::log(kOtherSpeed);
+    if (!alike) others.insert(worker.worker);
   }
-  others += planned_speeds_.size() - known;
-  if (others == 0 || others * kManyWorkers < request.cluster.workers.size()) return;
+  for (const WorkerProfile& then : planned_for_.workers) {
+    if (find(request.cluster, then.worker) == nullptr) others.insert(then.worker);
+  }
+  if (others.empty() || others.size() * kManyWorkers < request.cluster.workers.size()) return;
   ask_planner(std::move(request));
 }
 
 void CoordinatorCore::ask_planner(LayoutRequest request) {
-  planned_speeds_.clear();
-  for (const WorkerProfile& worker : request.cluster.workers) planned_speeds_[worker.worker] = worker.speed;
+  planned_for_ = request.cluster;
   request.number = ++plans_;
   plan_asked_ = now_;
   actions_.emplace_back(coordinator_action::PlanLayout{std::move(request)});

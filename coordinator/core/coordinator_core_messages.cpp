@@ -364,7 +364,7 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
   const bool enters = timing_.awaits_members() && message.view == view_->view && worker.heartbeat.view != message.view;
   worker.heartbeat = message;
   if (const auto links = std::exchange(worker.heartbeat.links, {}); !links.empty()) {
-    note_links(worker.links, links);
+    note_links(worker.links, links, now_);
     std::erase_if(worker.links, [&](const auto& link) { return !workers_.contains(link.first); });
   }
   if (enters) timing_.member_entered(now_);

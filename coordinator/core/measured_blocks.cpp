@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "common/median.hpp"
+
 namespace planaria {
 namespace {
 
@@ -19,13 +21,6 @@ double speed_of(const std::vector<float>& seconds, const std::vector<double>& sh
     time += seconds[b];
   }
   return time > 0 ? cost / time : 0;
-}
-
-double median(std::vector<double>& values) {
-  const auto upper = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::ranges::nth_element(values, upper);
-  if (values.size() % 2 == 1) return *upper;
-  return (*upper + *std::max_element(values.begin(), upper)) / 2;
 }
 
 }  // namespace

@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <string>
 
 namespace planaria {
 namespace {
+
+using namespace std::chrono_literals;
 
 // Two hosts of two workers each in zone a, one host in zone b.
 ClusterProfile cluster(const char* nic = "") {
@@ -25,7 +28,7 @@ LinkMeasure link(std::uint32_t to, double rate, double latency = 0) {
 
 std::map<WorkerId, LinkTable> measured(std::initializer_list<std::pair<std::uint32_t, LinkMeasure>> links) {
   std::map<WorkerId, LinkTable> tables;
-  for (const auto& [from, measure] : links) note_links(tables[WorkerId(from)], std::span(&measure, 1));
+  for (const auto& [from, measure] : links) note_links(tables[WorkerId(from)], std::span(&measure, 1), Instant{});
   return tables;
 }
 
@@ -80,9 +83,58 @@ TEST(MeasuredLinks, NonsenseAndStrangersAreLeftOut) {
                                  {0, link(0, 5, 5)},
                                  {0, link(9, 1e9)},
                                  {9, link(0, 1e9)},
-                                 {1, link(0, 1e300, std::numeric_limits<double>::infinity())}}));
+                                 {1, link(0, 1e300, std::numeric_limits<double>::infinity())},
+                                 {2, link(3, 1e-300, 1e-300)}}));
   EXPECT_EQ(profile.same_host.bytes_per_s, host);
   EXPECT_TRUE(profile.overrides.empty());
+}
+
+TEST(MeasuredLinks, WhatIsToldNoMoreIsForgotten) {
+  LinkTable table;
+  const auto note = [&](Duration at, LinkMeasure link) { note_links(table, std::span(&link, 1), Instant{} + at); };
+  note(0s, link(1, 1e9));
+  note(0s, link(2, 1e9, 1e-3));
+  note(240s, link(2, 0, 1e-3));
+  EXPECT_EQ(table.size(), 2U);
+  EXPECT_EQ(table[WorkerId(2)].bytes_per_second, 0) << "its worker has forgotten the rate";
+  note(400s, link(3, 1e9));
+  EXPECT_FALSE(table.contains(WorkerId(1)));
+  note(401s, link(3, 0, 0));
+  EXPECT_FALSE(table.contains(WorkerId(3)));
+  EXPECT_TRUE(table.contains(WorkerId(2)));
+}
+
+TEST(MeasuredLinks, WhatMembersWouldWaitForIsBounded) {
+  constexpr std::uint32_t kWorkers = 400;
+  ClusterProfile profile;
+  for (std::uint32_t w = 0; w < kWorkers; ++w) {
+    profile.workers.push_back({WorkerId(w), 1, 1, "h" + std::to_string(w), "z", ""});
+  }
+  std::map<WorkerId, LinkTable> tables;
+  for (std::uint32_t from = 0; from < kWorkers; ++from) {
+    for (std::uint32_t near = 1; near < 100; ++near) {
+      const LinkMeasure measure = link((from + near) % kWorkers, near % 3 == 0 ? 1e7 / (1 + from) : 1e9);
+      note_links(tables[WorkerId(from)], std::span(&measure, 1), Instant{});
+    }
+    EXPECT_LE(tables[WorkerId(from)].size(), 64U);
+  }
+  apply_links(profile, tables);
+  EXPECT_EQ(profile.same_zone.bytes_per_s, 1e9);
+  ASSERT_EQ(profile.overrides.size(), 2000U);
+  for (const LinkOverride& pair : profile.overrides) EXPECT_LT(pair.link.bytes_per_s, 1e5) << "not the farthest";
+}
+
+TEST(MeasuredLinks, OnlyLinksThatAreFarFromWhatTheyWereCallForAPlan) {
+  const ClusterProfile then = cluster();
+  ClusterProfile now = then;
+  now.same_zone.bytes_per_s *= 1.3;
+  EXPECT_TRUE(workers_with_other_links(now, then).empty());
+  now.overrides.push_back({WorkerId(1), WorkerId(2), {1e6, 1e-3}});
+  EXPECT_EQ(workers_with_other_links(now, then), (std::set{WorkerId(1), WorkerId(2)}));
+  EXPECT_EQ(workers_with_other_links(then, now), (std::set{WorkerId(1), WorkerId(2)}));
+  EXPECT_TRUE(workers_with_other_links(now, now).empty());
+  now.between_zones.latency_s *= 10;
+  EXPECT_EQ(workers_with_other_links(now, then).size(), 5U);
 }
 
 }  // namespace

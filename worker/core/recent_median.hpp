@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <span>
+
+#include "common/median.hpp"
 
 namespace planaria {
 
@@ -15,14 +18,12 @@ class RecentMedian {
 
   void add(double value) { values_[added_++ % kSteps] = value; }
 
-  // Of an even number the upper one; 0 when there is none.
+  // 0 when there is none.
   [[nodiscard]] double value() const {
     const std::size_t count = std::min(added_, kSteps);
     if (count == 0) return 0;
-    auto sorted = values_;
-    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(count / 2);
-    std::nth_element(sorted.begin(), middle, sorted.begin() + static_cast<std::ptrdiff_t>(count));
-    return *middle;
+    auto values = values_;
+    return median(std::span(values).first(count));
   }
 
  private:

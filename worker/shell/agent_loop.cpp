@@ -283,7 +283,7 @@ void AgentLoop::to_coordinator(WorkerMessage message) {
       heartbeat->bytes_sent += stats.bytes_out;
       heartbeat->bytes_received += stats.bytes_in;
     }
-    heartbeat->links = links_.news(peers);
+    heartbeat->links = links_.news(peers, clock_.now());
     if (const auto peer = links_.next_probe(peers)) data_plane->probe(*peer);
   }
   envelope.message = std::move(message);
