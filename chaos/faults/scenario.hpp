@@ -5,7 +5,8 @@
 //                          # kill_coordinator
 //   at_step = 12           # from 1; or at_s = 3.5, seconds since the start
 //   phase = "backward"     # fetch forward backward reduce gate update commit; with at_step, default forward
-//                          # fetch: when it first moves state for this step or a later one
+//                          # fetch: when it first moves state for this step or a later one, or who joins without
+//                          # moving any first commits
 //   worker = 1             # order of start, never reused
 //   observer = 2           # with at_step: that worker's step and phase are meant, not the victim's own
 //   for_s = 4.0            # stop, slow, partition, link, disk_full, kill_coordinator: then it ends by itself

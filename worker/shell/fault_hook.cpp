@@ -142,6 +142,7 @@ struct FaultHook::State {
   std::condition_variable went_on;
   std::set<Point> armed;
   Point position{Step(0), Phase::idle};
+  bool took_part = false;  // fetched state, or committed a step without
   std::uint64_t goes = 0;
   bool closed = false;
   std::mutex write_mutex;
@@ -169,8 +170,9 @@ struct FaultHook::State {
   }
 
   [[nodiscard]] bool reaches(const Point& here, const Point& point) const {
-    if (point.second == Phase::fetch) return here.second == Phase::fetch && point.first <= here.first;
-    return point <= position;
+    if (point.second != Phase::fetch) return point <= position;
+    const bool first_commit = here.second == Phase::commit && !took_part;
+    return (here.second == Phase::fetch || first_commit) && point.first <= here.first;
   }
 
   void announce(const Point& point) {
@@ -222,6 +224,7 @@ bool FaultHook::entered(Step step, Phase phase) {
     const State::Point here{step, phase};
     state_->position = std::max(state_->position, here);
     reached = state_->take_reached(here);
+    state_->took_part = state_->took_part || phase == Phase::fetch || phase == Phase::commit;
   }
   for (const State::Point& point : reached) state_->announce(point);
   return !reached.empty();

@@ -14,7 +14,8 @@
 //   chaos says
 //     arm <step> <phase>             announce this point, once. A point that is already passed is announced at once,
 //                                    and the worker doesn't stand still for it. Not every step fetches state: with
-//                                    fetch, the first fetching for this step or a later one is meant
+//                                    fetch, the first fetching for this step or a later one is meant, or the first
+//                                    commit of a worker that took part without fetching anything
 //     go                             go on from an announced point
 //     slow <fraction>                compute at this fraction of the speed, in (0, 1]; 1 ends it
 //     link <peer|*> <delay_ms> <loss> <rate_mbit> <corrupt> <duplicate> <in|out|both>

@@ -139,6 +139,17 @@ TEST_F(FaultHookTest, FetchIsMetWhenStateMovesForThatStepOrALaterOne) {
   EXPECT_FALSE(hook_->entered(Step(7), Phase::fetch));
 }
 
+TEST_F(FaultHookTest, WhoTakesPartWithoutFetchingMeetsFetchAtItsFirstCommit) {
+  say("arm 1 fetch");
+  EXPECT_EQ(hear(), "ok arm 1 fetch");
+  EXPECT_FALSE(hook_->entered(Step(3), Phase::gate));
+  EXPECT_TRUE(hook_->entered(Step(3), Phase::commit));
+  EXPECT_EQ(hear(), "phase 1 fetch");
+  say("arm 4 fetch");
+  EXPECT_EQ(hear(), "ok arm 4 fetch");
+  EXPECT_FALSE(hook_->entered(Step(4), Phase::commit)) << "it has been there for long";
+}
+
 TEST_F(FaultHookTest, PassStandsStillUntilGo) {
   say("arm 1 forward");
   EXPECT_EQ(hear(), "ok arm 1 forward");
