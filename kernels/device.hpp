@@ -67,6 +67,7 @@ class Device {
   // The same, but where the system can do so, a page takes up memory only once something is written to it. The contents
   // are undefined.
   [[nodiscard]] virtual Result<DeviceBuffer> reserve(std::size_t bytes) { return allocate(bytes); }
+  [[nodiscard]] Result<DeviceBuffer> reserve_floats(std::size_t count) { return reserve(count * sizeof(float)); }
   virtual void copy_in(void* device_target, const void* host_source, std::size_t bytes) = 0;
   virtual void copy_out(void* host_target, const void* device_source, std::size_t bytes) = 0;
   virtual void copy(void* target, const void* source, std::size_t bytes) = 0;

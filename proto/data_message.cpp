@@ -8,6 +8,10 @@
 
 namespace planaria {
 
+Hash128 hash_of_sums(std::span<const double> sums) {
+  return hash_bytes(std::as_bytes(sums));
+}
+
 bool agree(std::span<const BlockHash> a, std::span<const BlockHash> b) {
   return std::ranges::all_of(a, [&](const BlockHash& one) {
     return std::ranges::none_of(

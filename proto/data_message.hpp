@@ -115,12 +115,14 @@ struct GateWord {
   WorkerId worker;
   std::vector<TileRange> tiles;
   std::vector<double> sums;
+  Hash128 told;  // of `sums`, as the worker has them: the message's own hash is by who passes the word on
   Hash128 kept;  // of the sums of all tiles that it keeps
   template <class V>
   void fields(V& v) {
-    v(worker, tiles, sums, kept);
+    v(worker, tiles, sums, told, kept);
   }
 };
+[[nodiscard]] Hash128 hash_of_sums(std::span<const double> sums);
 
 // What the sender says, or what it passes on (proto/relays.hpp).
 struct Gate {

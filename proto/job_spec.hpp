@@ -39,6 +39,13 @@ struct ModelSpec {
   double rope_theta = 10000.0;  // llama
   double norm_epsilon = 1e-5;
 
+  [[nodiscard]] std::uint32_t head_size() const { return width / heads; }
+  // Rows of a layer's map to queries, keys and values, and of the one into its MLP (llama: gate and up).
+  [[nodiscard]] std::uint64_t qkv_width() const {
+    return (heads + 2ULL * (family == ModelFamily::gpt2 ? heads : kv_heads)) * head_size();
+  }
+  [[nodiscard]] std::uint64_t up_width() const { return (family == ModelFamily::gpt2 ? 1ULL : 2ULL) * ffn_width; }
+
   template <class V>
   void fields(V& v) {
     v(family, layers, heads, kv_heads, width, ffn_width, vocab, context, tied_embedding, dropout, rope_theta,

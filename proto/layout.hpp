@@ -67,10 +67,13 @@ struct Member {
   Incarnation incarnation;
   std::string host;
   ByteVector address;  // of its data plane
+  // Of how many micro-batches it may let the gradients of weights wait, while stages below wait for those of inputs:
+  // what its memory allows.
+  std::uint32_t waiting = 0;
 
   template <class V>
   void fields(V& v) {
-    v(worker, incarnation, host, address);
+    v(worker, incarnation, host, address, waiting);
   }
 };
 

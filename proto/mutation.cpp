@@ -48,6 +48,8 @@ const char* to_string(Mutation mutation) {
       return "lease_ignored";
     case Mutation::nonfinite_at_once:
       return "nonfinite_at_once";
+    case Mutation::ignore_different_sums:
+      return "ignore_different_sums";
     case Mutation::trust_majority:
       return "trust_majority";
     case Mutation::count_:

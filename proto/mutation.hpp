@@ -30,6 +30,7 @@ enum class Mutation : std::uint8_t {
   announce_before_sync,        // rule 22: messages leave before the log is synced
   lease_ignored,               // rule 11/15: a hint alone expels a member
   nonfinite_at_once,           // rule 15: a nonfinite gradient is taken for one by nature without a second look
+  ignore_different_sums,       // the gate opens though keepers of a tile have different gradients
   trust_majority,              // members that disagree about their state go on with what most of them hold
   trust_old_lineage,           // who missed that states proved wrong brings them back
   count_

@@ -60,21 +60,20 @@ BlockInfo embed_block(const ModelSpec& model) {
 BlockInfo layer_block(const ModelSpec& model, std::uint32_t index) {
   BlockBuilder builder("layer." + std::to_string(index));
   const std::uint64_t width = model.width;
-  const std::uint64_t head_size = width / model.heads;
   if (model.family == ModelFamily::gpt2) {
     builder.norm("norm1", width, true);
-    builder.linear("attention.qkv", 3 * width, width, true);
+    builder.linear("attention.qkv", model.qkv_width(), width, true);
     builder.linear("attention.out", width, width, true);
     builder.norm("norm2", width, true);
-    builder.linear("mlp.up", model.ffn_width, width, true);
+    builder.linear("mlp.up", model.up_width(), width, true);
     builder.linear("mlp.down", width, model.ffn_width, true);
   } else {
     // Rows of qkv: all query heads, then key heads, then value heads. Rows of gate_up: gate, then up.
     builder.norm("norm1", width, false);
-    builder.linear("attention.qkv", (model.heads + 2ULL * model.kv_heads) * head_size, width, false);
+    builder.linear("attention.qkv", model.qkv_width(), width, false);
     builder.linear("attention.out", width, width, false);
     builder.norm("norm2", width, false);
-    builder.linear("mlp.gate_up", 2ULL * model.ffn_width, width, false);
+    builder.linear("mlp.gate_up", model.up_width(), width, false);
     builder.linear("mlp.down", width, model.ffn_width, false);
   }
   return builder.take();

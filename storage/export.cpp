@@ -73,8 +73,7 @@ void collect_gpt2(const ModelSpec& model, Collector& out) {
 void collect_llama(const ModelSpec& model, Collector& out) {
   out.use(BlockIndex(0));
   out.whole("token.weight", "model.embed_tokens.weight");
-  const std::uint64_t head_size = model.width / model.heads;
-  const std::uint64_t kv_rows = model.kv_heads * head_size;
+  const std::uint64_t kv_rows = std::uint64_t{model.kv_heads} * model.head_size();
   for (std::uint32_t i = 0; i < model.layers; ++i) {
     out.use(BlockIndex(i + 1));
     const std::string layer = fmt::format("model.layers.{}.", i);

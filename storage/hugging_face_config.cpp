@@ -40,7 +40,7 @@ json llama_config(const ModelSpec& model) {
           {"num_hidden_layers", model.layers},
           {"num_attention_heads", model.heads},
           {"num_key_value_heads", model.kv_heads},
-          {"head_dim", model.width / model.heads},
+          {"head_dim", model.head_size()},
           {"hidden_act", "silu"},
           {"rms_norm_eps", model.norm_epsilon},
           {"rope_theta", model.rope_theta},

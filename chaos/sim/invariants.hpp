@@ -83,9 +83,11 @@ class Oracle {
   Simulation& simulation_;
   World& world_;
 
-  bool damaged_ = false;                                                              // some state, at some time
-  bool unnoticed_ = false;                                                            // no members disagreed since
-  std::map<std::pair<Step, std::uint32_t>, std::set<std::uint32_t>> nonfinite_once_;  // attempts, by step and slot
+  // Attempts, by step and slot.
+  std::map<std::pair<Step, std::uint32_t>, std::set<std::uint32_t>> nonfinite_once_;
+
+  bool damaged_ = false;    // some state, at some time
+  bool unnoticed_ = false;  // no members disagreed since
   std::uint32_t lineage_ = 0;
   std::optional<ViewNumber> clean_from_;  // the view in which all went back behind the damage
   Step highest_commit_;

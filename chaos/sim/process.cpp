@@ -128,7 +128,8 @@ bool WorkerProcess::is_stale(const WorkerEvent& event) const {
 void WorkerProcess::before(const WorkerEvent& event) {
   if (const auto* data = std::get_if<worker_event::Data>(&event)) {
     if (const auto* gate = std::get_if<Gate>(&data->meta)) {
-      for (const GateWord& word : gate->words) heard_gates_.insert({data->view, gate->step, gate->attempt, word.worker});
+      for (const GateWord& word : gate->words)
+        heard_gates_.insert({data->view, gate->step, gate->attempt, word.worker});
     }
     world_.trace.add(world_.now(), [&] {
       return name() + " got " + describe(data->meta) + " of view " + std::to_string(data->view.value()) + " from w" +

@@ -181,8 +181,8 @@ void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
   }
   if (boundaries_step_ != action.step) boundaries_.clear();
   boundaries_step_ = action.step;
-  worker_event::MicroBatchDone done{action.step, action.attempt, action.work.blocks, action.item, action.pass, {}, true,
-                                    took};
+  worker_event::MicroBatchDone done{
+      action.step, action.attempt, action.work.blocks, action.item, action.pass, {}, true, took, took, {}};
   if (action.pass != Pass::backward && !forward(action, state->tiles)) return;
   if (action.pass != Pass::forward && !backward(action, state->tiles, done.finite)) return;
   if (action.item.position >= shape.micro_batches_per_slot) {
@@ -401,7 +401,10 @@ void TrainerModel::measure(const MeasureGradient& action) {
   if (flip_armed_ == FlipFault::in_gradient) {
     flip_armed_ = FlipFault::none;
     reduced_ = std::make_shared<Buffer>(*reduced_);  // what is being sent was right
-    damage(*reduced_, TileSet(action.tiles));
+    if (damage(*reduced_, TileSet(action.tiles))) {
+      wrong_gradient_ = reduced_;
+      wrong_since_ = process_.core().view_record()->view;
+    }
   }
   worker_event::GradientMeasured measured{action.step, action.attempt, action.tiles, {}};
   for (const TileRange range : action.tiles) {
@@ -475,6 +478,12 @@ void TrainerModel::update(const ApplyUpdate& action) {
     if (!action.skip && !holds_gradient(action.step, action.tiles)) {
       return fail("6: an update without its gradient", describe(WorkerAction(action)));
     }
+    // In a later view it may be the only one that keeps it.
+    const auto& view = process_.core().view_record();
+    const bool wrong = reduced_ != nullptr && wrong_gradient_.lock() == reduced_ && view && view->view == wrong_since_;
+    if (!action.skip && wrong) {
+      return fail("6: an update from a gradient that its other keepers don't have", describe(WorkerAction(action)));
+    }
     Buffer& target = open_state(action.step);
     for (const TileRange range : action.tiles) {
       for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
@@ -510,9 +519,9 @@ void TrainerModel::hash_state(const HashState& action) {
 }
 
 // Of one of the tiles that several members keep.
-void TrainerModel::damage(Buffer& buffer, const TileSet& tiles) {
+bool TrainerModel::damage(Buffer& buffer, const TileSet& tiles) {
   const auto& view = process_.core().view_record();
-  if (!view) return;
+  if (!view) return false;
   TileSet seen, several;
   const Duties duties(*world_.options.shape.map, view->sharded, view->stages, view->shards);
   for (const Member& member : view->members) {
@@ -521,7 +530,7 @@ void TrainerModel::damage(Buffer& buffer, const TileSet& tiles) {
     seen.add(kept);
   }
   const TileSet candidates = several.common(tiles);
-  if (candidates.empty()) return;
+  if (candidates.empty()) return false;
   std::uint64_t chosen = world_.noise.below(candidates.size());
   for (const TileRange run : candidates.runs()) {
     const std::uint32_t size = run.end - run.begin;
@@ -533,6 +542,7 @@ void TrainerModel::damage(Buffer& buffer, const TileSet& tiles) {
     chosen -= size;
   }
   process_.simulation().oracle().value_damaged();
+  return true;
 }
 
 void TrainerModel::store_state(const StoreState& action) {

@@ -118,7 +118,7 @@ class TrainerModel {
   void add_to_checkpoint(const worker_action::AddToCheckpoint& action);
   void write_checkpoint(const worker_action::WriteCheckpoint& action);
   void release(Step step);
-  void damage(Buffer& buffer, const TileSet& tiles);
+  bool damage(Buffer& buffer, const TileSet& tiles);  // false: several keep none of them
 
   [[nodiscard]] BufferRef find_state(Step stamp) const;
   [[nodiscard]] Buffer& open_state(Step stamp);
@@ -150,6 +150,8 @@ class TrainerModel {
   std::uint64_t micro_batches_computed_ = 0;
   NanFault nan_armed_ = NanFault::none;
   FlipFault flip_armed_ = FlipFault::none;
+  std::weak_ptr<Buffer> wrong_gradient_;
+  ViewNumber wrong_since_;
 };
 
 }  // namespace planaria::sim

@@ -119,4 +119,13 @@ bool Forecast::fits_memory(std::span<const StageAssignment> stages) {
   });
 }
 
+std::map<WorkerId, std::uint32_t> Forecast::waiting(std::span<const StageAssignment> stages) {
+  std::map<WorkerId, std::uint32_t> waiting;
+  if (!judge_) return waiting;
+  const auto predicted = judge_->predict(plan_of(stages));
+  if (!predicted) return waiting;
+  for (const WorkerPrediction& worker : predicted->workers) waiting[worker.worker] = worker.waiting;
+  return waiting;
+}
+
 }  // namespace planaria

@@ -72,6 +72,8 @@ class Forecast {
   [[nodiscard]] std::vector<StageAssignment> with_slots_shared_out(std::vector<StageAssignment> stages);
   // Whether every worker of the layout has the memory that it is predicted to need.
   [[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages);
+  // Of how many micro-batches each worker may let weights' gradients wait; who isn't in it, of none.
+  [[nodiscard]] std::map<WorkerId, std::uint32_t> waiting(std::span<const StageAssignment> stages);
 
  private:
   const LayoutRequest& request_;

@@ -341,10 +341,6 @@ class RecoveryPlanner {
     const bool same = in_.previous && same_members();
     const std::set<WorkerId> wanted = workers_of(in_.wanted);
     const bool all_there = std::ranges::all_of(wanted, [&](WorkerId id) { return stays(id); });
-    if ((same || !in_.previous) && !wanted.empty() && all_there) {
-      stages = in_.wanted;
-      return ok_status();
-    }
     std::vector<PlannedWorker> workers;
     for (const std::size_t i : staying_) {
       const RecoveryMember& member = in_.members[i];
@@ -353,18 +349,27 @@ class RecoveryPlanner {
     LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {}, in_.links);
     rate_ = usual_rate(request.cluster);
     Forecast forecast(request);
-    stages = stages_at_once(forecast);
-    if (same && in_.wanted.empty()) {
-      const auto now = forecast.step_seconds(in_.previous->stages);
-      const auto then = forecast.step_seconds(stages);
-      if (now && then && *then * (1 + in_.rebalance_gain) > *now) stages = in_.previous->stages;
+    if ((same || !in_.previous) && !wanted.empty() && all_there) {
+      stages = in_.wanted;
+    } else {
+      stages = stages_at_once(forecast);
+      if (same && in_.wanted.empty()) {
+        const auto now = forecast.step_seconds(in_.previous->stages);
+        const auto then = forecast.step_seconds(stages);
+        if (now && then && *then * (1 + in_.rebalance_gain) > *now) stages = in_.previous->stages;
+      }
+      if (!forecast.fits_memory(stages)) PLANARIA_TRY(plan_for_memory(request));
     }
-    if (forecast.fits_memory(stages)) return ok_status();
+    waiting_ = forecast.waiting(stages);
+    return ok_status();
+  }
+
+  Status plan_for_memory(LayoutRequest request) {
     request.options.search = SearchMode::local;  // the members wait
     if (const auto before = stages_before(); !before.empty()) request.options.previous = plan_of(before);
     const auto planned = plan_layout(request.model, request.cluster, request.options);
     if (!planned && planned.error().code() == ErrorCode::exhausted) return planned.error();
-    if (planned) stages = stages_of(planned->layout);
+    if (planned) decision_.record.stages = stages_of(planned->layout);
     return ok_status();
   }
 
@@ -430,7 +435,11 @@ class RecoveryPlanner {
     ViewRecord& record = decision_.record;
     record.view = in_.view;
     record.sharded = in_.sharded;
-    for (const std::size_t i : members_) record.members.push_back(in_.members[i].member);
+    for (const std::size_t i : members_) {
+      Member& member = record.members.emplace_back(in_.members[i].member);
+      const auto waiting = waiting_.find(worker(i));
+      member.waiting = waiting == waiting_.end() ? 0 : waiting->second;
+    }
     std::vector<ShardAssignment> former;
     if (in_.previous && in_.sharded) former = in_.previous->shards;
     record.shards = split_shards(*in_.map, record.stages, former);
@@ -666,6 +675,7 @@ class RecoveryPlanner {
   std::vector<std::vector<StageWork>> own_work_;  // of the step, by member
   std::vector<double> work_left_;                 // whole micro-batches' time, in slots
   double step_left_s_ = 0;                        // until the last member has done its own
+  std::map<WorkerId, std::uint32_t> waiting_;     // Member::waiting
   std::optional<Duties> duties_;
   double rate_ = 1;  // bytes a second between two members, about
 };

@@ -14,7 +14,8 @@ constexpr double kOneHostPenalty = 1e-3;
 constexpr double kKeptOncePenalty = 0.5;
 // Of the stages' times for a micro-batch, what filling and emptying a pipeline costs. Forward, the inputs' and the
 // weights' gradients take a third each, and the last fill gaps: p like stages stand still for about p / 3 micro-batches
-// instead of p - 1 (1F1B).
+// instead of p - 1 (1F1B), and a third longer for each micro-batch that there are fewer than stages. Where memory lets
+// fewer gradients wait it takes longer, up to 1F1B's, which isn't reckoned.
 constexpr double kUnfilled = 1.0 / 3;
 
 std::uint64_t pair_key(std::uint32_t a, std::uint32_t b) {
@@ -48,6 +49,17 @@ std::uint32_t open_sums(SlotRange range) {
   return most;
 }
 
+double Line::seconds(double micro_batches) const {
+  const double lacking = std::max(0.0, static_cast<double>(workers.size()) - micro_batches);
+  return fill + (micro_batches - 1) * period + lacking * gap;
+}
+
+double Line::micro_batches(double seconds) const {
+  const auto stages = static_cast<double>(workers.size());
+  const double many = (seconds - fill) / period + 1;
+  return many >= stages ? many : (seconds - fill + period - stages * gap) / (period - gap);
+}
+
 bool Score::better_than(const Score& other) const {
   if (fits() != other.fits()) return fits();
   if (!fits()) return excess < other.excess * (1 - kRounding);
@@ -56,8 +68,8 @@ bool Score::better_than(const Score& other) const {
 
 Flights flights_of(std::size_t stage, std::size_t stages, std::uint64_t micro_batches) {
   return {.ahead = std::min<std::uint64_t>(stages - stage, micro_batches),
-          .behind = std::min<std::uint64_t>(stage, micro_batches),
-          .kept = micro_batches};
+          .kept = micro_batches,
+          .waiting = std::min<std::uint64_t>(stage, micro_batches)};
 }
 
 Evaluator::Evaluator(const ModelProfile& model, const ClusterProfile& cluster, const PlanOptions& options)
@@ -84,6 +96,7 @@ Evaluator::Evaluator(const ModelProfile& model, const ClusterProfile& cluster, c
     of_worker->resize(count);
   }
   line_of_.assign(count, kNone);
+  blocks_of_.resize(count);
   held_.resize(count);
   if (options.previous) compile_previous();
 }
@@ -122,9 +135,13 @@ void Evaluator::compile_places() {
     pair_links_[pair_key(a, b)] = pair.link;
   }
   for (const auto& [key, link] : pair_links_) {
-    pairs_.push_back({static_cast<std::uint32_t>(key >> 32), static_cast<std::uint32_t>(key), link});
+    const Pair pair{static_cast<std::uint32_t>(key >> 32), static_cast<std::uint32_t>(key), link};
+    if (link.bytes_per_s != class_rate(pair.a, pair.b)) rated_pairs_.push_back(pair);
+    distant_pairs_.push_back(pair);
   }
-  std::ranges::sort(pairs_, {}, [](const Pair& pair) { return pair_key(pair.a, pair.b); });
+  for (auto* pairs : {&rated_pairs_, &distant_pairs_}) {
+    std::ranges::sort(*pairs, {}, [](const Pair& pair) { return pair_key(pair.a, pair.b); });
+  }
 }
 
 void Evaluator::compile_previous() {
@@ -186,6 +203,7 @@ void Evaluator::time_line(Line& line) const {
   }
   line.period = std::max(line.period, slowest);
   line.fill = kUnfilled * stages + (1 - kUnfilled) * slowest + borders + beside;
+  line.gap = kUnfilled * stages / static_cast<double>(line.workers.size());
 }
 
 double Evaluator::compute_seconds(const Candidate& candidate) const {
@@ -206,9 +224,7 @@ double Evaluator::guess_memory(BlockRange blocks, const MemoryGuide& guide) cons
   if (blocks.end == this->blocks())
     bytes += static_cast<double>(model_->tied_elements) * (gradient * guide.open_sums + working);
   const auto ahead = static_cast<double>(guide.flights.ahead);
-  const auto behind = static_cast<double>(guide.flights.behind);
-  bytes += (ahead + behind) * static_cast<double>(saved_[blocks.end] - saved_[blocks.begin]) +
-           behind * static_cast<double>(deltas_[blocks.end] - deltas_[blocks.begin]);
+  bytes += ahead * static_cast<double>(saved_[blocks.end] - saved_[blocks.begin]);
   const int neighbours = (blocks.begin > 0 ? 1 : 0) + (blocks.end < this->blocks() ? 1 : 0);
   return bytes +
          neighbours * (static_cast<double>(guide.flights.kept) + ahead) * static_cast<double>(model_->boundary_bytes);
@@ -272,7 +288,7 @@ void Evaluator::exchange(std::span<const Side> from, std::span<const Side> to, T
   }
   add(to_sums_, to, -1);
   add(from_sums_, from, -1);
-  if (!pairs_.empty()) correct_pairs(from, to, traffic);
+  if (!rated_pairs_.empty()) correct_pairs(from, to, traffic);
 }
 
 void Evaluator::correct_pairs(std::span<const Side> from, std::span<const Side> to, Traffic& traffic) {
@@ -285,7 +301,7 @@ void Evaluator::correct_pairs(std::span<const Side> from, std::span<const Side> 
     traffic.send_s[a] += more;
     traffic.receive_s[b] += more;
   };
-  for (const Pair& pair : pairs_) {
+  for (const Pair& pair : rated_pairs_) {
     correct(pair.a, pair.b, pair.link);
     correct(pair.b, pair.a, pair.link);
   }
@@ -373,16 +389,38 @@ void Evaluator::measure_memory(const Line& line, std::uint32_t slot) {
     const bool copies = options_->shard_optimizer || !model_->master_is_working;
     memory_parameter_[worker] = 2 * model_->parameter_width * ((copies ? elements : 0) + tied);
     memory_gradient_[worker] += model_->gradient_width * (sums * (elements + tied) + shard_elements_[worker]);
-    memory_activation_[worker] = (flights.ahead + flights.behind) * (saved_[end] - saved_[begin]) +
-                                 flights.behind * (deltas_[end] - deltas_[begin]);
+    memory_activation_[worker] = flights.ahead * (saved_[end] - saved_[begin]);
     const std::uint64_t neighbours = (begin > 0 ? 1 : 0) + (head ? 0 : 1);
     memory_boundary_[worker] = neighbours * (flights.kept + flights.ahead) * model_->boundary_bytes;
-    const auto bytes =
-        static_cast<double>(memory_state_[worker] + memory_parameter_[worker] + memory_gradient_[worker] +
-                            memory_activation_[worker] + memory_boundary_[worker]);
-    excess_ += std::max(0.0, bytes / memory_[worker] - 1);
+    excess_ += std::max(0.0, static_cast<double>(needed_bytes(worker)) / memory_[worker] - 1);
     begin = end;
   }
+}
+
+std::uint64_t Evaluator::needed_bytes(std::uint32_t worker) const {
+  return memory_state_[worker] + memory_parameter_[worker] + memory_gradient_[worker] + memory_activation_[worker] +
+         memory_boundary_[worker];
+}
+
+// A micro-batch that waits keeps its activations and the gradients of its linear maps' outputs, and one of another slot
+// an accumulator that isn't folded yet.
+void Evaluator::spend_spare_memory(BlockRange blocks, std::uint32_t worker, std::uint64_t most,
+                                   WorkerPrediction& prediction) const {
+  const std::uint64_t tied = blocks.end == this->blocks() ? model_->tied_elements : 0;
+  const std::uint64_t accumulator = model_->gradient_width * (elements_[blocks.end] - elements_[blocks.begin] + tied);
+  const std::uint64_t kept = saved_[blocks.end] - saved_[blocks.begin] + deltas_[blocks.end] - deltas_[blocks.begin];
+  const double spare = memory_[worker] - static_cast<double>(prediction.memory_bytes);
+  std::uint64_t activations = 0, gradients = 0;
+  for (std::uint64_t waiting = 1; waiting <= most; ++waiting) {
+    const std::uint64_t open = (waiting - 1 + per_slot() - 1) / per_slot();
+    if (static_cast<double>(waiting * kept + open * accumulator) > spare) break;
+    prediction.waiting = static_cast<std::uint32_t>(waiting);
+    activations = waiting * kept;
+    gradients = open * accumulator;
+  }
+  prediction.activation_bytes += activations;
+  prediction.gradient_bytes += gradients;
+  prediction.memory_bytes += activations + gradients;
 }
 
 std::uint64_t Evaluator::missing_bytes(std::uint32_t worker, std::uint32_t block, std::uint32_t pipeline,
@@ -442,8 +480,11 @@ double Evaluator::worst_latency(const Candidate& candidate) const {
   worst = two_zones   ? cluster_->between_zones.latency_s
           : two_hosts ? cluster_->same_zone.latency_s
                       : cluster_->same_host.latency_s;
-  for (const Pair& pair : pairs_) {
-    if (line_of_[pair.a] != kNone && line_of_[pair.b] != kNone) worst = std::max(worst, pair.link.latency_s);
+  for (const Pair& pair : distant_pairs_) {
+    const bool placed = line_of_[pair.a] != kNone && line_of_[pair.b] != kNone;
+    if (!placed || line_of_[pair.a] == line_of_[pair.b]) continue;  // only owners of the same blocks exchange sums
+    const BlockRange a = blocks_of_[pair.a], b = blocks_of_[pair.b];
+    if (a.begin < b.end && b.begin < a.end) worst = std::max(worst, pair.link.latency_s);
   }
   return worst;
 }
@@ -462,7 +503,11 @@ void Evaluator::measure(const Candidate& candidate) {
   clear(candidate);
   std::uint32_t slot = 0;
   for (std::uint32_t p = 0; p < candidate.size(); ++p) {
-    for (const std::uint32_t worker : candidate[p].workers) line_of_[worker] = p;
+    for (std::size_t s = 0; s < candidate[p].workers.size(); ++s) {
+      const std::uint32_t worker = candidate[p].workers[s];
+      line_of_[worker] = p;
+      blocks_of_[worker] = {s == 0 ? 0 : candidate[p].ends[s - 1], candidate[p].ends[s]};
+    }
     lines_nodes_[p] = count_nodes({slot, slot + candidate[p].slots});
     all_nodes_ += lines_nodes_[p];
     slot += candidate[p].slots;
@@ -521,8 +566,8 @@ Prediction Evaluator::predict(const Candidate& candidate) {
       worker.activation_bytes = memory_activation_[w];
       worker.gradient_bytes = memory_gradient_[w];
       worker.boundary_bytes = memory_boundary_[w];
-      worker.memory_bytes =
-          memory_state_[w] + memory_parameter_[w] + memory_activation_[w] + memory_gradient_[w] + memory_boundary_[w];
+      worker.memory_bytes = needed_bytes(w);
+      spend_spare_memory({begin, line.ends[s]}, w, flights_of(s, line.workers.size(), micro_batches).waiting, worker);
       worker.reduce_sent_bytes = reduce_.sent[w];
       worker.gather_sent_bytes = gather_.sent[w];
       prediction.reduce_bytes += reduce_.sent[w];

@@ -25,8 +25,11 @@ struct Line {
   std::uint32_t slots = 0;
   double fill = 0;    // seconds that the first micro-batch takes with the gaps around all, and besides micro-batches
   double period = 0;  // seconds that each further one adds
+  double gap = 0;     // seconds that the gaps take more for each micro-batch of which there are fewer than stages
 
-  [[nodiscard]] double seconds(double micro_batches) const { return fill + (micro_batches - 1) * period; }
+  [[nodiscard]] double seconds(double micro_batches) const;
+  // The reverse: the micro-batches that take so long, which need not be a whole number.
+  [[nodiscard]] double micro_batches(double seconds) const;
 };
 
 // Pipelines in the order of their slots.
@@ -48,13 +51,13 @@ struct Score {
 // Of a long range a bound.
 [[nodiscard]] std::uint32_t open_sums(SlotRange range);
 
-// Micro-batches that a stage holds at once: those on their way up and back, those whose weights' gradients wait while a
-// stage below waits for their inputs' (worker/trainer/micro_batch_runner.hpp), and those whose outputs are kept for
-// whoever takes a neighbour over, all of a step.
+// Micro-batches that a stage holds at once: those on their way up and back, and those whose outputs are kept for
+// whoever takes a neighbour over, all of a step. Where memory is to spare, weights' gradients of some wait while a
+// stage below waits for their inputs' (worker/trainer/micro_batch_runner.hpp).
 struct Flights {
   std::uint64_t ahead = 1;
-  std::uint64_t behind = 0;
   std::uint64_t kept = 1;
+  std::uint64_t waiting = 0;  // at most
 };
 [[nodiscard]] Flights flights_of(std::size_t stage, std::size_t stages, std::uint64_t micro_batches);
 
@@ -135,6 +138,10 @@ class Evaluator {
   void measure_block(const Candidate& candidate, std::uint32_t block);
   void measure_tied(const Candidate& candidate);
   void measure_memory(const Line& line, std::uint32_t slot);
+  [[nodiscard]] std::uint64_t needed_bytes(std::uint32_t worker) const;
+  // Adds what waits in the memory that is to spare.
+  void spend_spare_memory(BlockRange blocks, std::uint32_t worker, std::uint64_t most,
+                          WorkerPrediction& prediction) const;
   void measure_move(const Candidate& candidate);
   void add(Sums& sums, std::span<const Side> sides, double sign) const;
   void exchange(std::span<const Side> from, std::span<const Side> to, Traffic& traffic);
@@ -160,7 +167,7 @@ class Evaluator {
   std::vector<double> nic_cost_;
   std::vector<double> seconds_;                           // before each block
   std::vector<std::uint64_t> elements_, saved_, deltas_;  // likewise
-  std::vector<Pair> pairs_;
+  std::vector<Pair> rated_pairs_, distant_pairs_;         // that have links of their own: another rate, any
   std::unordered_map<std::uint64_t, LinkProfile> pair_links_;
 
   // Of the previous layout: each worker's blocks and pipeline; hosts and zones that hold each block.
@@ -177,6 +184,7 @@ class Evaluator {
   Traffic reduce_, gather_;
   std::vector<Side> nodes_, shards_, ones_;
   std::vector<std::uint32_t> stage_, line_of_, lines_nodes_;
+  std::vector<BlockRange> blocks_of_;  // where line_of_ is set
   std::vector<std::uint64_t> shard_elements_, memory_gradient_, memory_state_, memory_parameter_, memory_activation_,
       memory_boundary_;
   std::uint32_t all_nodes_ = 0;

@@ -17,24 +17,16 @@ bool positive(double value) {
   return std::isfinite(value) && value > 0;
 }
 
-std::uint64_t qkv_width(const ModelSpec& model) {
-  const std::uint64_t kv_heads = model.family == ModelFamily::gpt2 ? model.heads : model.kv_heads;
-  return (model.heads + 2 * kv_heads) * (model.width / model.heads);
-}
-
-std::uint64_t up_width(const ModelSpec& model) {
-  return (model.family == ModelFamily::gpt2 ? 1ULL : 2ULL) * model.ffn_width;
-}
-
 // What worker/model/transformer.hpp keeps of a decoder layer, and its input.
 std::uint64_t layer_saved(const ModelSpec& model, std::uint64_t rows) {
-  const std::uint64_t row = 4 + 5ULL * model.width + qkv_width(model) + up_width(model) + model.ffn_width + model.heads;
+  const std::uint64_t row =
+      4 + 5ULL * model.width + model.qkv_width() + model.up_width() + model.ffn_width + model.heads;
   return rows * row * kFloatBytes;
 }
 
 // The gradients of its linear maps' outputs.
 std::uint64_t layer_deltas(const ModelSpec& model, std::uint64_t rows) {
-  return rows * (2ULL * model.width + qkv_width(model) + up_width(model)) * kFloatBytes;
+  return rows * (2ULL * model.width + model.qkv_width() + model.up_width()) * kFloatBytes;
 }
 
 Status check_block(const BlockProfile& block) {

@@ -62,7 +62,7 @@ std::uint32_t begin_shares(Candidate& candidate, std::uint32_t units, double mic
   const auto share_until = [&](double seconds) {
     std::uint64_t sum = 0;
     for (Line& line : candidate) {
-      const double done = ((seconds - line.fill) / line.period + 1) / micro_batches;
+      const double done = line.micro_batches(seconds) / micro_batches;
       line.slots = done > 1 ? static_cast<std::uint32_t>(std::min(done, double(units))) : 1;
       sum += line.slots;
     }

@@ -339,6 +339,54 @@ TEST_F(Core, WhereLossesComeFastTheirChangesTakeJoinersAlong) {
   EXPECT_TRUE(core_->view()->has(WorkerId(12)));
 }
 
+TEST_F(Core, LinksFarFromThoseThatWerePlannedForCallForAnotherPlan) {
+  begin();
+  std::uint64_t progress = 0;
+  const auto beat = [&](const std::vector<LinkMeasure>& links = {}) {
+    on(coordinator_event::Tick{}, 900ms);
+    for (const std::uint64_t session : {1, 2}) {
+      Heartbeat heartbeat;
+      heartbeat.view = core_->view()->view;
+      heartbeat.step = Step(1);
+      heartbeat.progress = ++progress;
+      heartbeat.phase = Phase::forward;
+      heartbeat.micro_batches_per_second = 10;
+      if (session == 1) heartbeat.links = links;
+      say(session, heartbeat);
+    }
+  };
+  for (int i = 0; i < 8 && !asked_; ++i) beat();
+  ASSERT_TRUE(asked_);
+  PlannedLayout kept;
+  kept.kept = true;
+  on(coordinator_event::LayoutPlanned{asked_->number, kept});
+  asked_.reset();
+  for (int i = 0; i < 30; ++i) beat();
+  EXPECT_FALSE(asked_) << "nothing is otherwise";
+  beat({{WorkerId(1), 1e6, 0.01}});
+  for (int i = 0; i < 15 && !asked_; ++i) beat();
+  ASSERT_TRUE(asked_);
+  EXPECT_EQ(asked_->cluster.same_host.bytes_per_s, 1e6);
+  EXPECT_EQ(asked_->cluster.same_host.latency_s, 0.01);
+}
+
+TEST_F(Core, AViewTellsHowManyMicroBatchesMayWait) {
+  JobSpec job = small_job();
+  job.cluster.layout = "2";
+  fresh(job);
+  join(1);
+  join(2);
+  Report empty;
+  empty.prepare = prepared();
+  say(1, empty);
+  say(2, empty);
+  ASSERT_TRUE(core_->view());
+  const ViewRecord& view = *core_->view();
+  ASSERT_EQ(view.stages.size(), 2U);
+  EXPECT_EQ(view.member(view.stages[0].worker)->waiting, 0U) << "no stage is below it";
+  EXPECT_EQ(view.member(view.stages[1].worker)->waiting, 1U);
+}
+
 TEST_F(Core, TheFirstViewIsThePlannersWhereDevicesAreKnown) {
   join(1, {}, 0, 0, 10);
   EXPECT_FALSE(asked_);

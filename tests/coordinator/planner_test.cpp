@@ -144,6 +144,49 @@ TEST(Prediction, UnevenStagesTakeTheSlowestForEachMicroBatchAndAThirdOfTheirSumF
   EXPECT_NEAR(prediction->compute_s, expected, expected * 1e-12);
 }
 
+// One pipeline of like stages, one block each.
+TEST(Prediction, FewerMicroBatchesThanStagesLeaveLongerGaps) {
+  ModelProfile model = small_model();
+  for (BlockProfile& block : model.blocks) block.forward_s = 1, block.backward_s = 2;
+  model.boundary_bytes = 0;
+  ClusterProfile cluster = alike(8);
+  cluster.same_zone.latency_s = 0;
+  LayoutPlan layout;
+  layout.pipelines.resize(1);
+  for (std::uint32_t s = 0; s < 8; ++s) layout.pipelines[0].stages.push_back({WorkerId(s), {s, s + 1}});
+  for (const auto& [slots, stage_times] : {std::pair{8U, 8 + 7.0 / 3}, {4U, 4 + 11.0 / 3}}) {
+    layout.pipelines[0].slots = {0, slots};
+    PlanOptions options = options_of();
+    options.micro_batches = options.slots = slots;
+    const auto prediction = predict(layout, model, cluster, options);
+    ASSERT_TRUE(prediction) << prediction.error().message();
+    EXPECT_NEAR(prediction->compute_s, 3 * stage_times, 1e-9) << slots;
+  }
+}
+
+TEST(Prediction, GradientsOfWeightsWaitInTheMemoryThatIsToSpare) {
+  const ModelProfile model = small_model();
+  const LayoutPlan layout{{{{{WorkerId(0), {0, 2}}, {WorkerId(1), {2, 4}}, {WorkerId(2), {4, 8}}}, {0, 64}}}};
+  const auto head = [&](std::uint64_t memory, std::uint32_t micro_batches) {
+    PlanOptions options = options_of();
+    options.micro_batches = micro_batches;
+    return predict(layout, model, alike(3, memory), options)->workers[2];
+  };
+  const WorkerPrediction none = head(1, 64);
+  EXPECT_EQ(none.waiting, 0U);
+  const WorkerPrediction all = head(16'000'000'000, 64);
+  EXPECT_EQ(all.waiting, 2U);
+  EXPECT_LT(none.memory_bytes, all.memory_bytes);
+  EXPECT_EQ(all.memory_bytes,
+            all.state_bytes + all.parameter_bytes + all.activation_bytes + all.gradient_bytes + all.boundary_bytes);
+  EXPECT_EQ(head(all.memory_bytes, 64).waiting, 2U);
+  EXPECT_EQ(head(all.memory_bytes - 1, 64).waiting, 1U);
+  EXPECT_GT(all.gradient_bytes, none.gradient_bytes) << "a slot each: another accumulator is open";
+  const WorkerPrediction long_slots = head(16'000'000'000, 256);
+  EXPECT_EQ(long_slots.waiting, 2U);
+  EXPECT_GT(long_slots.gradient_bytes, head(1, 256).gradient_bytes);
+}
+
 TEST(Planner, ForcedFormsAreKept) {
   for (const char* form : {"1", "2", "3", "2+1", "2+2", "3+2"}) {
     const auto planned = plan_layout(small_model(), alike(5), options_of(pipeline_depths(form).value()));

@@ -74,8 +74,10 @@ struct MicroBatchDone {
   Pass pass = Pass::both;
   SlotLoss loss;       // of the slot so far, where the blocks hold the head
   bool finite = true;  // the slot's gradient, after its last backward pass in an attempt above 0
+  Duration elapsed{};  // since it was begun
+  // What computing took since the last event of these blocks, weights' gradients of earlier micro-batches included: as
+  // a whole, and after a backward pass by block, unless that isn't measured.
   Duration took{};
-  // After a backward pass: what each of the blocks took for the micro-batch, both ways; none when it isn't measured.
   std::vector<Duration> block_took;
 };
 struct ShardsReduced {
@@ -155,9 +157,9 @@ struct ComputeMicroBatch {
   SlotItem item;
   Pass pass = Pass::both;
   bool recompute = false;  // of a stage taken over from a lost worker
-  // Of how many micro-batches of the stage the weights' gradients may be behind, because a stage below waits for the
-  // inputs'. Whoever asks for a sum gets it whole.
-  std::uint32_t weights_behind = 0;
+  // Of how many micro-batches the gradients of weights may wait, because a stage below waits for those of inputs.
+  // Whoever asks for a sum gets it whole.
+  std::uint32_t waiting = 0;
   // What the pass begins from, unless it is tokens or the loss; null: an own stage made it.
   PayloadRef input;
 };

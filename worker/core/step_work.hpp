@@ -28,7 +28,7 @@ struct StepWork {
     SlotItem forward, backward;
     SlotItem forward_end, backward_end;
     std::uint32_t depth = 1;      // stages from this one to the head: what 1F1B lets be in flight
-    std::uint32_t below = 0;      // stages from the embedding to this one, without it
+    std::uint32_t waiting = 0;    // micro-batches whose weights' gradients may wait
     std::uint32_t in_flight = 0;  // training items given for the forward pass and not for the backward pass
     std::uint32_t done = 0;       // finished slots, a prefix
     std::vector<TreeNode> nodes;  // sums that exist now, left to right

@@ -152,7 +152,7 @@ bool WorkerCore::issue_backward(StepWork::Stage& stage) {
 void WorkerCore::issue(const StepWork::Stage& stage, SlotItem item, Pass pass, PayloadRef input) {
   ++work_.micro_batches_issued;
   ++outstanding_;
-  emit(ComputeMicroBatch{work_.step, work_.attempt, stage.work, item, pass, stage.recompute, stage.below,
+  emit(ComputeMicroBatch{work_.step, work_.attempt, stage.work, item, pass, stage.recompute, stage.waiting,
                          std::move(input)});
   if (pass == Pass::forward && !holds_head(stage.work.blocks)) {
     offer({BoundaryKind::activation, stage.work.blocks.end, item});
@@ -185,7 +185,7 @@ void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
   if (event.pass == Pass::both) ++work_.micro_batches_computed;
   if (!event.finite) work_.nonfinite[event.item.slot] = true;
   if (stage->recompute && view_ && !recompute_) {
-    recompute_ = RecomputeNotice{view_->view, work_.step, now_ - event.took, std::nullopt};
+    recompute_ = RecomputeNotice{view_->view, work_.step, now_ - event.elapsed, std::nullopt};
     send_control(*recompute_);
   }
   finish_slots(*stage, event.loss);
@@ -400,7 +400,7 @@ void WorkerCore::pump_gate() {
   }
   if (!may_vote() && !mutated(Mutation::joiner_votes_without_state)) return;
   exchange_.gate_sent = true;
-  GateWord word{self(), {}, {}, {}};
+  GateWord word{self(), {}, {}, {}, {}};
   if (!is_epilogue()) {
     word.tiles = duties_->first_kept_by(self()).runs();
     for (const TileRange tiles : word.tiles) {
@@ -408,6 +408,7 @@ void WorkerCore::pump_gate() {
     }
     word.kept = work_.hash_of_sums(own.kept);
   }
+  word.told = hash_of_sums(word.sums);
   exchange_.gates.of[self()] = std::move(word);
 }
 
@@ -440,9 +441,12 @@ void WorkerCore::pump_update() {
 // All sums of squares are known, equal where several members keep a tile, and finite.
 bool WorkerCore::gates_hold() {
   if (!work_.losses_complete()) return false;
-  if (const auto differs = who_differs()) {
+  std::optional<WorkerId> differs = take_sums();
+  if (!differs && !is_epilogue()) differs = who_keeps_others();
+  if (differs && !mutated(Mutation::ignore_different_sums)) {
     exchange_.alarmed = true;
-    report_evidence(EvidenceKind::gradient_mismatch, *differs, "its sums of the step's gradient differ");
+    report_evidence(EvidenceKind::gradient_mismatch, *differs,
+                    "its sums of the step's gradient differ from others': one of them is wrong");
     return false;
   }
   if (!work_.finite && !exchange_.skip_update) {
@@ -453,8 +457,8 @@ bool WorkerCore::gates_hold() {
   return true;
 }
 
-// Takes the sums that the members tell; who has others than those before it, if somebody has.
-std::optional<WorkerId> WorkerCore::who_differs() {
+// Takes the sums that the members tell; who tells others than are known here, if somebody does.
+std::optional<WorkerId> WorkerCore::take_sums() {
   for (const auto& [worker, gate] : exchange_.gates.of) {
     auto sum = gate.sums.begin();
     for (const TileRange tiles : gate.tiles) {
@@ -467,7 +471,11 @@ std::optional<WorkerId> WorkerCore::who_differs() {
       }
     }
   }
-  if (is_epilogue()) return std::nullopt;
+  return std::nullopt;
+}
+
+// Who keeps others than those that were told, if somebody does.
+std::optional<WorkerId> WorkerCore::who_keeps_others() const {
   std::map<std::vector<TileRange>, Hash128> hashes;  // many members keep the same tiles
   for (const auto& [worker, gate] : exchange_.gates.of) {
     const TileSet& kept = duty(worker).kept;
@@ -629,7 +637,7 @@ void WorkerCore::adopt_stages() {
     const auto held = std::ranges::find(work_.stages, assignment.work, &StepWork::Stage::work);
     stages.push_back(held != work_.stages.end() ? *held : work_.new_stage(assignment));
     stages.back().depth = 1 + stages_above(exchange_.stages, assignment.work);
-    stages.back().below = stages_below(exchange_.stages, assignment.work);
+    stages.back().waiting = std::min(stages_below(exchange_.stages, assignment.work), view_->member(self())->waiting);
     finish_slots(stages.back(), std::nullopt);
   }
   work_.stages = std::move(stages);

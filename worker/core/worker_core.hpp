@@ -136,7 +136,8 @@ class WorkerCore {
   void pump_gate();
   void pump_update();
   [[nodiscard]] bool gates_hold();
-  [[nodiscard]] std::optional<WorkerId> who_differs();
+  [[nodiscard]] std::optional<WorkerId> take_sums();
+  [[nodiscard]] std::optional<WorkerId> who_keeps_others() const;
   void apply_update();
   void pass_on_parameters();
   void acknowledge();

@@ -108,6 +108,10 @@ void WorkerCore::data(WorkerId from, const Gate& meta, const PayloadRef&) {
     if (word.tiles != expected.runs() || word.sums.size() != expected.size()) {
       return refuse("a gate of other tiles than its worker has to tell of");
     }
+    if (word.told != hash_of_sums(word.sums)) {
+      report_evidence(EvidenceKind::corrupt_payload, from, "it told sums that don't match their worker's hash");
+      return refuse("a gate with damaged sums");
+    }
   }
   for (const GateWord& word : meta.words) exchange_.gates.of[word.worker] = word;
   store_losses(meta.losses);

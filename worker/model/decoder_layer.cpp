@@ -42,7 +42,7 @@ void Transformer::forward_layer(BlockIndex block, const MicroBatch& batch, const
 
   norm_forward(rows, input, p + layer_.norm1_gain, optional(p, layer_.norm1_bias), saved + at.normed1, saved + at.mean1,
                saved + at.deviation1);
-  device_->linear_forward({rows, width, attention.qkv_width()}, saved + at.normed1, p + layer_.qkv,
+  device_->linear_forward({rows, width, model_.qkv_width()}, saved + at.normed1, p + layer_.qkv,
                           optional(p, layer_.qkv_bias), saved + at.qkv);
   if (!is_gpt2()) device_->rope_forward(attention, rope_table_.floats(), saved + at.qkv);
   device_->attention_forward(attention, saved + at.qkv, saved + at.attention, saved + at.log_sums);
@@ -52,8 +52,8 @@ void Transformer::forward_layer(BlockIndex block, const MicroBatch& batch, const
 
   norm_forward(rows, saved + at.middle, p + layer_.norm2_gain, optional(p, layer_.norm2_bias), saved + at.normed2,
                saved + at.mean2, saved + at.deviation2);
-  device_->linear_forward({rows, width, up_width()}, saved + at.normed2, p + layer_.up, optional(p, layer_.up_bias),
-                          saved + at.up);
+  device_->linear_forward({rows, width, model_.up_width()}, saved + at.normed2, p + layer_.up,
+                          optional(p, layer_.up_bias), saved + at.up);
   if (is_gpt2()) {
     device_->gelu_forward(rows * ffn, saved + at.up, saved + at.active);
   } else {
@@ -74,12 +74,11 @@ void Transformer::accumulate_weights(LayerMap map, const MicroBatch& batch, cons
   };
   switch (map) {
     case LayerMap::qkv:
-      return accumulate({rows, width, attention_shape(batch.shape).qkv_width()}, at.normed1, layer_.qkv,
-                        layer_.qkv_bias);
+      return accumulate({rows, width, model_.qkv_width()}, at.normed1, layer_.qkv, layer_.qkv_bias);
     case LayerMap::out:
       return accumulate({rows, width, width}, at.attention, layer_.out, layer_.out_bias);
     case LayerMap::up:
-      return accumulate({rows, width, up_width()}, at.normed2, layer_.up, layer_.up_bias);
+      return accumulate({rows, width, model_.up_width()}, at.normed2, layer_.up, layer_.up_bias);
     case LayerMap::down:
       return accumulate({rows, model_.ffn_width, width}, at.active, layer_.down, layer_.down_bias);
   }
@@ -122,7 +121,7 @@ void Transformer::backward_layer(BlockIndex block, const MicroBatch& batch, cons
     device_->swiglu_backward({rows, ffn}, saved + at.up, active_gradient_.floats(), d_up);
   }
   weights(LayerMap::up, d_up);
-  device_->linear_backward_input({rows, width, up_width()}, d_up, p + layer_.up, narrow);
+  device_->linear_backward_input({rows, width, model_.up_width()}, d_up, p + layer_.up, narrow);
   norm_backward(rows, narrow, saved + at.middle, p + layer_.norm2_gain, saved + at.mean2, saved + at.deviation2,
                 d_output, d_middle, gradient + layer_.norm2_gain, optional(gradient, layer_.norm2_bias));
 
@@ -132,7 +131,7 @@ void Transformer::backward_layer(BlockIndex block, const MicroBatch& batch, cons
   device_->attention_backward(attention, saved + at.qkv, saved + at.attention, saved + at.log_sums, narrow, d_qkv);
   if (!is_gpt2()) device_->rope_backward(attention, rope_table_.floats(), d_qkv);
   weights(LayerMap::qkv, d_qkv);
-  device_->linear_backward_input({rows, width, attention.qkv_width()}, d_qkv, p + layer_.qkv, narrow);
+  device_->linear_backward_input({rows, width, model_.qkv_width()}, d_qkv, p + layer_.qkv, narrow);
   norm_backward(rows, narrow, input, p + layer_.norm1_gain, saved + at.mean1, saved + at.deviation1, d_middle, d_input,
                 gradient + layer_.norm1_gain, optional(gradient, layer_.norm1_bias));
 }

@@ -12,9 +12,6 @@ Result<ModelPass> ModelPass::create(Transformer& transformer, BlockRange blocks)
   const std::size_t rows = transformer.largest().rows();
   PLANARIA_ASSIGN(pass.tokens_, device.allocate(rows * sizeof(std::int32_t)));
   PLANARIA_ASSIGN(pass.targets_, device.allocate(rows * sizeof(std::int32_t)));
-  for (DeviceBuffer& buffer : pass.d_boundary_) {
-    PLANARIA_ASSIGN(buffer, device.allocate_floats(transformer.boundary_elements()));
-  }
   pass.boundaries_.resize(transformer.head().value());
   pass.saved_.resize(transformer.head().value() + 1);
   pass.took_.resize(transformer.head().value() + 1);
@@ -29,22 +26,22 @@ Status ModelPass::cover(BlockRange blocks) {
   Device& device = transformer_->device();
   for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) {
     if (b > 0 && boundaries_[b - 1].bytes() == 0) {
-      PLANARIA_ASSIGN(boundaries_[b - 1], device.allocate_floats(transformer_->boundary_elements()));
+      PLANARIA_ASSIGN(boundaries_[b - 1], device.reserve_floats(transformer_->boundary_elements()));
     }
     const std::size_t saved = transformer_->saved_elements(BlockIndex(b));
     if (saved > 0 && saved_[b].bytes() == 0) {
-      PLANARIA_ASSIGN(saved_[b], device.allocate_floats(saved));
+      PLANARIA_ASSIGN(saved_[b], device.reserve_floats(saved));
     }
   }
   return ok_status();
 }
 
-Status ModelPass::cover_deltas(BlockRange blocks) {
-  deltas_.resize(saved_.size());
+Status ModelPass::cover_deltas(BlockRange blocks, LinearDeltas& deltas) const {
+  deltas.of_block.resize(saved_.size());
   for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) {
     const std::size_t elements = transformer_->delta_elements(BlockIndex(b));
-    if (elements > 0 && deltas_[b].bytes() == 0) {
-      PLANARIA_ASSIGN(deltas_[b], transformer_->device().allocate_floats(elements));
+    if (elements > 0 && deltas.of_block[b].bytes() == 0) {
+      PLANARIA_ASSIGN(deltas.of_block[b], transformer_->device().reserve_floats(elements));
     }
   }
   return ok_status();
@@ -83,17 +80,17 @@ void ModelPass::forward(BlockRange blocks, const float* parameters, bool trainin
 
 void ModelPass::backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
                          float* d_input, const BlockDone& block_done) {
-  run_backward(blocks, parameters, gradient, d_output, d_input, true, block_done);
+  run_backward(blocks, parameters, gradient, d_output, d_input, nullptr, block_done);
 }
 
 void ModelPass::backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                               float* d_input, const BlockDone& block_done) {
+                               float* d_input, LinearDeltas& deltas, const BlockDone& block_done) {
   assert(blocks.begin > 0);
-  run_backward(blocks, parameters, gradient, d_output, d_input, false, block_done);
+  run_backward(blocks, parameters, gradient, d_output, d_input, &deltas, block_done);
 }
 
 void ModelPass::run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                             float* d_input, bool with_weights, const BlockDone& block_done) {
+                             float* d_input, LinearDeltas* deltas, const BlockDone& block_done) {
   int current = 0;
   for (std::uint32_t b = blocks.end; b-- > blocks.begin; current ^= 1) {
     const BlockIndex block(b);
@@ -101,14 +98,15 @@ void ModelPass::run_backward(BlockRange blocks, const float* parameters, float* 
     const float* const own = block_at(parameters, block);
     const float* const saved = saved_[b].floats();
     float* const sums = gradient + transformer_->map().block(block).offset;
-    float* const to = b == blocks.begin && b > 0 ? d_input : d_boundary_[current].floats();
+    float* const to = b == blocks.begin && b > 0 ? d_input : transformer_->d_boundary(current);
     if (block == transformer_->head()) {
-      if (with_weights) transformer_->backward_head_weights(batch_, saved, sums);
+      if (deltas == nullptr) transformer_->backward_head_weights(batch_, saved, sums);
       transformer_->backward_head_input(batch_, own, input_of(b), saved, to, sums);
-    } else if (with_weights) {
+    } else if (deltas == nullptr) {
       transformer_->backward(block, batch_, own, input_of(b), saved, d_output, to, sums);
     } else {
-      transformer_->backward_input(block, batch_, own, input_of(b), saved, d_output, to, sums, deltas_[b].floats());
+      transformer_->backward_input(block, batch_, own, input_of(b), saved, d_output, to, sums,
+                                   deltas->of_block[b].floats());
     }
     took_[b] += now() - begun;
     if (block_done) block_done(block);
@@ -116,7 +114,8 @@ void ModelPass::run_backward(BlockRange blocks, const float* parameters, float* 
   }
 }
 
-void ModelPass::backward_weights(BlockRange blocks, float* gradient, const BlockDone& block_done) {
+void ModelPass::backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+                                 const BlockDone& block_done) {
   for (std::uint32_t b = blocks.end; b-- > blocks.begin;) {
     const BlockIndex block(b);
     const Instant begun = now();
@@ -124,7 +123,7 @@ void ModelPass::backward_weights(BlockRange blocks, float* gradient, const Block
     if (block == transformer_->head()) {
       transformer_->backward_head_weights(batch_, saved_[b].floats(), sums);
     } else {
-      transformer_->backward_weights(batch_, saved_[b].floats(), deltas_[b].floats(), sums);
+      transformer_->backward_weights(batch_, saved_[b].floats(), deltas.of_block[b].floats(), sums);
     }
     took_[b] += now() - begun;
     if (block_done) block_done(block);

@@ -17,6 +17,12 @@
 
 namespace planaria {
 
+// What the first part of a split backward pass leaves for the second: by block, the gradients of its linear maps'
+// outputs.
+struct LinearDeltas {
+  std::vector<DeviceBuffer> of_block;  // empty until covered
+};
+
 class ModelPass {
  public:
   // Called after a block's gradients of this micro-batch are queued; blocks come last first.
@@ -24,7 +30,7 @@ class ModelPass {
 
   // The transformer must outlive this. exhausted when the memory can't be had.
   [[nodiscard]] static Result<ModelPass> create(Transformer& transformer, BlockRange blocks);
-  // Makes room for more blocks.
+  // Makes room for more blocks. Where the system can do so, memory is taken up only by blocks that are run.
   [[nodiscard]] Status cover(BlockRange blocks);
   // From now on what each block takes is measured; the clock must outlive this.
   void measure_with(const Clock& clock) { clock_ = &clock; }
@@ -45,10 +51,11 @@ class ModelPass {
   // The same in two parts (zero bubble: Qi et al., arXiv:2401.10241, section 2): d_input first, which the stage below
   // waits for; the gradients of the linear maps' weights at any time after. Until then the pass keeps its memory.
   // Preconditions: room was made by cover_deltas; the blocks don't begin with the embedding, for which nobody waits.
-  [[nodiscard]] Status cover_deltas(BlockRange blocks);
+  [[nodiscard]] Status cover_deltas(BlockRange blocks, LinearDeltas& deltas) const;
   void backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                      float* d_input, const BlockDone& block_done = {});
-  void backward_weights(BlockRange blocks, float* gradient, const BlockDone& block_done = {});
+                      float* d_input, LinearDeltas& deltas, const BlockDone& block_done = {});
+  void backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+                        const BlockDone& block_done = {});
 
   // What each block took since load(), by BlockIndex: 0 for those that weren't run. On a device that queues its work,
   // the queueing.
@@ -57,7 +64,7 @@ class ModelPass {
  private:
   explicit ModelPass(Transformer& transformer) : transformer_(&transformer) {}
   void run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
-                    bool with_weights, const BlockDone& block_done);
+                    LinearDeltas* deltas, const BlockDone& block_done);
   [[nodiscard]] Instant now() const { return clock_ == nullptr ? Instant{} : clock_->now(); }
   [[nodiscard]] const float* block_at(const float* vector, BlockIndex block) const {
     return vector + transformer_->map().block(block).offset;
@@ -73,8 +80,6 @@ class ModelPass {
   DeviceBuffer tokens_, targets_;
   std::vector<DeviceBuffer> boundaries_;  // [b]: the output of block b, for all but the head; empty until covered
   std::vector<DeviceBuffer> saved_;       // [b]
-  std::vector<DeviceBuffer> deltas_;      // [b]; empty until a backward pass was split
-  DeviceBuffer d_boundary_[2];
 };
 
 }  // namespace planaria

@@ -64,7 +64,10 @@ Result<Transformer> Transformer::create(Device& device, const ModelSpec& model, 
 
 Status Transformer::allocate() {
   const std::size_t boundary = boundary_elements();
-  const std::size_t widest = std::max(up_width(), attention_shape(largest_).qkv_width());
+  const std::size_t widest = std::max(model_.up_width(), model_.qkv_width());
+  for (DeviceBuffer& buffer : d_boundary_) {
+    PLANARIA_ASSIGN(buffer, device_->allocate_floats(boundary));
+  }
   PLANARIA_ASSIGN(narrow_, device_->allocate_floats(boundary));
   PLANARIA_ASSIGN(middle_gradient_, device_->allocate_floats(boundary));
   PLANARIA_ASSIGN(wide_, device_->allocate_floats(largest_.rows() * widest));
@@ -73,8 +76,7 @@ Status Transformer::allocate() {
   }
   if (!is_gpt2()) {
     PLANARIA_ASSIGN(active_gradient_, device_->allocate_floats(largest_.rows() * model_.ffn_width));
-    const std::vector<float> table =
-        make_rope_table(largest_.context, attention_shape(largest_).head_size, model_.rope_theta);
+    const std::vector<float> table = make_rope_table(largest_.context, model_.head_size(), model_.rope_theta);
     PLANARIA_ASSIGN(rope_table_, device_->allocate_floats(table.size()));
     device_->copy_in(rope_table_.data(), table.data(), table.size() * sizeof(float));
   }
@@ -86,7 +88,7 @@ AttentionShape Transformer::attention_shape(MicroBatchShape shape) const {
           .context = shape.context,
           .heads = model_.heads,
           .kv_heads = model_.kv_heads,
-          .head_size = model_.width / model_.heads};
+          .head_size = model_.head_size()};
 }
 
 Transformer::LayerSaved Transformer::layer_saved(MicroBatchShape shape) const {
@@ -97,14 +99,14 @@ Transformer::LayerSaved Transformer::layer_saved(MicroBatchShape shape) const {
   at.mean1 = places.take(rows);
   at.deviation1 = places.take(rows);
   at.normed1 = places.take(rows * model_.width);
-  at.qkv = places.take(rows * attention.qkv_width());
+  at.qkv = places.take(rows * model_.qkv_width());
   at.attention = places.take(rows * model_.width);
   at.log_sums = places.take(attention.log_sum_count());
   at.middle = places.take(rows * model_.width);
   at.mean2 = places.take(rows);
   at.deviation2 = places.take(rows);
   at.normed2 = places.take(rows * model_.width);
-  at.up = places.take(rows * up_width());
+  at.up = places.take(rows * model_.up_width());
   at.active = places.take(rows * model_.ffn_width);
   at.total = places.total();
   return at;
@@ -126,9 +128,9 @@ Transformer::LayerDeltas Transformer::layer_deltas(MicroBatchShape shape) const 
   const std::size_t rows = shape.rows();
   Places places;
   LayerDeltas at{};
-  at.qkv = places.take(rows * attention_shape(shape).qkv_width());
+  at.qkv = places.take(rows * model_.qkv_width());
   at.out = places.take(rows * model_.width);
-  at.up = places.take(rows * up_width());
+  at.up = places.take(rows * model_.up_width());
   at.down = places.take(rows * model_.width);
   at.total = places.total();
   return at;

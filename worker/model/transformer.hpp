@@ -59,6 +59,8 @@ class Transformer {
 
   // Elements of the boundary between two blocks and of what a block saves, for the largest shape.
   [[nodiscard]] std::size_t boundary_elements() const { return largest_.rows() * model_.width; }
+  // Two of that size, for gradients between the blocks of the backward pass that is run.
+  [[nodiscard]] float* d_boundary(int which) { return d_boundary_[which].floats(); }
   [[nodiscard]] std::size_t saved_elements(BlockIndex block) const;
 
   // `parameters` and `gradient` point at the block's own vector. For the embed block `input` and `d_input` are unused.
@@ -113,9 +115,6 @@ class Transformer {
   Status allocate();
 
   [[nodiscard]] bool is_gpt2() const { return model_.family == ModelFamily::gpt2; }
-  [[nodiscard]] std::size_t up_width() const {
-    return is_gpt2() ? model_.ffn_width : std::size_t{2} * model_.ffn_width;
-  }
   [[nodiscard]] AttentionShape attention_shape(MicroBatchShape shape) const;
   [[nodiscard]] LayerSaved layer_saved(MicroBatchShape shape) const;
   [[nodiscard]] HeadSaved head_saved(MicroBatchShape shape) const;
@@ -158,6 +157,7 @@ class Transformer {
   DeviceBuffer narrow_, middle_gradient_, dropped_;  // [rows, width]
   DeviceBuffer wide_;                                // [rows, the widest inside a layer]
   DeviceBuffer active_gradient_;                     // [rows, ffn_width], llama only
+  DeviceBuffer d_boundary_[2];                       // [rows, width]
 };
 
 }  // namespace planaria

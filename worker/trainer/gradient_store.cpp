@@ -42,7 +42,7 @@ void GradientStore::release(Step step) {
   if (step_ != step) return;
   nodes_.clear();
   reduced_.reset();
-  held_.assign(map_.tile_count(), false);
+  held_ = {};
   step_ = Step(0);
 }
 
@@ -118,7 +118,6 @@ Status GradientStore::add(BlockRange blocks, std::span<const TreeAddition> addit
 }
 
 Status GradientStore::need_reduced() {
-  if (held_.empty()) held_.assign(map_.tile_count(), false);
   if (reduced_) return ok_status();
   PLANARIA_ASSIGN(Buffer buffer, pool_->take());
   reduced_ = std::make_shared<Buffer>(std::move(buffer));
@@ -126,20 +125,7 @@ Status GradientStore::need_reduced() {
 }
 
 std::vector<TileRange> GradientStore::lacking(TileRange tiles) const {
-  std::vector<TileRange> parts;
-  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    if (held_[tile]) continue;
-    if (!parts.empty() && parts.back().end == tile) {
-      parts.back().end = tile + 1;
-    } else {
-      parts.push_back({tile, tile + 1});
-    }
-  }
-  return parts;
-}
-
-void GradientStore::mark(TileRange tiles) {
-  std::fill(held_.begin() + tiles.begin, held_.begin() + tiles.end, true);
+  return TileSet(tiles).without(held_).runs();
 }
 
 Result<const float*> GradientStore::input_values(const Input& input, TileRange tiles) const {
@@ -172,7 +158,7 @@ Status GradientStore::reduce(std::span<const TileRange> tiles, std::span<const I
     const auto root = nodes_.find(inputs[0].node);
     if (root == nodes_.end()) return missing(inputs[0].node);
     reduced_ = root->second;  // nothing is left to add
-    held_.assign(map_.tile_count(), true);
+    held_ = TileSet(TileRange{0, map_.tile_count()});
     return ok_status();
   }
   PLANARIA_TRY(need_reduced());
@@ -189,7 +175,7 @@ Status GradientStore::reduce(std::span<const TileRange> tiles, std::span<const I
       const std::uint64_t count = map_.tile(TileIndex(part.end - 1)).end - first;
       reducer.run(device_, count, values, scratch_.floats(), reduced_->floats() + first);
     }
-    mark(range);
+    held_.add(range);
   }
   return device_.synchronize();
 }
@@ -210,7 +196,7 @@ Status GradientStore::store_reduced(std::span<const TileRange> tiles, std::span<
       }
     }
     source += count;
-    mark(range);
+    held_.add(range);
   }
   return device_.synchronize();
 }

@@ -16,6 +16,7 @@
 
 #include "kernels/device.hpp"
 #include "proto/layout.hpp"
+#include "proto/tile_set.hpp"
 #include "worker/core/events.hpp"
 #include "worker/trainer/buffer_pool.hpp"
 #include "worker/trainer/tile_values.hpp"
@@ -76,7 +77,6 @@ class GradientStore {
   [[nodiscard]] Status need_reduced();
   // The parts of a range that are not held yet.
   [[nodiscard]] std::vector<TileRange> lacking(TileRange tiles) const;
-  void mark(TileRange tiles);
   [[nodiscard]] ElementRange elements_of(BlockRange blocks) const;
   [[nodiscard]] Result<const float*> input_values(const Input& input, TileRange tiles) const;
 
@@ -87,7 +87,7 @@ class GradientStore {
   Step step_;
   std::map<StageNode, SharedBuffer> nodes_;
   SharedBuffer reduced_;  // may be a node's
-  std::vector<bool> held_;
+  TileSet held_;          // of reduced_
   DeviceBuffer scratch_;
 };
 

@@ -20,7 +20,6 @@ MicroBatchRunner::MicroBatchRunner(std::shared_ptr<Device> device, const JobSpec
       gradients_(gradients),
       order_(job.train.seed, dataset.windows(Split::train)),
       shape_{job.batch.micro_batches, job.batch.sequences},
-      untold_(map.blocks().size()),
       losses_(job.batch.sequences),
       slot_losses_(job.batch.slots),
       slot_tile_sums_(map.tile_count()) {}
@@ -53,22 +52,25 @@ Result<worker_event::MicroBatchDone> MicroBatchRunner::compute(const Compute& ac
     return Error(ErrorCode::internal, "a micro-batch outside the model's blocks and the job's slots");
   }
   enter(action.step);
-  worker_event::MicroBatchDone done{action.step, action.attempt, blocks, action.item, action.pass, {}, true, {}, {}};
-  if (action.pass != Pass::forward && action.weights_behind > 0) {
-    while (waiting_passes_ >= action.weights_behind) PLANARIA_TRY(finish_oldest());
+  worker_event::MicroBatchDone done{action.step, action.attempt, blocks, action.item, action.pass,
+                                    {},          true,           {},     {},          {}};
+  if (action.pass != Pass::forward && action.waiting > 0) {
+    while (waiting_weights_ >= action.waiting) PLANARIA_TRY(finish_oldest());
   }
   const Instant before = clock_.now();
+  const Duration finished_before = finishing_;
   if (action.pass != Pass::backward) PLANARIA_TRY(forward(action, parameters));
   if (action.pass != Pass::forward) PLANARIA_TRY(backward(action, parameters, poisoned, backward_begins, done));
-  if (is_training(action)) done.took = clock_.now() - before;
+  done.elapsed = clock_.now() - before;
+  if (is_training(action)) done.took = done.elapsed - (finishing_ - finished_before);
   if (action.pass != Pass::forward) tell_untold(done);
   done.loss = slot_losses_[action.item.slot];
   return done;
 }
 
-// What waits of another step is of sums that were given up.
+// What is left of another step is of sums that were given up.
 void MicroBatchRunner::enter(Step step) {
-  if (step_ != step) give_up_waiting();
+  if (step_ != step) give_up();
   step_ = step;
   boundaries_->enter(step);
   gradients_.enter(step);
@@ -172,13 +174,18 @@ Status MicroBatchRunner::backward(const Compute& action, const float* parameters
   };
   // An attempt after a nonfinite one tells which slots it came from, when they end.
   const bool looks = ends_slot(action.item) && action.attempt > 0;
-  if (action.weights_behind > 0 && !looks) {
-    PLANARIA_TRY(pass->cover_deltas(blocks));
-    pass->backward_input(blocks, parameters, gradient, d_output, d_input, begun);
+  if (action.waiting > 0 && !looks) {
+    LinearDeltas deltas;
+    if (!free_deltas_.empty()) {
+      deltas = std::move(free_deltas_.back());
+      free_deltas_.pop_back();
+    }
+    PLANARIA_TRY(pass->cover_deltas(blocks, deltas));
+    pass->backward_input(blocks, parameters, gradient, d_output, d_input, deltas, begun);
     PLANARIA_TRY(device_->synchronize());
     tell_time(*pass, done);
-    waiting_.push_back({std::move(pass), action.work, action.item, {}});
-    ++waiting_passes_;
+    waiting_.emplace_back(WaitingWeights{std::move(pass), std::move(deltas), action.work, action.item});
+    ++waiting_weights_;
     return ok_status();
   }
   if (is_behind(blocks)) PLANARIA_TRY(finish_waiting());  // an accumulator takes micro-batches in order
@@ -221,10 +228,7 @@ Result<float*> MicroBatchRunner::accumulator(const Compute& action) {
   const SlotIndex slot(action.item.slot);
   std::uint32_t& next = next_positions_[{blocks, slot.value()}];
   if (action.item.position == 0) {
-    const bool begun_before = std::ranges::any_of(waiting_, [&](const Waiting& waiting) {
-      return waiting.pass != nullptr && waiting.blocks() == blocks && waiting.item.slot == slot.value();
-    });
-    if (begun_before) PLANARIA_TRY(finish_waiting());  // what it was so far is given up as a whole
+    if (next != 0 && is_behind(blocks)) PLANARIA_TRY(finish_waiting());  // what it was so far is given up as a whole
     next = 0;
   }
   if (next++ != action.item.position) {
@@ -252,13 +256,19 @@ void MicroBatchRunner::tell_time(const ModelPass& pass, worker_event::MicroBatch
   done.block_took.assign(took.begin(), took.end());
 }
 
+MicroBatchRunner::Untold& MicroBatchRunner::untold_of(BlockRange blocks) {
+  Untold& untold = untold_[blocks];
+  untold.block_took.resize(blocks.size());
+  return untold;
+}
+
 // Times of weights' gradients are told with the next micro-batch that goes backward through the same blocks.
 void MicroBatchRunner::tell_untold(worker_event::MicroBatchDone& done) {
-  for (std::uint32_t block = done.blocks.begin; block < done.blocks.end; ++block) {
-    const Duration took = std::exchange(untold_[block], Duration(0));
-    done.block_took[block - done.blocks.begin] += took;
-    done.took += took;
-  }
+  const auto untold = untold_.find(done.blocks);
+  if (untold == untold_.end()) return;
+  done.took += untold->second.took;
+  for (std::size_t b = 0; b < done.block_took.size(); ++b) done.block_took[b] += untold->second.block_took[b];
+  untold_.erase(untold);
 }
 
 // ---- what waits ----
@@ -266,31 +276,54 @@ void MicroBatchRunner::tell_untold(worker_event::MicroBatchDone& done) {
 Status MicroBatchRunner::fold(const worker_action::FoldNodes& action) {
   enter(action.step);
   if (!is_behind(action.blocks)) return gradients_.add(action.blocks, action.additions);
-  waiting_.push_back({nullptr, {}, {}, action});
+  waiting_.emplace_back(action);
   return ok_status();
 }
 
 // Whether sums of the blocks lack something that waits. Stages of other blocks have sums of their own.
 bool MicroBatchRunner::is_behind(BlockRange blocks) const {
-  return std::ranges::any_of(waiting_, [&](const Waiting& waiting) { return waiting.blocks() == blocks; });
+  const auto of_blocks = [&](const Waiting& waiting) {
+    const auto* weights = std::get_if<WaitingWeights>(&waiting);
+    return (weights != nullptr ? weights->work.blocks : std::get<worker_action::FoldNodes>(waiting).blocks) == blocks;
+  };
+  return std::ranges::any_of(waiting_, of_blocks);
 }
 
 Status MicroBatchRunner::finish_oldest() {
-  Waiting oldest = std::move(waiting_.front());
+  const Instant before = clock_.now();
+  BlockRange blocks;
+  if (auto* weights = std::get_if<WaitingWeights>(&waiting_.front())) {
+    blocks = weights->work.blocks;
+    PLANARIA_TRY(finish(*weights));
+  } else {
+    const auto& fold = std::get<worker_action::FoldNodes>(waiting_.front());
+    blocks = fold.blocks;
+    PLANARIA_TRY(gradients_.add(fold.blocks, fold.additions));
+  }
   waiting_.pop_front();
-  if (oldest.pass == nullptr) return gradients_.add(oldest.fold.blocks, oldest.fold.additions);
-  --waiting_passes_;
-  const BlockRange blocks = oldest.work.blocks;
-  PLANARIA_ASSIGN(float* const gradient, gradients_.slot(blocks, SlotIndex(oldest.item.slot)));
-  PLANARIA_ASSIGN(auto fold, begin_cascade(oldest.work, oldest.item));
-  const std::vector<Duration> before(oldest.pass->took().begin(), oldest.pass->took().end());
-  oldest.pass->backward_weights(blocks, gradient, [&](BlockIndex index) {
+  const Duration took = clock_.now() - before;
+  untold_of(blocks).took += took;
+  finishing_ += took;
+  return ok_status();
+}
+
+Status MicroBatchRunner::finish(WaitingWeights& weights) {
+  --waiting_weights_;
+  const BlockRange blocks = weights.work.blocks;
+  PLANARIA_ASSIGN(float* const gradient, gradients_.slot(blocks, SlotIndex(weights.item.slot)));
+  PLANARIA_ASSIGN(auto fold, begin_cascade(weights.work, weights.item));
+  const std::vector<Duration> before(weights.pass->took().begin(), weights.pass->took().end());
+  weights.pass->backward_weights(blocks, gradient, weights.deltas, [&](BlockIndex index) {
     const BlockInfo& block = map_.block(index);
     if (fold) gradients_.fold(*fold, {block.offset, block.offset + block.elements});
   });
   PLANARIA_TRY(device_->synchronize());
-  for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) untold_[b] += oldest.pass->took()[b] - before[b];
-  free_passes_.push_back(std::move(oldest.pass));
+  Untold& untold = untold_of(blocks);
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    untold.block_took[b] += weights.pass->took()[blocks.begin + b] - before[blocks.begin + b];
+  }
+  free_passes_.push_back(std::move(weights.pass));
+  free_deltas_.push_back(std::move(weights.deltas));
   if (fold) gradients_.finish(std::move(*fold));
   return ok_status();
 }
@@ -300,21 +333,24 @@ Status MicroBatchRunner::finish_waiting() {
   return ok_status();
 }
 
-void MicroBatchRunner::give_up_waiting() {
+void MicroBatchRunner::give_up() {
   for (Waiting& waiting : waiting_) {
-    if (waiting.pass != nullptr) free_passes_.push_back(std::move(waiting.pass));
+    auto* weights = std::get_if<WaitingWeights>(&waiting);
+    if (weights == nullptr) continue;
+    free_passes_.push_back(std::move(weights->pass));
+    free_deltas_.push_back(std::move(weights->deltas));
   }
   waiting_.clear();
-  waiting_passes_ = 0;
-}
-
-void MicroBatchRunner::release(Step step) {
-  give_up_waiting();
-  gradients_.release(step);
-  boundaries_->release(step);
+  waiting_weights_ = 0;
   for (auto& [key, pass] : in_flight_) free_passes_.push_back(std::move(pass));
   in_flight_.clear();
   next_positions_.clear();
+}
+
+void MicroBatchRunner::release(Step step) {
+  if (step == step_) give_up();
+  gradients_.release(step);  // which may be ahead: sums of others' micro-batches
+  boundaries_->release(step);
 }
 
 }  // namespace planaria

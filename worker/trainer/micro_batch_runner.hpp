@@ -16,6 +16,7 @@
 #include <optional>
 #include <span>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "common/clock.hpp"
@@ -48,7 +49,7 @@ class MicroBatchRunner {
   // Now, or behind what waits.
   [[nodiscard]] Status fold(const worker_action::FoldNodes& action);
 
-  // What was put off: whoever reads sums of nodes finishes it all first.
+  // Whoever reads sums of nodes finishes all that waits first.
   [[nodiscard]] bool has_waiting() const { return !waiting_.empty(); }
   [[nodiscard]] Status finish_oldest();
   [[nodiscard]] Status finish_waiting();
@@ -60,14 +61,19 @@ class MicroBatchRunner {
   [[nodiscard]] std::size_t boundary_elements() const { return transformer_->boundary_elements(); }
 
  private:
-  // The weights' gradients of a micro-batch, or, without a pass, a fold that came after such.
-  struct Waiting {
+  // The weights' gradients of a micro-batch.
+  struct WaitingWeights {
     std::unique_ptr<ModelPass> pass;
+    LinearDeltas deltas;
     StageWork work;
     SlotItem item;
-    worker_action::FoldNodes fold;
-
-    [[nodiscard]] BlockRange blocks() const { return pass == nullptr ? fold.blocks : work.blocks; }
+  };
+  // A fold waits behind those that its sums lack.
+  using Waiting = std::variant<WaitingWeights, worker_action::FoldNodes>;
+  // What computing took that no event has told of.
+  struct Untold {
+    Duration took{};
+    std::vector<Duration> block_took;
   };
 
   MicroBatchRunner(std::shared_ptr<Device> device, const JobSpec& job, const Dataset& dataset, const StateMap& map,
@@ -89,8 +95,10 @@ class MicroBatchRunner {
   [[nodiscard]] Result<std::optional<GradientStore::Fold>> begin_cascade(const StageWork& work, SlotItem item);
   void add_loss(const Compute& action);
   static void tell_time(const ModelPass& pass, worker_event::MicroBatchDone& done);
+  [[nodiscard]] Untold& untold_of(BlockRange blocks);
   void tell_untold(worker_event::MicroBatchDone& done);
-  void give_up_waiting();
+  [[nodiscard]] Status finish(WaitingWeights& weights);
+  void give_up();
 
   const std::shared_ptr<Device> device_;
   const JobSpec& job_;
@@ -105,11 +113,13 @@ class MicroBatchRunner {
   std::unique_ptr<BoundaryStore> boundaries_;
 
   std::vector<std::unique_ptr<ModelPass>> free_passes_;
+  std::vector<LinearDeltas> free_deltas_;
   std::map<std::pair<BlockRange, SlotItem>, std::unique_ptr<ModelPass>> in_flight_;  // forward done, backward not
   Step step_;
   std::deque<Waiting> waiting_;
-  std::uint32_t waiting_passes_ = 0;
-  std::vector<Duration> untold_;  // by block: what weights' gradients took that no event has told of
+  std::uint32_t waiting_weights_ = 0;
+  std::map<BlockRange, Untold> untold_;
+  Duration finishing_{};  // that finishing what waited took so far
   // An accumulator takes its next micro-batch and no other.
   std::map<std::pair<BlockRange, std::uint32_t>, std::uint32_t> next_positions_;
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cassert>
 #include <utility>
 
 #include "storage/export.hpp"
@@ -73,7 +72,7 @@ Result<WorkerEvent> StepExecutor::compute(const Compute& action, bool poisoned,
 // ---- gradient ----
 
 Result<WorkerEvent> StepExecutor::reduce(const worker_action::ReduceShards& action) {
-  assert(!runner_->has_waiting());
+  if (runner_->has_waiting()) return Error(ErrorCode::internal, "sums are reduced while weights' gradients wait");
   gradients_->enter(action.step);
   std::vector<GradientStore::Input> inputs;
   inputs.reserve(action.inputs.size());
@@ -375,7 +374,7 @@ void StepExecutor::finish_checkpoints() {
 // ---- what others are given ----
 
 Result<std::vector<ConstSlice>> StepExecutor::piece_payload(const Piece& meta) const {
-  assert(!runner_->has_waiting());
+  if (runner_->has_waiting()) return Error(ErrorCode::internal, "a sum is sent while weights' gradients wait");
   PLANARIA_ASSIGN(const ValueSource node, gradients_->lease_node({meta.blocks, meta.node}));
   return data_slices(meta, element_runs(map_, meta.tiles), std::span(&node, 1));
 }

@@ -84,6 +84,8 @@ TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
   const auto gradient = [&](const std::vector<BlockRange>& stages, bool split) {
     std::vector<float> sum(map.vector_elements());
     std::vector<std::vector<ModelPass>> passes(2);
+    std::vector<std::vector<LinearDeltas>> deltas(2);
+    for (auto& of_micro_batch : deltas) of_micro_batch.resize(stages.size());
     std::vector<double> losses(spec.batch.sequences);
     std::vector<float> boundary(model->boundary_elements()), next(model->boundary_elements());
     HostBatch batch;
@@ -100,8 +102,8 @@ TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
       for (std::size_t s = stages.size(); s-- > 0;) {
         ModelPass& pass = passes[i][s];
         if (split && stages[s].begin > 0) {
-          EXPECT_TRUE(pass.cover_deltas(stages[s]).ok());
-          pass.backward_input(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data());
+          EXPECT_TRUE(pass.cover_deltas(stages[s], deltas[i][s]).ok());
+          pass.backward_input(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data(), deltas[i][s]);
         } else {
           pass.backward(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data());
         }
@@ -110,7 +112,7 @@ TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
     }
     for (std::uint32_t i = 0; split && i < 2; ++i) {
       for (std::size_t s = 0; s < stages.size(); ++s) {
-        if (stages[s].begin > 0) passes[i][s].backward_weights(stages[s], sum.data());
+        if (stages[s].begin > 0) passes[i][s].backward_weights(stages[s], sum.data(), deltas[i][s]);
       }
     }
     return sum;
