@@ -287,9 +287,7 @@ void Oracle::heard(WorkerId worker, Incarnation incarnation, const WorkerMessage
   if (const auto* evidence = std::get_if<Evidence>(&message)) {
     const CoordinatorCore* core = simulation_.coordinator().core();
     const bool counts = core != nullptr && core->view() && core->view()->view == evidence->view;
-    const bool notices =
-        evidence->kind == EvidenceKind::state_mismatch || evidence->kind == EvidenceKind::gradient_mismatch;
-    if (counts && notices) unnoticed_ = false;
+    if (counts) unnoticed_.erase(evidence->kind);
   }
   last_heard_[worker] = world_.now();
   if (const auto* report = std::get_if<Report>(&message)) {
@@ -359,7 +357,7 @@ void Oracle::check_view_record(const ViewRecord& record) {
 }
 
 void Oracle::wrong(const std::string& invariant, const std::string& detail) {
-  if (unnoticed_) {
+  if (!unnoticed_.empty()) {
     world_.beyond_promise = true;
   } else {
     world_.fail(invariant, detail);

@@ -41,8 +41,9 @@ class Oracle {
     nonfinite_once_[{step, slot}].insert(attempt);
   }
   // A value in some state or reduced gradient is wrong from now on; nobody has noticed.
-  void value_damaged() {
-    damaged_ = unnoticed_ = true;
+  void value_damaged(EvidenceKind notices) {
+    damaged_ = true;
+    unnoticed_.insert(notices);
     clean_from_.reset();
   }
   // A value that must be the undisturbed run's isn't. When no members disagreed about the damage, nobody could know.
@@ -86,8 +87,8 @@ class Oracle {
   // Attempts, by step and slot.
   std::map<std::pair<Step, std::uint32_t>, std::set<std::uint32_t>> nonfinite_once_;
 
-  bool damaged_ = false;    // some state, at some time
-  bool unnoticed_ = false;  // no members disagreed since
+  bool damaged_ = false;              // some state, at some time
+  std::set<EvidenceKind> unnoticed_;  // what would tell of it: no members disagreed since
   std::uint32_t lineage_ = 0;
   std::optional<ViewNumber> clean_from_;  // the view in which all went back behind the damage
   Step highest_commit_;

@@ -401,7 +401,7 @@ void TrainerModel::measure(const MeasureGradient& action) {
   if (flip_armed_ == FlipFault::in_gradient) {
     flip_armed_ = FlipFault::none;
     reduced_ = std::make_shared<Buffer>(*reduced_);  // what is being sent was right
-    if (damage(*reduced_, TileSet(action.tiles))) {
+    if (damage(*reduced_, TileSet(action.tiles), EvidenceKind::gradient_mismatch)) {
       wrong_gradient_ = reduced_;
       wrong_since_ = process_.core().view_record()->view;
     }
@@ -505,7 +505,8 @@ void TrainerModel::hash_state(const HashState& action) {
   if (state == nullptr) return process_.post(hashed);
   const bool flips = (flip_armed_ == FlipFault::in_update || flip_armed_ == FlipFault::at_rest) &&
                      action.stamp == process_.core().work().step;
-  if (flips && flip_armed_ == FlipFault::in_update) damage(*state, state->state);
+  const auto damage_state = [&] { damage(*state, state->state, EvidenceKind::state_mismatch); };
+  if (flips && flip_armed_ == FlipFault::in_update) damage_state();
   const JobShape& shape = world_.options.shape;
   for (std::uint32_t block = 0; block < shape.blocks.size(); ++block) {
     const TileSet kept = TileSet(shape.blocks[block]).common(shape.map->tiles_with_state());
@@ -513,13 +514,13 @@ void TrainerModel::hash_state(const HashState& action) {
     if (!action.parameters_only && !state->state.contains(kept)) continue;
     hashed.hashes.push_back(block_hash(shape, state->tiles, block));
   }
-  if (flips && flip_armed_ == FlipFault::at_rest) damage(*state, state->state);
+  if (flips && flip_armed_ == FlipFault::at_rest) damage_state();
   if (flips) flip_armed_ = FlipFault::none;
   process_.post(std::move(hashed));
 }
 
 // Of one of the tiles that several members keep.
-bool TrainerModel::damage(Buffer& buffer, const TileSet& tiles) {
+bool TrainerModel::damage(Buffer& buffer, const TileSet& tiles, EvidenceKind notices) {
   const auto& view = process_.core().view_record();
   if (!view) return false;
   TileSet seen, several;
@@ -541,7 +542,7 @@ bool TrainerModel::damage(Buffer& buffer, const TileSet& tiles) {
     }
     chosen -= size;
   }
-  process_.simulation().oracle().value_damaged();
+  process_.simulation().oracle().value_damaged(notices);
   return true;
 }
 

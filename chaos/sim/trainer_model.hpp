@@ -118,7 +118,8 @@ class TrainerModel {
   void add_to_checkpoint(const worker_action::AddToCheckpoint& action);
   void write_checkpoint(const worker_action::WriteCheckpoint& action);
   void release(Step step);
-  bool damage(Buffer& buffer, const TileSet& tiles);  // false: several keep none of them
+  // notices: what members tell of when they find it. False: several keep none of the tiles.
+  bool damage(Buffer& buffer, const TileSet& tiles, EvidenceKind notices);
 
   [[nodiscard]] BufferRef find_state(Step stamp) const;
   [[nodiscard]] Buffer& open_state(Step stamp);
