@@ -49,9 +49,6 @@ void watch_stop_signals() {
 bool stop_requested() {
   return terminated || interrupted;
 }
-bool terminate_requested() {
-  return terminated;
-}
 bool interrupt_requested() {
   return interrupted;
 }

@@ -12,7 +12,6 @@ namespace planaria {
 void watch_stop_signals();
 // Either came.
 [[nodiscard]] bool stop_requested();
-[[nodiscard]] bool terminate_requested();  // SIGTERM
 [[nodiscard]] bool interrupt_requested();  // SIGINT
 
 // Calls `on_signal`, in a thread of its own, after each signal and after those that came before, until it is destroyed.

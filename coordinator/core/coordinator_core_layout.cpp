@@ -143,18 +143,14 @@ void CoordinatorCore::check_balance() {
 // asked about before: more than a few of them. What it takes is a small part of the time between.
 void CoordinatorCore::consider_planning(LayoutRequest request) {
   if (plan_asked_ || now_ < next_plan_) return;
-  const auto find = [](const ClusterProfile& cluster, WorkerId id) -> const WorkerProfile* {
-    const auto found = std::ranges::lower_bound(cluster.workers, id, {}, &WorkerProfile::worker);
-    return found != cluster.workers.end() && found->worker == id ? &*found : nullptr;
-  };
   std::set<WorkerId> others = workers_with_other_links(request.cluster, planned_for_);
   for (const WorkerProfile& worker : request.cluster.workers) {
-    const WorkerProfile* then = find(planned_for_, worker.worker);
+    const WorkerProfile* then = find_worker(planned_for_, worker.worker);
     const bool alike = then != nullptr && std::abs(std::log(worker.speed / then->speed)) <= std::log(kOtherSpeed);
     if (!alike) others.insert(worker.worker);
   }
   for (const WorkerProfile& then : planned_for_.workers) {
-    if (find(request.cluster, then.worker) == nullptr) others.insert(then.worker);
+    if (find_worker(request.cluster, then.worker) == nullptr) others.insert(then.worker);
   }
   if (others.empty() || others.size() * kManyWorkers < request.cluster.workers.size()) return;
   ask_planner(std::move(request));

@@ -41,15 +41,11 @@ LinkClass class_of(const Pair& pair) {
 
 // What both ends say, in the order of their ids.
 std::vector<Pair> pairs_of(const ClusterProfile& cluster, const std::map<WorkerId, LinkTable>& measured) {
-  const auto worker = [&](WorkerId id) -> const WorkerProfile* {
-    const auto found = std::ranges::lower_bound(cluster.workers, id, {}, &WorkerProfile::worker);
-    return found != cluster.workers.end() && found->worker == id ? &*found : nullptr;
-  };
   std::map<std::pair<WorkerId, WorkerId>, Pair> pairs;
   for (const auto& [from, table] : measured) {
     for (const auto& [to, link] : table) {
       const auto key = std::minmax(from, to);
-      Pair pair{worker(key.first), worker(key.second)};
+      Pair pair{find_worker(cluster, key.first), find_worker(cluster, key.second)};
       if (pair.a == nullptr || pair.b == nullptr || pair.a == pair.b) continue;
       Pair& known = pairs.try_emplace(key, pair).first->second;
       if (link.bytes_per_second > 0) {

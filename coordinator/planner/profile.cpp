@@ -126,4 +126,9 @@ Status check_profiles(const ModelProfile& model, const ClusterProfile& cluster) 
   return ok_status();
 }
 
+const WorkerProfile* find_worker(const ClusterProfile& cluster, WorkerId worker) {
+  const auto found = std::ranges::lower_bound(cluster.workers, worker, {}, &WorkerProfile::worker);
+  return found != cluster.workers.end() && found->worker == worker ? &*found : nullptr;
+}
+
 }  // namespace planaria

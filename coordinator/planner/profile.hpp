@@ -89,4 +89,7 @@ struct ClusterProfile {
 // of their ids, each once; a host lies in one zone; overrides join two different workers that are there.
 [[nodiscard]] Status check_profiles(const ModelProfile& model, const ClusterProfile& cluster);
 
+// Null when it isn't in the cluster.
+[[nodiscard]] const WorkerProfile* find_worker(const ClusterProfile& cluster, WorkerId worker);
+
 }  // namespace planaria

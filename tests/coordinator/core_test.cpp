@@ -90,14 +90,18 @@ class Core : public testing::Test {
     report.work_step = state.next();
     return report;
   }
+  // Sessions 1 and 2 hold nothing.
+  void report_nothing() {
+    Report empty;
+    empty.prepare = prepared();
+    say(1, empty);
+    say(2, empty);
+  }
   // Workers of sessions 1 and 2 in view 1, at step 1.
   void begin() {
     join(1);
     join(2);
-    Report fresh;
-    fresh.prepare = prepared();
-    say(1, fresh);
-    say(2, fresh);
+    report_nothing();
     ASSERT_TRUE(core_->view());
     ASSERT_EQ(core_->view()->members.size(), 2U);
     heartbeat(1, Step(1), Phase::forward);
@@ -376,10 +380,7 @@ TEST_F(Core, AViewTellsHowManyMicroBatchesMayWait) {
   fresh(job);
   join(1);
   join(2);
-  Report empty;
-  empty.prepare = prepared();
-  say(1, empty);
-  say(2, empty);
+  report_nothing();
   ASSERT_TRUE(core_->view());
   const ViewRecord& view = *core_->view();
   ASSERT_EQ(view.stages.size(), 2U);
@@ -400,10 +401,7 @@ TEST_F(Core, TheFirstViewIsThePlannersWhereDevicesAreKnown) {
   planned.layout.pipelines = {{{{WorkerId(0), {0, 1}}, {WorkerId(1), {1, 3}}}, {0, 8}}};
   on(coordinator_event::LayoutPlanned{asked_->number, planned});
   ASSERT_NE(prepared(), ViewNumber(0));
-  Report fresh;
-  fresh.prepare = prepared();
-  say(1, fresh);
-  say(2, fresh);
+  report_nothing();
   ASSERT_TRUE(core_->view());
   EXPECT_EQ(core_->view()->stages, stages_of(planned.layout));
 }
