@@ -8,7 +8,7 @@
 #include <mutex>
 
 #include "common/log.hpp"
-#include "common/transport/guarded_sockets.hpp"
+#include "common/transport/ucx_guard.hpp"
 
 namespace planaria {
 namespace {
@@ -120,7 +120,7 @@ Result<std::shared_ptr<UcxEndpoint>> UcxWorker::open(const ByteVector& address,
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler.cb = forward_error;
   params.err_handler.arg = endpoint.get();
-  const GuardedSockets guard;
+  const UcxGuard guard;
   const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint->handle);
   if (status != UCS_OK) return ucx_error(ErrorCode::unavailable, "connecting", status);
   return endpoint;
@@ -137,7 +137,7 @@ void UcxWorker::close(std::shared_ptr<UcxEndpoint> endpoint) {
 
 bool UcxWorker::progress() {
   bool active = false;
-  const GuardedSockets guard;
+  const UcxGuard guard;
   while (ucp_worker_progress(worker_) != 0) active = true;
   std::erase_if(closing_, [](const auto& entry) {
     if (ucp_request_check_status(entry.first) == UCS_INPROGRESS) return false;

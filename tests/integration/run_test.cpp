@@ -178,5 +178,24 @@ TEST(Run, ANanAndACorruptFrameLeaveTheBitsAlone) {
   EXPECT_EQ(run["weights_hash"], clean["weights_hash"]);
 }
 
+// Others are connecting with them then.
+TEST(Run, JoinersThatDieAsTheyJoinHarmNobody) {
+  constexpr int kJoiners = 4;
+  const ScratchDirectory scratch;
+  const auto clean = run_tiny(scratch.path("clean"), {"--workers", "1", "--steps", "40"});
+  {
+    std::ofstream scenario(scratch.path("s.toml"));
+    for (int i = 0; i < kJoiners; ++i) {
+      scenario << "[[fault]]\nkind = \"join\"\nat_step = " << 2 + 2 * i
+               << "\n[[fault]]\nkind = \"kill\"\nat_step = 1\nphase = \"fetch\"\nworker = " << 3 + i << '\n';
+    }
+  }
+  const auto run =
+      run_tiny(scratch.path("run"), {"--workers", "3", "--steps", "40", "--scenario", scratch.path("s.toml")});
+  EXPECT_EQ(run["faults_fired"].size(), 2U * kJoiners);
+  EXPECT_EQ(run["workers_at_end"], 3);
+  EXPECT_EQ(run["weights_hash"], clean["weights_hash"]);
+}
+
 }  // namespace
 }  // namespace planaria
