@@ -119,6 +119,11 @@ std::string metrics_text(const StatusSnapshot& s) {
        [](Row r) -> Found { return number(r.bytes_received); });
   each("worker_memory_bytes", "gauge", "Resident memory of the worker.",
        [](Row r) -> Found { return r.memory_bytes ? Found(number(*r.memory_bytes)) : Found(); });
+  each("worker_computing_seconds_total", "counter", "Seconds that the worker computed micro-batches.",
+       [](Row r) -> Found { return r.computing_s; });
+  each("worker_waiting_seconds_total", "counter",
+       "Seconds that the worker had nothing to do between micro-batches of one step.",
+       [](Row r) -> Found { return r.waiting_s; });
   return out.take();
 }
 

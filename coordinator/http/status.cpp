@@ -57,6 +57,8 @@ json worker_json(const WorkerStatusRow& row) {
           {"bytes_sent", row.bytes_sent},
           {"bytes_received", row.bytes_received},
           {"memory_bytes", optional_json(row.memory_bytes)},
+          {"computing_s", optional_json(row.computing_s)},
+          {"waiting_s", optional_json(row.waiting_s)},
           {"microbatches_computed", row.micro_batches_computed},
           {"faults", row.faults}};
 }

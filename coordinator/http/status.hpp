@@ -39,7 +39,10 @@ struct WorkerStatusRow {
   std::optional<double> heard_ms_ago;
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
+  // By its telemetry.
   std::optional<std::uint64_t> memory_bytes;
+  std::optional<double> computing_s;         // micro-batches
+  std::optional<double> waiting_s;           // between micro-batches of one step: a pipeline's gaps
   std::uint64_t micro_batches_computed = 0;  // as reported with its commits to this coordinator
   std::uint32_t faults = 0;
 };

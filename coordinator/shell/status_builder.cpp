@@ -250,6 +250,8 @@ void StatusBuilder::add_workers(StatusSnapshot& s, const CoordinatorCore& core, 
     if (const auto sample = samples.find(id);
         sample != samples.end() && sample->second.incarnation() == worker.incarnation.value()) {
       row.memory_bytes = sample->second.memory_resident_bytes();
+      row.computing_s = sample->second.computing_seconds();
+      row.waiting_s = sample->second.waiting_seconds();
     }
     s.workers.push_back(std::move(row));
   }

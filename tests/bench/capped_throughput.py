@@ -5,8 +5,8 @@
 
 loss       four workers, then one is killed: speed after over three quarters of the speed before
 straggler  four workers, then one is held to half of its share: speed over 3.5 quarters of the speed before
-bubble     one pipeline: what a step takes besides its micro-batches at the slowest stage's pace, over (stages - 1) micro-batches,
-           the 1F1B formula; a worker alone tells what a step takes besides computing
+bubble     one pipeline: what its first stage waits in a step beyond the slowest stage's micro-batches, over what 1F1B takes to
+           fill and to empty: the other stages' time for a micro-batch
 joiner     two workers of --joined-job and then a third: what the steps around its coming take beyond the usual, over a step
 
 Speeds are of the median step of a window. Needs root for the cgroup's cpu controller (version 1 or 2).
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 PERIOD_US = 10_000
 
@@ -78,6 +79,7 @@ class Run:
         with open(ports, encoding="utf-8") as file:
             known = json.load(file)
         self.coordinator = f"{known['address']}:{known['control_port']}"
+        self.status = f"http://{known['address']}:{known['http_port']}/v1/status"
         for share in shares:
             self.add_worker(share)
 
@@ -102,6 +104,12 @@ class Run:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines]
+
+    def stages(self):
+        """The last step, and the workers' rows of the coordinator's status in the order of their blocks."""
+        with urllib.request.urlopen(self.status, timeout=10) as answer:
+            status = json.load(answer)
+        return status["step"], sorted(status["workers"], key=lambda row: row["blocks"])
 
     def await_step(self, step):
         while True:
@@ -159,36 +167,25 @@ def straggler(args):
             before / after / 0.875)
 
 
-def fit(points):
-    """Least squares line: intercept and slope."""
-    n = len(points)
-    mean_x = sum(x for x, _ in points) / n
-    mean_y = sum(y for _, y in points) / n
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
-    return mean_y - slope * mean_x, slope
-
-
-def line_of(args, stages):
-    """A step's seconds over its micro-batches: what it takes beside them, and each one."""
-    points = []
-    for micro_batches in (16, 32, 64):
-        run = Run(args, [args.share] * stages,
-                  [f"train.steps=100000", f"batch.micro_batches={micro_batches}", f"batch.slots={micro_batches}"]
-                  + ([f"cluster.layout={stages}"] if stages > 1 else []))
-        try:
-            run.await_step(10 + args.window)
-            points.append((micro_batches, median_step(run.steps(), 10, 10**9)))
-        finally:
-            run.end()
-    return fit(points)
-
-
 def bubble(args):
-    rest, alone = line_of(args, 1)
-    beside, period = line_of(args, args.stages)
-    formula = (args.stages - 1) * period
-    return (f"{args.stages} stages: {period * 1e3:.2f} ms a micro-batch ({alone * 1e3:.2f} alone), {beside * 1e3:.2f} ms "
-            f"beside ({rest * 1e3:.2f} alone); formula {formula * 1e3:.2f} ms", (beside - rest) / formula)
+    run = Run(args, [args.share] * args.stages, ["train.steps=100000", f"cluster.layout={args.stages}"])
+    try:
+        run.await_step(20)
+        first_step, first = run.stages()
+        run.await_step(20 + 2 * args.window)
+        last_step, last = run.stages()
+    finally:
+        run.end()
+    # Of each stage, in order: seconds of a micro-batch, and that it waits in a step.
+    micro_batches = [b["microbatches_computed"] - a["microbatches_computed"] for a, b in zip(first, last)]
+    took = [(b["computing_s"] - a["computing_s"]) / n for a, b, n in zip(first, last, micro_batches)]
+    steps = last_step - first_step
+    a_step = round(micro_batches[0] / steps)
+    waits = (last[0]["waiting_s"] - first[0]["waiting_s"]) / steps
+    beside = waits + a_step * (took[0] - max(took))
+    formula = sum(took) - max(took)
+    return (f"stages take {', '.join(f'{t * 1e3:.2f}' for t in took)} ms a micro-batch; besides {a_step} of the slowest's, "
+            f"the first one's step takes {beside * 1e3:.2f} ms; formula {formula * 1e3:.2f} ms", beside / formula)
 
 
 def joiner(args):

@@ -65,6 +65,8 @@ void TelemetrySampler::tick(const WorkerCore& core, const TrainerCounters& count
   }
   sample.set_micro_batches_computed(counters.micro_batches);
   sample.set_micro_batches_recomputed(counters.recomputed);
+  sample.set_computing_seconds(to_seconds(counters.computing));
+  sample.set_waiting_seconds(to_seconds(counters.waiting));
   std::uint64_t sent = 0;
   std::uint64_t received = 0;
   for (const auto& [worker, stats] : peers) {

@@ -5,6 +5,7 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include "common/log.hpp"
@@ -59,6 +60,8 @@ class Trainer::Impl {
   [[nodiscard]] TrainerCounters counters() const {
     return {.micro_batches = micro_batches_.load(std::memory_order_relaxed),
             .recomputed = recomputed_.load(std::memory_order_relaxed),
+            .computing = Duration(computing_ns_.load(std::memory_order_relaxed)),
+            .waiting = Duration(waiting_ns_.load(std::memory_order_relaxed)),
             .torn_leases = executor_->torn_leases(),
             .buffer_bytes = executor_->buffer_bytes()};
   }
@@ -75,7 +78,9 @@ class Trainer::Impl {
       {
         std::unique_lock lock(mutex_);
         const bool has_waiting = executor_->micro_batches().has_waiting();
+        const Instant idle_since = clock_.now();
         wake_.wait(lock, [&] { return stopping_ || !queue_.empty() || has_waiting; });
+        idle_ += clock_.now() - idle_since;
         if (stopping_) return;
         if (!queue_.empty()) {
           item = std::move(queue_.front());
@@ -83,7 +88,8 @@ class Trainer::Impl {
         }
         if (new_ledger_) ledger_ = std::move(new_ledger_);
       }
-      const Status done = item ? carry_out(*item) : executor_->micro_batches().finish_oldest();
+      const Status done =
+          item ? carry_out(*item) : count(computing_ns_, [&] { return executor_->micro_batches().finish_oldest(); });
       if (done) continue;
       {
         const std::scoped_lock lock(mutex_);
@@ -164,8 +170,16 @@ class Trainer::Impl {
   // The same, of sums that micro-batches may still be behind with.
   template <class Work>
   Status after_waiting(Work work) {
-    PLANARIA_TRY(executor_->micro_batches().finish_waiting());
+    PLANARIA_TRY(count(computing_ns_, [&] { return executor_->micro_batches().finish_waiting(); }));
     return beside(work);
+  }
+
+  template <class Work>
+  std::invoke_result_t<Work> count(std::atomic<std::int64_t>& took_ns, Work work) {
+    const Instant began = clock_.now();
+    auto done = work();
+    took_ns.fetch_add((clock_.now() - began).count(), std::memory_order_relaxed);
+    return done;
   }
 
   Status update(const worker_action::ApplyUpdate& action) {
@@ -179,6 +193,9 @@ class Trainer::Impl {
 
   Status compute(const worker_action::ComputeMicroBatch& action, const Item& item) {
     const bool training = action.item.position < per_slot_;
+    const Duration idle = std::exchange(idle_, Duration{});
+    if (action.step == computed_step_) waiting_ns_.fetch_add(idle.count(), std::memory_order_relaxed);
+    computed_step_ = action.step;
     if (training && hooks_.entered && entered_forward_ != action.step) {
       entered_forward_ = action.step;
       hooks_.entered(action.step, Phase::forward);
@@ -194,11 +211,14 @@ class Trainer::Impl {
       entered_backward_ = action.step;
       backward_begins = [&] { hooks_.entered(action.step, Phase::backward); };
     }
-    auto event = executor_->compute(action, poisoned, backward_begins);
+    auto event = count(computing_ns_, [&] {
+      auto computed = executor_->compute(action, poisoned, backward_begins);
+      if (computed && training) slow_down(std::get<worker_event::MicroBatchDone>(*computed));
+      return computed;
+    });
     if (!event) return event.error();
     if (training) {
-      auto& done = std::get<worker_event::MicroBatchDone>(*event);
-      slow_down(done);
+      const auto& done = std::get<worker_event::MicroBatchDone>(*event);
       if (done.pass != Pass::forward) record(action, item.view);
     }
     hooks_.completed(std::move(event).value());
@@ -246,10 +266,14 @@ class Trainer::Impl {
   std::unique_ptr<Ledger> ledger_;
   bool ledger_failing_ = false;
   Step entered_forward_, entered_backward_;
+  Step computed_step_;  // of the last micro-batch
+  Duration idle_{};     // since then
   Duration beside_{};
 
   std::atomic<std::uint64_t> micro_batches_{0};
   std::atomic<std::uint64_t> recomputed_{0};
+  std::atomic<std::int64_t> computing_ns_{0};
+  std::atomic<std::int64_t> waiting_ns_{0};
 
   std::mutex mutex_;
   std::condition_variable wake_;

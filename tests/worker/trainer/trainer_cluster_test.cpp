@@ -259,6 +259,18 @@ INSTANTIATE_TEST_SUITE_P(Networks, TrainerClusterDisorder,
                                                               Layout{"2+2", 4, false}),
                                             ::testing::Bool(), ::testing::Range<std::uint64_t>(1, 4)));
 
+TEST_F(TrainerClusterTest, AStagesWorkerTellsHowLongItComputesAndWaits) {
+  job_.cluster.layout = "3";
+  start(3);
+  run_and_compare();
+  Duration waiting{};
+  for (std::size_t worker = 0; worker < 3; ++worker) {
+    EXPECT_GT(cluster_->trainer(worker).counters().computing, Duration{}) << worker;
+    waiting += cluster_->trainer(worker).counters().waiting;
+  }
+  EXPECT_GT(waiting, Duration{});
+}
+
 TEST_F(TrainerClusterTest, LossAndEvaluationAreReportedOnceAStep) {
   start(1);
   run_and_compare();
