@@ -451,12 +451,6 @@ CoordinatorOutcome CoordinatorService::wait() {
   return *impl_->outcome;
 }
 
-std::optional<CoordinatorOutcome> CoordinatorService::wait_for(std::chrono::milliseconds timeout) {
-  std::unique_lock lock(impl_->result_mutex);
-  impl_->result_changed.wait_for(lock, timeout, [this] { return impl_->outcome.has_value(); });
-  return impl_->outcome;
-}
-
 void CoordinatorService::stop() {
   impl_->end({false, false, false, "the coordinator was stopped", snapshot()});
 }

@@ -7,10 +7,8 @@
 // Thread contract: any thread may call; start and destruction belong to the owner.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "common/result.hpp"
@@ -55,8 +53,6 @@ class CoordinatorService {
 
   // Blocks until the job has ended and everybody was told, or stop() was called.
   [[nodiscard]] CoordinatorOutcome wait();
-  // The same for at most `timeout`; nothing when it isn't over then.
-  [[nodiscard]] std::optional<CoordinatorOutcome> wait_for(std::chrono::milliseconds timeout);
   // Ends the coordinator, not the job: workers train on and register with its next start. Doesn't block.
   void stop();
 

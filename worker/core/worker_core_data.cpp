@@ -234,6 +234,10 @@ void WorkerCore::data(WorkerId from, const StateRequest& meta, const PayloadRef&
   const bool known = std::ranges::any_of(
       waiting_requests_, [&](const auto& waiting) { return waiting.first == from && waiting.second == meta; });
   if (known) return;
+  // Nobody lacks a tile more often than once of each kind.
+  constexpr std::ptrdiff_t kKinds = 4;
+  const auto waiting = std::ranges::count(waiting_requests_, from, [](const auto& request) { return request.first; });
+  if (waiting >= kKinds * config_.map->tile_count()) return refuse("more requests for state than there is state");
   waiting_requests_.emplace_back(from, meta);
 }
 
