@@ -24,11 +24,12 @@ struct PlanArguments {
   bool as_json = false;
 };
 
-Result<PlanOptions> options_of(const JobSpec& job, const PlanArguments& arguments) {
+Result<PlanOptions> options_of(const JobSpec& job, std::size_t workers, const PlanArguments& arguments) {
   PlanOptions options;
   options.micro_batches = job.batch.micro_batches;
   options.slots = job.batch.slots;
   options.shard_optimizer = arguments.shard == "true";
+  options.losses_per_s = static_cast<double>(workers) / job.cluster.worker_life_s();
   if (arguments.layout.empty()) return options;
   const auto depths = pipeline_depths(arguments.layout);
   if (!depths) return depths.error().within("--layout");
@@ -41,7 +42,7 @@ int plan(const PlanArguments& arguments) {
   if (!job) return fail(job.error());
   const auto file = load_cluster(arguments.cluster);
   if (!file) return fail(file.error());
-  const auto options = options_of(*job, arguments);
+  const auto options = options_of(*job, file->cluster.workers.size(), arguments);
   if (!options) return fail(options.error());
   const StateMap map(job->model, job->train.tile_elements);
   const ModelProfile model = model_profile(*job, map, file->flops_per_s);

@@ -95,6 +95,9 @@ int simulate_fleet(FleetArguments arguments) {
         write_file_atomically(posix_file_system(), arguments.save_trace, std::string_view(trace_to_csv(*trace)));
     if (!saved) return fail(saved.error());
   }
+  if (trace->preemptions() > 0) {
+    arguments.fleet.worker_life_h = trace->capacity() / 3600 / static_cast<double>(trace->preemptions());
+  }
   const auto model = fleet::FleetModel::make(arguments.fleet);
   if (!model) return fail(model.error());
   const auto& best = model->best();

@@ -88,6 +88,7 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.key("join_timeout_ms", job.cluster.join_timeout_ms, milliseconds);
   v.key("reconnect_timeout_ms", job.cluster.reconnect_timeout_ms, milliseconds);
   v.key("rebalance_gain", job.cluster.rebalance_gain, fraction);
+  v.key("worker_life_h", job.cluster.worker_life_h, NumberRange{1e-3, 1e6});
   v.key("layout", job.cluster.layout);
   v.key("memory_mb", job.cluster.memory_mb, any_u32);
   v.key("listen", job.cluster.listen);

@@ -144,6 +144,7 @@ struct ClusterSpec {
   std::uint32_t join_timeout_ms = 120000;      // awaiting the first members
   std::uint32_t reconnect_timeout_ms = 60000;  // a worker that finds no coordinator for this long at start gives up
   double rebalance_gain = 0.10;                // predicted gain that justifies another layout
+  double worker_life_h = 10;                   // as expected, until losses tell: short lives make short pipelines
   std::string layout;                          // stages of each pipeline, "2+1"; empty: the planner chooses
   std::uint32_t memory_mb = 0;                 // that a worker may use; 0 = its share of the machine's
   std::string listen = "127.0.0.1";
@@ -154,9 +155,10 @@ struct ClusterSpec {
   template <class V>
   void fields(V& v) {
     v(workers, min_workers, threads, heartbeat_ms, lease_ms, suspect_grace_ms, prepare_timeout_ms, stall_timeout_ms,
-      join_timeout_ms, reconnect_timeout_ms, rebalance_gain, layout, memory_mb, listen, control_port, http_port,
-      telemetry_port);
+      join_timeout_ms, reconnect_timeout_ms, rebalance_gain, worker_life_h, layout, memory_mb, listen, control_port,
+      http_port, telemetry_port);
   }
+  [[nodiscard]] double worker_life_s() const { return 3600 * worker_life_h; }
 };
 
 struct CheckpointSpec {

@@ -376,7 +376,6 @@ class ElasticFleet {
     if (plan.tier > 0) ++result_.rollbacks;
     if (stands_since_s_) step_stood_s_ += now_s_ - *stands_since_s_;
     const bool goes_on = view_ && plan.step == step_ && !plan.discard && !holding_;
-    const StepSchedule::Done done = goes_on ? schedule_.done(now_s_) : StepSchedule::Done();
     if (view_) {
       for (const StageAssignment& stage : view_->stages) stages_of_[stage.worker.value()].clear();
     }
@@ -388,7 +387,11 @@ class ElasticFleet {
     step_ = plan.step;
     enter(to);
     if (!goes_on) forget_exchanged();
-    schedule_.assign(plan.stages, done);
+    if (goes_on) {
+      schedule_.reassign(plan.stages, now_s_);
+    } else {
+      schedule_.assign(plan.stages);
+    }
     start_fetches(plan);
     begin_step();
   }
@@ -557,7 +560,7 @@ class ElasticFleet {
       report_soon(std::move(held_reporters_), prepared_);
       return;
     }
-    schedule_.assign(view_->stages, {});
+    schedule_.assign(view_->stages);
     begin_step();
   }
 

@@ -31,6 +31,7 @@ JobSpec fleet_job(const FleetOptions& options) {
   job.optimizer.shard = false;  // with state that exists once, each loss would be one of state
   job.train.steps = 100'000'000;
   job.cluster.workers = options.workers;
+  job.cluster.worker_life_h = options.worker_life_h;
   job.cluster.lease_ms = static_cast<std::uint32_t>(to_ms(options.lease));
   job.cluster.heartbeat_ms = std::max(10U, job.cluster.lease_ms / 4);
   job.cluster.prepare_timeout_ms = std::max(job.cluster.prepare_timeout_ms, 4 * job.cluster.lease_ms);
@@ -92,6 +93,10 @@ Result<FleetModel> FleetModel::make(const FleetOptions& options) {
 
 double FleetModel::seconds_of(BlockRange blocks) const {
   return seconds_before_[blocks.end] - seconds_before_[blocks.begin];
+}
+
+double FleetModel::border_s() const {
+  return to_seconds(options_.latency) + 4 * static_cast<double>(job_.boundary_elements()) / bytes_per_s();
 }
 
 std::uint64_t FleetModel::bytes_of(TileRange tiles, bool parameters_only) const {

@@ -24,6 +24,7 @@ struct FleetOptions {
   double memory_gib = 80;                   // of a worker
   Duration latency = std::chrono::microseconds(100);
   Duration lease = std::chrono::seconds(1);
+  double worker_life_h = 10;  // that the job expects
   // Part of the preempted machines that vanish as a whole: no connection is closed, and only the lease tells. Of others
   // the kernel closes what their processes had open.
   double silent = 0.1;
@@ -65,6 +66,8 @@ class FleetModel {
 
   // Seconds of one micro-batch in these blocks on one worker.
   [[nodiscard]] double seconds_of(BlockRange blocks) const;
+  // Seconds of one micro-batch's values between two stages, on their way up or back.
+  [[nodiscard]] double border_s() const;
   // The reduction and the gathering of a step whose gradients lie as in `work`, with optimizer state at every owner of
   // a block in `stages`.
   [[nodiscard]] ExchangeSeconds exchange(std::span<const StageAssignment> work,

@@ -2,16 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace planaria::fleet {
 
 std::uint32_t StepSchedule::Column::done_at(double at_s) const {
-  const double flowed = std::floor((std::min(at_s, frozen) - start - fill) / period + 1e-9);
-  return before + static_cast<std::uint32_t>(std::clamp(flowed, 0.0, static_cast<double>(slots)));
+  const double done = std::floor(flow.micro_batches(flowed_at(at_s)) + 1e-9);
+  return before + static_cast<std::uint32_t>(std::clamp(done, 0.0, static_cast<double>(slots)));
 }
 
-void StepSchedule::assign(std::span<const StageAssignment> stages, const Done& done) {
+void StepSchedule::assign(std::span<const StageAssignment> stages) {
   columns_.clear();
+  reassign(stages, 0);
+}
+
+void StepSchedule::reassign(std::span<const StageAssignment> stages, double at_s) {
+  using Key = std::pair<WorkerId, StageWork>;
+  const std::vector<Column> old = std::exchange(columns_, {});
+  std::map<Key, std::pair<const Column*, std::uint32_t>> done;  // by stage
+  for (const Column& column : old) {
+    for (const StageAssignment& stage : column.stages) {
+      done[{stage.worker, stage.work}] = {&column, column.done_at(at_s)};
+    }
+  }
   fetches_.clear();
   for (const StageAssignment& stage : stages) {
     if (stage.work.empty()) continue;
@@ -22,21 +35,38 @@ void StepSchedule::assign(std::span<const StageAssignment> stages, const Done& d
       columns_.emplace_back();
       columns_.back().recompute = stage.recompute;
     }
-    Column& column = columns_.back();
-    const auto had = done.find({stage.worker, stage.work});
-    const std::uint32_t before = had == done.end() ? 0 : had->second;
-    column.before = column.stages.empty() ? before : std::min(column.before, before);
-    column.stages.push_back(stage);
-    const double seconds = model_->seconds_of(stage.work.blocks);
-    column.fill += seconds;
-    column.period = std::max(column.period, seconds);
+    columns_.back().stages.push_back(stage);
   }
   std::stable_partition(columns_.begin(), columns_.end(), [](const Column& column) { return column.recompute; });
   columns_of_.clear();
+  const auto key = [](const StageAssignment& stage) { return Key(stage.worker, stage.work); };
   for (std::uint32_t c = 0; c < columns_.size(); ++c) {
     Column& column = columns_[c];
-    column.fill -= column.period;
-    column.slots = column.stages.front().work.slots.size() - column.before;
+    const auto had = done.find(key(column.stages.front()));
+    if (had != done.end() && std::ranges::equal(column.stages, had->second.first->stages, {}, key, key)) {
+      const Column& before = *had->second.first;
+      column.flow = before.flow;
+      column.before = before.before;
+      column.slots = before.slots;
+      column.flowed = before.flowed_at(at_s);
+    } else {
+      double together = 0, slowest = 0;
+      column.before = std::numeric_limits<std::uint32_t>::max();
+      for (const StageAssignment& stage : column.stages) {
+        const double seconds = model_->seconds_of(stage.work.blocks);
+        together += seconds;
+        slowest = std::max(slowest, seconds);
+        const auto of_stage = done.find(key(stage));
+        column.before = std::min(column.before, of_stage == done.end() ? 0 : of_stage->second.second);
+      }
+      const auto count = static_cast<std::uint32_t>(column.stages.size());
+      column.flow = planner::flow_through(count, together, slowest);
+      if (count > 1) {
+        column.flow.fill += (count - 1) * 2 * model_->border_s();
+        column.flow.period = std::max(column.flow.period, model_->border_s());
+      }
+      column.slots = column.stages.front().work.slots.size() - column.before;
+    }
     for (const StageAssignment& stage : column.stages) {
       if (stage.worker.value() >= columns_of_.size()) columns_of_.resize(stage.worker.value() + 1);
       columns_of_[stage.worker.value()].push_back(c);
@@ -122,16 +152,6 @@ std::vector<std::pair<StageWork, std::uint32_t>> StepSchedule::progress(WorkerId
     for (const StageAssignment& stage : columns_[c].stages) {
       if (stage.worker == worker) done.emplace_back(stage.work, columns_[c].done_at(at_s));
     }
-  }
-  return done;
-}
-
-StepSchedule::Done StepSchedule::done(double at_s) const {
-  Done done;
-  for (const Column& column : columns_) {
-    const std::uint32_t slots = column.done_at(at_s);
-    if (slots == 0) continue;
-    for (const StageAssignment& stage : column.stages) done[{stage.worker, stage.work}] = slots;
   }
   return done;
 }

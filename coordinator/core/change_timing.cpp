@@ -40,6 +40,12 @@ std::optional<Duration> ChangeTiming::loss_gap(Instant now) const {
   return (now - losses_.front()) / (std::ssize(losses_) - 1);
 }
 
+std::optional<double> ChangeTiming::losses_per_s(Instant now) const {
+  const auto gap = loss_gap(now);
+  if (!gap || *gap <= Duration(0)) return std::nullopt;
+  return 1 / to_seconds(*gap);
+}
+
 double ChangeTiming::steps_until_loss(Instant now) const {
   const auto gap = loss_gap(now);
   if (!gap || step_took_ <= Duration(0)) return kForEver;

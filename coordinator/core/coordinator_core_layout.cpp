@@ -67,7 +67,10 @@ LayoutRequest CoordinatorCore::layout_request(const std::vector<WorkerId>& ids) 
     workers.push_back({ids[i], worker.host, worker.resources, speeds[i], worker.heartbeat.beside_seconds});
   }
   const auto previous = view_ ? std::span<const StageAssignment>(view_->stages) : std::span<const StageAssignment>();
-  return planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, previous, measured_links(ids));
+  LayoutRequest request =
+      planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, previous, measured_links(ids));
+  request.options.losses_per_s = timing_.losses_per_s(now_).value_or(request.options.losses_per_s);
+  return request;
 }
 
 std::map<WorkerId, LinkTable> CoordinatorCore::measured_links(const std::vector<WorkerId>& ids) const {

@@ -43,6 +43,7 @@ PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> dept
   options.slots = job.batch.slots;
   options.shard_optimizer = job.optimizer.shard;
   options.hysteresis_gain = job.cluster.rebalance_gain;
+  options.losses_per_s = static_cast<double>(workers) / job.cluster.worker_life_s();
   if (!depths.empty()) options.forced_depths = repeated_depths(depths, workers, blocks);
   return options;
 }

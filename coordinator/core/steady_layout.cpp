@@ -4,6 +4,7 @@
 #include <cassert>
 #include <functional>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <unordered_map>
@@ -156,7 +157,11 @@ class Mending {
       }
       if (place.blocks.begin == 0) pipelines_.emplace_back();
       pipelines_.back().push_back(place);
-      usual_depth_ = std::max(usual_depth_, pipelines_.back().size());
+    }
+    std::map<std::size_t, std::size_t> counts;  // by depth
+    for (const std::vector<Place>& places : pipelines_) ++counts[places.size()];
+    for (const auto& [depth, count] : counts) {
+      if (count >= counts[usual_depth_]) usual_depth_ = depth;
     }
     for (std::size_t i = 0; i < in_.workers.size(); ++i) {
       if (!placed[i]) free_.push_back(i);
@@ -182,7 +187,7 @@ class Mending {
     }
   }
 
-  // The shortest first, until all are as deep as the deepest was.
+  // The shortest first, until all are as deep as most were.
   void lengthen_pipelines() {
     while (!free_.empty() && !pipelines_.empty()) {
       const auto shortest = std::ranges::min_element(pipelines_, {}, &std::vector<Place>::size);
@@ -219,7 +224,7 @@ class Mending {
 
   const SteadyLayoutInput& in_;
   std::vector<std::vector<Place>> pipelines_;
-  std::size_t usual_depth_ = 1;
+  std::size_t usual_depth_ = 0;  // of the most pipelines, the deepest of these
   std::vector<std::size_t> free_;
 };
 

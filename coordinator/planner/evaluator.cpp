@@ -12,12 +12,6 @@ constexpr double kRounding = 1e-9;
 constexpr double kOneHostPenalty = 1e-3;
 // ... and for a second keeper of each state: without one a death costs the steps since the last checkpoint.
 constexpr double kKeptOncePenalty = 0.5;
-// Of the stages' times for a micro-batch, what filling and emptying a pipeline costs. Forward, the inputs' and the
-// weights' gradients take a third each, and the last fill gaps: p like stages stand still for about p / 3 micro-batches
-// instead of p - 1 (1F1B), and a third longer for each micro-batch that there are fewer than stages. Where memory lets
-// fewer gradients wait it takes longer, up to 1F1B's, which isn't reckoned.
-constexpr double kUnfilled = 1.0 / 3;
-
 std::uint64_t pair_key(std::uint32_t a, std::uint32_t b) {
   return (std::uint64_t{std::min(a, b)} << 32) | std::max(a, b);
 }
@@ -47,17 +41,6 @@ std::uint32_t open_sums(SlotRange range) {
     most = std::max(most, count_nodes({range.begin, slot}) + 1);
   }
   return most;
-}
-
-double Line::seconds(double micro_batches) const {
-  const double lacking = std::max(0.0, static_cast<double>(workers.size()) - micro_batches);
-  return fill + (micro_batches - 1) * period + lacking * gap;
-}
-
-double Line::micro_batches(double seconds) const {
-  const auto stages = static_cast<double>(workers.size());
-  const double many = (seconds - fill) / period + 1;
-  return many >= stages ? many : (seconds - fill + period - stages * gap) / (period - gap);
 }
 
 bool Score::better_than(const Score& other) const {
@@ -183,13 +166,13 @@ double Evaluator::class_rate(std::uint32_t a, std::uint32_t b) const {
 }
 
 void Evaluator::time_line(Line& line) const {
-  line.period = 0;
   const auto boundary = static_cast<double>(model_->boundary_bytes);
   std::uint32_t begin = 0;
   double beside = 0;
   double slowest = 0;
   double stages = 0;
   double borders = 0;
+  double slowest_link = 0;
   for (std::size_t s = 0; s < line.workers.size(); ++s) {
     beside = std::max(beside, beside_[line.workers[s]]);
     const double stage = block_seconds(begin, line.ends[s]) / speed_[line.workers[s]];
@@ -199,11 +182,11 @@ void Evaluator::time_line(Line& line) const {
     if (s + 1 == line.workers.size()) break;
     const LinkProfile next = link(line.workers[s], line.workers[s + 1]);
     borders += 2 * (next.latency_s + boundary / next.bytes_per_s);
-    line.period = std::max(line.period, boundary / next.bytes_per_s);
+    slowest_link = std::max(slowest_link, boundary / next.bytes_per_s);
   }
-  line.period = std::max(line.period, slowest);
-  line.fill = kUnfilled * stages + (1 - kUnfilled) * slowest + borders + beside;
-  line.gap = kUnfilled * stages / static_cast<double>(line.workers.size());
+  line.flow = flow_through(static_cast<std::uint32_t>(line.workers.size()), stages, slowest);
+  line.flow.fill += borders + beside;
+  line.flow.period = std::max(slowest, slowest_link);
 }
 
 double Evaluator::compute_seconds(const Candidate& candidate) const {
@@ -530,12 +513,22 @@ bool Evaluator::state_kept_once(const Candidate& candidate) const {
   return candidate.size() == 1 && workers() > 1 && !options_->shard_optimizer;
 }
 
+double Evaluator::refill_seconds(const Candidate& candidate) const {
+  double seconds = 0;
+  std::size_t stages = 0;
+  for (const Line& line : candidate) {
+    seconds += line.flow.fill * static_cast<double>(line.workers.size());
+    stages += line.workers.size();
+  }
+  return seconds / static_cast<double>(stages);
+}
+
 Score Evaluator::score(const Candidate& candidate) {
   measure(candidate);
   const double seconds = compute_s_ + reduce_s_ + gather_s_ + move_s_ / options_->amortisation_steps;
   const double penalty =
       kOneHostPenalty * blocks_on_one_host_ / blocks() + (state_kept_once(candidate) ? kKeptOncePenalty : 0);
-  return {excess_, seconds * (1 + penalty)};
+  return {excess_, seconds * (1 + penalty + options_->losses_per_s * refill_seconds(candidate))};
 }
 
 Prediction Evaluator::predict(const Candidate& candidate) {
@@ -548,12 +541,13 @@ Prediction Evaluator::predict(const Candidate& candidate) {
   prediction.move_s = move_s_;
   prediction.move_bytes = move_bytes_;
   prediction.state_kept_once = state_kept_once(candidate);
+  prediction.refill_s = refill_seconds(candidate);
   prediction.on_one_host = static_cast<double>(blocks_on_one_host_) / blocks();
   double free_slots = 0;
   double rate = 0;
   for (const Line& line : candidate) {
-    free_slots += line.fill / line.period - 1;
-    rate += 1 / line.period;
+    free_slots += line.flow.fill / line.flow.period - 1;
+    rate += 1 / line.flow.period;
     const std::uint64_t micro_batches = std::uint64_t{line.slots} * per_slot();
     prediction.boundary_bytes += 2 * (line.workers.size() - 1) * micro_batches * model_->boundary_bytes;
     std::uint32_t begin = 0;

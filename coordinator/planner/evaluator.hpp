@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "coordinator/planner/layout_plan.hpp"
+#include "coordinator/planner/pipeline_flow.hpp"
 
 namespace planaria::planner {
 
@@ -23,13 +24,7 @@ struct Line {
   std::vector<std::uint32_t> workers;
   std::vector<std::uint32_t> ends;  // of each stage's blocks; the last is the number of blocks
   std::uint32_t slots = 0;
-  double fill = 0;    // seconds that the first micro-batch takes with the gaps around all, and besides micro-batches
-  double period = 0;  // seconds that each further one adds
-  double gap = 0;     // seconds that the gaps take more for each micro-batch of which there are fewer than stages
-
-  [[nodiscard]] double seconds(double micro_batches) const;
-  // The reverse: the micro-batches that take so long, which need not be a whole number.
-  [[nodiscard]] double micro_batches(double seconds) const;
+  PipelineFlow flow;
 };
 
 // Pipelines in the order of their slots.
@@ -82,10 +77,14 @@ class Evaluator {
   [[nodiscard]] double block_seconds(std::uint32_t begin, std::uint32_t end) const {
     return seconds_[end] - seconds_[begin];
   }
-  // Fills `fill` and `period` from workers and ends.
+  // Fills `flow` from workers and ends.
   void time_line(Line& line) const;
-  [[nodiscard]] double line_seconds(const Line& line) const { return line.seconds(line.slots * double(per_slot())); }
+  [[nodiscard]] double line_seconds(const Line& line) const {
+    return line.flow.seconds(line.slots * double(per_slot()));
+  }
   [[nodiscard]] bool state_kept_once(const Candidate& candidate) const;
+  // Of the pipeline that a loss empties, on average.
+  [[nodiscard]] double refill_seconds(const Candidate& candidate) const;
   // The slowest pipeline. Precondition: time_line() was called on all.
   [[nodiscard]] double compute_seconds(const Candidate& candidate) const;
   // What a worker needs for these blocks, about: a guide for the search; score() decides.

@@ -71,7 +71,7 @@ class ExactSearch {
       for (std::uint32_t slots = 0; slots <= evaluator_->slots(); ++slots) {
         double least = std::numeric_limits<double>::infinity();
         for (const Line& split : order.splits)
-          least = std::min(least, split.seconds(slots * double(evaluator_->per_slot())));
+          least = std::min(least, split.flow.seconds(slots * double(evaluator_->per_slot())));
         order.least_s.push_back(least);
       }
       by_mask_[mask].push_back(std::move(order));
@@ -250,7 +250,7 @@ class ExactSearch {
     candidate_.resize(placed_.size());
     const auto& [order, at, share] = placed_[p];
     for (const Line& split : order->splits) {
-      const double slowest = std::max(compute_s, split.seconds(share * double(evaluator_->per_slot())));
+      const double slowest = std::max(compute_s, split.flow.seconds(share * double(evaluator_->per_slot())));
       if (hopeless(slowest)) continue;
       candidate_[p] = split;
       candidate_[p].slots = share;

@@ -35,7 +35,7 @@ Score judge(const Problem& problem, Line& line) {
     excess += std::max(0.0, need / problem.evaluator.memory(line.workers[s]) - 1);
     begin = line.ends[s];
   }
-  return {excess, line.seconds(problem.micro_batches)};
+  return {excess, line.flow.seconds(problem.micro_batches)};
 }
 
 void try_all(const Problem& problem, Line& line, std::size_t stage, Line& best, Score& best_score) {

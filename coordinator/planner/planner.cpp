@@ -43,8 +43,9 @@ Status check_options(const ModelProfile& model, const ClusterProfile& cluster, c
     return refuse(fmt::format("{} micro-batches in {} slots: slots are a power of two up to {} that divides them",
                               options.micro_batches, options.slots, kMaxPlannedSlots));
   }
-  if (!(options.amortisation_steps > 0) || !(options.hysteresis_gain >= 0) || options.state_generations == 0) {
-    return refuse("amortisation steps and state generations are above 0, the gain is 0 or more");
+  if (!(options.amortisation_steps > 0) || !(options.hysteresis_gain >= 0) || options.state_generations == 0 ||
+      !(options.losses_per_s >= 0)) {
+    return refuse("amortisation steps and state generations are above 0, the gain and expected losses are 0 or more");
   }
   std::uint64_t needed = 0;
   for (const std::uint32_t depth : options.forced_depths) {
@@ -143,7 +144,9 @@ std::string why_lost(const Prediction& lost, const Prediction& chosen) {
   const double move = lost.move_s - chosen.move_s;
   std::string cause = "computing takes longer";
   if (exchange > compute && exchange > 0) cause = "exchanging sums and values takes longer";
-  if (move > 0 && compute <= 0 && exchange <= 0) cause = "moving there costs more than it gains";
+  if (compute <= 0 && exchange <= 0) {
+    cause = move > 0 ? "moving there costs more than it gains" : "a loss empties longer pipelines";
+  }
   if (lost.state_kept_once && !chosen.state_kept_once) {
     return fmt::format("each worker would be alone with its state: what it held would be lost with it ({})",
                        parts_text(lost));

@@ -32,7 +32,7 @@ bool fewest_nodes(const Evaluator& evaluator, Candidate& candidate, double limit
   cost[0][0] = 0;
   for (std::size_t p = 0; p < candidate.size(); ++p) {
     std::uint32_t most = 0;
-    while (most < slots && candidate[p].seconds((most + 1) * double(evaluator.per_slot())) <= limit_s) ++most;
+    while (most < slots && candidate[p].flow.seconds((most + 1) * double(evaluator.per_slot())) <= limit_s) ++most;
     for (std::uint32_t begin = 0; begin < slots; ++begin) {
       if (cost[p][begin] == kNever) continue;
       for (std::uint32_t share = 1; share <= most && begin + share <= slots; ++share) {
@@ -58,11 +58,11 @@ std::uint32_t begin_shares(Candidate& candidate, std::uint32_t units, double mic
   constexpr int kBisections = 40;
   double low = 0;
   double high = std::numeric_limits<double>::infinity();
-  for (const Line& line : candidate) high = std::min(high, line.seconds(units * micro_batches));
+  for (const Line& line : candidate) high = std::min(high, line.flow.seconds(units * micro_batches));
   const auto share_until = [&](double seconds) {
     std::uint64_t sum = 0;
     for (Line& line : candidate) {
-      const double done = line.micro_batches(seconds) / micro_batches;
+      const double done = line.flow.micro_batches(seconds) / micro_batches;
       line.slots = done > 1 ? static_cast<std::uint32_t>(std::min(done, double(units))) : 1;
       sum += line.slots;
     }
@@ -92,7 +92,7 @@ bool share_slots(const Evaluator& evaluator, Candidate& candidate, std::uint32_t
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
   const double micro_batches = double(unit) * evaluator.per_slot();
   const auto next = [&](std::size_t p) {
-    return candidate[p].seconds((candidate[p].slots / unit + 1) * micro_batches);
+    return candidate[p].flow.seconds((candidate[p].slots / unit + 1) * micro_batches);
   };
   std::uint32_t left = units - begin_shares(candidate, units, micro_batches);
   for (std::size_t p = 0; p < candidate.size(); ++p) {

@@ -26,8 +26,10 @@ TEST(ChangeTiming, AFewLossesDontTellHowFastTheyCome) {
   const Instant now = kStart + seconds(11);
   for (int i = 0; i < 3; ++i) timing.member_lost(now);
   EXPECT_FALSE(timing.losses_come_fast(now));
+  EXPECT_EQ(timing.losses_per_s(now + seconds(6)), std::nullopt);
   timing.member_lost(now);
   EXPECT_TRUE(timing.losses_come_fast(now));
+  EXPECT_DOUBLE_EQ(timing.losses_per_s(now + seconds(6)).value(), 0.5);
   EXPECT_FALSE(timing.losses_come_fast(now + seconds(200)));
 }
 

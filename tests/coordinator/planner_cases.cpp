@@ -108,7 +108,7 @@ class BruteForce {
     }
     const std::uint32_t slots = ends[p] - (p == 0 ? 0 : ends[p - 1]);
     for (const Line& line : splits[order[p]]) {
-      if (best_.fits() && line.seconds(slots * double(evaluator_->per_slot())) >= best_.cost_s) continue;
+      if (best_.fits() && line.flow.seconds(slots * double(evaluator_->per_slot())) >= best_.cost_s) continue;
       candidate_[p] = line;
       candidate_[p].slots = slots;
       choose(splits, order, ends, p + 1);

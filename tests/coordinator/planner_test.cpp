@@ -144,6 +144,20 @@ TEST(Prediction, UnevenStagesTakeTheSlowestForEachMicroBatchAndAThirdOfTheirSumF
   EXPECT_NEAR(prediction->compute_s, expected, expected * 1e-12);
 }
 
+TEST(Prediction, ALossCostsTheFillingOfThePipelineThatItEmpties) {
+  const ModelProfile model = small_model();
+  const ClusterProfile cluster = alike(2);
+  const LayoutPlan layout{{{{{WorkerId(0), {0, 3}}, {WorkerId(1), {3, 8}}}, {0, 64}}}};
+  PlanOptions options = options_of();
+  const auto never = predict(layout, model, cluster, options);
+  options.losses_per_s = 0.25;
+  const auto often = predict(layout, model, cluster, options);
+  ASSERT_TRUE(never && often);
+  EXPECT_GT(often->refill_s, 0);
+  EXPECT_EQ(often->step_s, never->step_s);
+  EXPECT_NEAR(often->cost_s, never->cost_s + 0.25 * never->step_s * often->refill_s, never->cost_s * 1e-9);
+}
+
 // One pipeline of like stages, one block each.
 TEST(Prediction, FewerMicroBatchesThanStagesLeaveLongerGaps) {
   ModelProfile model = small_model();

@@ -181,6 +181,12 @@ TEST_F(Mended, ANewcomerLengthensAShortPipelineWhereNothingMoves) {
   EXPECT_EQ(stages_[1].work.blocks, (BlockRange{2, 4}));
 }
 
+TEST_F(Mended, OneDeepPipelineDoesNotMakeAllOthersDeeper) {
+  before_.depths = {2, 1, 1};
+  previous_ = before_.stages();
+  EXPECT_EQ(mended({0, 1, 2, 3, 4}, true), (Pipelines{{0, 1}, {2}, {3}, {4}}));
+}
+
 TEST_F(Mended, NewcomersMakePipelinesOfTheUsualDepthAndOthersStaySpare) {
   EXPECT_EQ(mended({0, 1, 2, 3, 4, 5, 6}, true), (Pipelines{{0, 1}, {2, 3}, {4, 5}}));
   EXPECT_EQ(mended({0, 1, 2, 3, 4, 5}, false), (Pipelines{{0, 1}, {2, 3}}));
