@@ -126,6 +126,7 @@ nlohmann::json plan_json(const PlannedLayout& planned, const ModelProfile& model
           {"proven", planned.proven},
           {"considered", planned.considered},
           {"step_s", prediction.step_s},
+          {"loss_s", prediction.loss_s},
           {"compute_s", prediction.compute_s},
           {"reduce_s", prediction.reduce_s},
           {"gather_s", prediction.gather_s},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 namespace planaria::fleet {
 
@@ -26,8 +27,17 @@ void StepSchedule::reassign(std::span<const StageAssignment> stages, double at_s
     }
   }
   fetches_.clear();
-  for (const StageAssignment& stage : stages) {
-    if (stage.work.empty()) continue;
+  std::vector<StageAssignment> work(stages.begin(), stages.end());
+  std::erase_if(work, [](const StageAssignment& stage) { return stage.work.empty(); });
+  for (StageAssignment& stage : work) {
+    const auto had = done.find({stage.worker, stage.work});
+    if (had != done.end()) stage.recompute = had->second.first->recompute;
+  }
+  // Lost work comes first. A pipeline's stages need not come one after another: some were taken over.
+  std::ranges::stable_sort(work, {}, [](const StageAssignment& stage) {
+    return std::tuple(!stage.recompute, stage.work.slots.begin, stage.work.slots.end, stage.work.blocks.begin);
+  });
+  for (const StageAssignment& stage : work) {
     const bool joins = !columns_.empty() && columns_.back().recompute == stage.recompute &&
                        columns_.back().stages.back().work.slots == stage.work.slots &&
                        columns_.back().stages.back().work.blocks.end <= stage.work.blocks.begin;
@@ -37,7 +47,6 @@ void StepSchedule::reassign(std::span<const StageAssignment> stages, double at_s
     }
     columns_.back().stages.push_back(stage);
   }
-  std::stable_partition(columns_.begin(), columns_.end(), [](const Column& column) { return column.recompute; });
   columns_of_.clear();
   const auto key = [](const StageAssignment& stage) { return Key(stage.worker, stage.work); };
   for (std::uint32_t c = 0; c < columns_.size(); ++c) {

@@ -62,7 +62,7 @@ extern "C" [[noreturn]] void ucs_fatal_error_format(const char* file, unsigned l
   const bool drops_reply =
       std::string_view(function) == "ucp_request_send_state_ff" && std::strstr(format, "got %s message") != nullptr;
   if (drops_reply && planaria::way_out != nullptr) {
-    planaria::Log("ucx").info("a reply to a peer that is gone is not sent");
+    planaria::Log("ucx").info("a message to connect with a peer that is gone is not sent");
     std::longjmp(*planaria::way_out, 1);
   }
   char message[512];

@@ -40,10 +40,9 @@ std::optional<Duration> ChangeTiming::loss_gap(Instant now) const {
   return (now - losses_.front()) / (std::ssize(losses_) - 1);
 }
 
-std::optional<double> ChangeTiming::losses_per_s(Instant now) const {
-  const auto gap = loss_gap(now);
-  if (!gap || *gap <= Duration(0)) return std::nullopt;
-  return 1 / to_seconds(*gap);
+double ChangeTiming::losses_per_s(double expected_per_s, Instant now) const {
+  if (losses_.empty()) return expected_per_s;
+  return static_cast<double>(losses_.size()) / (to_seconds(now - losses_.front()) + 1 / expected_per_s);
 }
 
 double ChangeTiming::steps_until_loss(Instant now) const {

@@ -29,9 +29,9 @@ class ChangeTiming {
   void step_committed(Instant now);
   void member_lost(Instant now);
 
-  // By the latest losses; none: too few are known.
-  [[nodiscard]] std::optional<double> losses_per_s(Instant now) const;
-  // At most a hundred, which stand for ever.
+  // By the latest losses, and by those expected as if one of them had come.
+  [[nodiscard]] double losses_per_s(double expected_per_s, Instant now) const;
+  // By the latest losses; at most a hundred, which stand for ever.
   [[nodiscard]] double steps_until_loss(Instant now) const;
   [[nodiscard]] bool losses_come_fast(Instant now) const;
   // accepted: when each of them came; not empty.

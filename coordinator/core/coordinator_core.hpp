@@ -294,6 +294,8 @@ class CoordinatorCore {
   [[nodiscard]] bool settled() const;
   [[nodiscard]] LayoutRequest layout_request(const std::vector<WorkerId>& workers) const;
   [[nodiscard]] LayoutRequest layout_request() const;  // for the view's members
+  // Of so many workers together.
+  [[nodiscard]] double losses_per_s(std::size_t workers) const;
   [[nodiscard]] std::map<WorkerId, LinkTable> measured_links(const std::vector<WorkerId>& workers) const;
   [[nodiscard]] std::vector<StageAssignment> mended(std::span<const StageAssignment> stages,
                                                     const LayoutRequest& request, Forecast& forecast) const;

@@ -252,6 +252,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
   input.steps_ahead = timing_.steps_until_loss(now_);
+  input.losses_per_s = losses_per_s(ids.size());
   input.planned = change.boundary.has_value();
   input.discard_work = suspicion_.discard_work;
   input.distrust_state = suspicion_.distrust_state;

@@ -69,8 +69,12 @@ LayoutRequest CoordinatorCore::layout_request(const std::vector<WorkerId>& ids) 
   const auto previous = view_ ? std::span<const StageAssignment>(view_->stages) : std::span<const StageAssignment>();
   LayoutRequest request =
       planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, previous, measured_links(ids));
-  request.options.losses_per_s = timing_.losses_per_s(now_).value_or(request.options.losses_per_s);
+  request.options.losses_per_s = losses_per_s(ids.size());
   return request;
+}
+
+double CoordinatorCore::losses_per_s(std::size_t workers) const {
+  return timing_.losses_per_s(static_cast<double>(workers) / config_.job.cluster.worker_life_s(), now_);
 }
 
 std::map<WorkerId, LinkTable> CoordinatorCore::measured_links(const std::vector<WorkerId>& ids) const {

@@ -98,7 +98,7 @@ Forecast::Forecast(const LayoutRequest& request)
 std::optional<double> Forecast::step_seconds(std::span<const StageAssignment> stages) {
   if (!judge_) return std::nullopt;
   const auto predicted = judge_->predict(plan_of(stages));
-  return predicted ? std::optional(predicted->step_s) : std::nullopt;
+  return predicted ? std::optional(predicted->step_s + predicted->loss_s) : std::nullopt;
 }
 
 std::vector<StageAssignment> Forecast::with_slots_shared_out(std::vector<StageAssignment> stages) {

@@ -66,7 +66,7 @@ class Forecast {
  public:
   explicit Forecast(const LayoutRequest& request);
 
-  // As predicted; none where that can't be told.
+  // As predicted, with what losses in it are expected to cost; none where that can't be told.
   [[nodiscard]] std::optional<double> step_seconds(std::span<const StageAssignment> stages);
   // The same pipelines with slots shared out by the prediction, which counts whole slots and the sums that travel.
   [[nodiscard]] std::vector<StageAssignment> with_slots_shared_out(std::vector<StageAssignment> stages);

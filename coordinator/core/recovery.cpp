@@ -347,6 +347,7 @@ class RecoveryPlanner {
       workers.push_back({worker(i), member.member.host, member.resources, speeds_[i], member.beside_s});
     }
     LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {}, in_.links);
+    request.options.losses_per_s = in_.losses_per_s;
     rate_ = usual_rate(request.cluster);
     Forecast forecast(request);
     if ((same || !in_.previous) && !wanted.empty() && all_there) {

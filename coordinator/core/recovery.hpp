@@ -47,6 +47,7 @@ struct RecoveryInput {
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   double rebalance_gain = 0.1;                          // the previous split is kept when a new one gains less
   double steps_ahead = 100;                             // that a layout lasts, about
+  double losses_per_s = 0;                              // of members, as expected
   bool planned = false;                                 // every continuing member stopped at the same boundary
   bool discard_work = false;                            // the step's partial sums can't be trusted
   bool distrust_state = false;                          // members disagreed about their state since they compared it

@@ -13,6 +13,9 @@
 namespace planaria {
 namespace {
 
+// One worker in so many shall not stand aside only because pipelines have their depth.
+constexpr std::size_t kWorkersAPlaceIsMadeFor = 20;
+
 struct Cut {
   std::vector<BlockRange> stages;
   double slowest = 0;  // seconds a micro-batch
@@ -124,11 +127,15 @@ class Mending {
       std::erase_if(places, std::not_fn(has_worker));
     }
     std::erase_if(pipelines_, [](const std::vector<Place>& places) { return places.empty(); });
-    lengthen_pipelines();
+    lengthen_pipelines(usual_depth_);
+    const std::size_t left = free_.size() % usual_depth_;
+    const std::vector<std::size_t> others(free_.begin(), free_.end() - static_cast<std::ptrdiff_t>(left));
+    free_.erase(free_.begin(), free_.end() - static_cast<std::ptrdiff_t>(left));
+    if (left * kWorkersAPlaceIsMadeFor >= in_.workers.size()) lengthen_pipelines(deepest_);
     std::vector<Line> lines;
     for (const std::vector<Place>& places : pipelines_) lines.push_back(line_of(places));
     const auto depth = static_cast<std::ptrdiff_t>(usual_depth_);
-    for (auto at = free_.begin(); free_.end() - at >= depth; at += depth) lines.emplace_back(at, at + depth);
+    for (auto at = others.begin(); at != others.end(); at += depth) lines.emplace_back(at, at + depth);
     return lines;
   }
 
@@ -163,6 +170,7 @@ class Mending {
     for (const auto& [depth, count] : counts) {
       if (count >= counts[usual_depth_]) usual_depth_ = depth;
     }
+    if (!counts.empty()) deepest_ = counts.rbegin()->first;
     for (std::size_t i = 0; i < in_.workers.size(); ++i) {
       if (!placed[i]) free_.push_back(i);
     }
@@ -187,11 +195,11 @@ class Mending {
     }
   }
 
-  // The shortest first, until all are as deep as most were.
-  void lengthen_pipelines() {
+  // The shortest first, until all are so deep.
+  void lengthen_pipelines(std::size_t depth) {
     while (!free_.empty() && !pipelines_.empty()) {
       const auto shortest = std::ranges::min_element(pipelines_, {}, &std::vector<Place>::size);
-      if (shortest->size() >= usual_depth_) return;
+      if (shortest->size() >= depth) return;
       insert(*shortest, free_.front());
       free_.erase(free_.begin());
     }
@@ -225,6 +233,7 @@ class Mending {
   const SteadyLayoutInput& in_;
   std::vector<std::vector<Place>> pipelines_;
   std::size_t usual_depth_ = 0;  // of the most pipelines, the deepest of these
+  std::size_t deepest_ = 0;
   std::vector<std::size_t> free_;
 };
 

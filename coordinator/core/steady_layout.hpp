@@ -34,7 +34,8 @@ struct SteadyLayoutInput {
 //
 // Mending: pipelines keep their workers. Who enters takes the places of those who are gone, who
 // holds most of a place's blocks first; places that stay free vanish, and pipelines without any worker. Those that are
-// left lengthen pipelines until all are as deep as most were, then make others of that depth.
+// left lengthen pipelines until all are as deep as most were (as the deepest of equally many), then make others of that
+// depth; a twentieth of all workers or more that would still stand aside lengthen pipelines up to the deepest.
 [[nodiscard]] std::vector<StageAssignment> steady_stages(const SteadyLayoutInput& input);
 
 // The depths, from the first again after the last, of pipelines of so many workers; the last may be shorter.

@@ -57,6 +57,7 @@ json worker_json(const WorkerStatusRow& row) {
           {"bytes_sent", row.bytes_sent},
           {"bytes_received", row.bytes_received},
           {"memory_bytes", optional_json(row.memory_bytes)},
+          {"stage_microbatches", optional_json(row.stage_micro_batches)},
           {"computing_s", optional_json(row.computing_s)},
           {"waiting_s", optional_json(row.waiting_s)},
           {"microbatches_computed", row.micro_batches_computed},

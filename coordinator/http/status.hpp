@@ -41,9 +41,10 @@ struct WorkerStatusRow {
   std::uint64_t bytes_received = 0;
   // By its telemetry.
   std::optional<std::uint64_t> memory_bytes;
-  std::optional<double> computing_s;         // micro-batches
-  std::optional<double> waiting_s;           // between micro-batches of one step: a pipeline's gaps
-  std::uint64_t micro_batches_computed = 0;  // as reported with its commits to this coordinator
+  std::optional<std::uint64_t> stage_micro_batches;  // that went through its stages
+  std::optional<double> computing_s;                 // micro-batches
+  std::optional<double> waiting_s;                   // between micro-batches of one step: a pipeline's gaps
+  std::uint64_t micro_batches_computed = 0;          // as reported with its commits to this coordinator
   std::uint32_t faults = 0;
 };
 

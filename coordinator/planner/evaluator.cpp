@@ -513,22 +513,19 @@ bool Evaluator::state_kept_once(const Candidate& candidate) const {
   return candidate.size() == 1 && workers() > 1 && !options_->shard_optimizer;
 }
 
-double Evaluator::refill_seconds(const Candidate& candidate) const {
-  double seconds = 0;
-  std::size_t stages = 0;
-  for (const Line& line : candidate) {
-    seconds += line.flow.fill * static_cast<double>(line.workers.size());
-    stages += line.workers.size();
-  }
-  return seconds / static_cast<double>(stages);
+double Evaluator::loss_seconds(const Candidate& candidate, double step_s) const {
+  double refill = 0;  // of a worker's pipeline, on average
+  for (const Line& line : candidate) refill += line.flow.fill * static_cast<double>(line.workers.size()) / workers();
+  const double losses = options_->losses_per_s * step_s;
+  return refill * losses / (1 + losses);
 }
 
 Score Evaluator::score(const Candidate& candidate) {
   measure(candidate);
-  const double seconds = compute_s_ + reduce_s_ + gather_s_ + move_s_ / options_->amortisation_steps;
+  const double step = compute_s_ + reduce_s_ + gather_s_;
   const double penalty =
       kOneHostPenalty * blocks_on_one_host_ / blocks() + (state_kept_once(candidate) ? kKeptOncePenalty : 0);
-  return {excess_, seconds * (1 + penalty + options_->losses_per_s * refill_seconds(candidate))};
+  return {excess_, (step + move_s_ / options_->amortisation_steps) * (1 + penalty) + loss_seconds(candidate, step)};
 }
 
 Prediction Evaluator::predict(const Candidate& candidate) {
@@ -541,7 +538,7 @@ Prediction Evaluator::predict(const Candidate& candidate) {
   prediction.move_s = move_s_;
   prediction.move_bytes = move_bytes_;
   prediction.state_kept_once = state_kept_once(candidate);
-  prediction.refill_s = refill_seconds(candidate);
+  prediction.loss_s = loss_seconds(candidate, prediction.step_s);
   prediction.on_one_host = static_cast<double>(blocks_on_one_host_) / blocks();
   double free_slots = 0;
   double rate = 0;

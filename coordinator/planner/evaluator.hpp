@@ -83,8 +83,9 @@ class Evaluator {
     return line.flow.seconds(line.slots * double(per_slot()));
   }
   [[nodiscard]] bool state_kept_once(const Candidate& candidate) const;
-  // Of the pipeline that a loss empties, on average.
-  [[nodiscard]] double refill_seconds(const Candidate& candidate) const;
+  // What losses in a step of so many seconds are expected to cost. Those that meet in one step fill their pipelines at
+  // the same time.
+  [[nodiscard]] double loss_seconds(const Candidate& candidate, double step_s) const;
   // The slowest pipeline. Precondition: time_line() was called on all.
   [[nodiscard]] double compute_seconds(const Candidate& candidate) const;
   // What a worker needs for these blocks, about: a guide for the search; score() decides.

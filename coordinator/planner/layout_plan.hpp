@@ -53,7 +53,7 @@ struct PlanOptions {
   bool shard_optimizer = true;          // state exists once; else every owner of a block has its whole state
   std::uint32_t state_generations = 2;  // the update writes into other memory than it reads
   std::optional<LayoutPlan> previous;
-  double losses_per_s = 0;  // of workers, as expected; each empties its pipeline, which then fills anew
+  double losses_per_s = 0;  // of all workers together, as expected
   // Moving to another layout is paid off over so many steps.
   double amortisation_steps = 100;
   // The previous layout is kept unless the new one, its move included, is faster by this part.
@@ -93,9 +93,9 @@ struct Prediction {
   double on_one_host = 0;  // part of the blocks whose owners, two or more, share one host
   // Nobody else keeps a worker's state, though two could: what it alone held is lost with it.
   bool state_kept_once = false;
-  double refill_s = 0;  // that a pipeline needs to fill again after a loss, by where losses are to be expected
+  double loss_s = 0;  // that the losses in a step are expected to cost: a pipeline that lost a worker fills anew
   // What the planner minimises: the step, the move's part of it, up to a thousandth for owners on one host, and half
-  // for state that is kept once; and what the losses in a step are expected to cost.
+  // for state that is kept once; and the losses.
   double cost_s = 0;
   std::vector<WorkerPrediction> workers;  // of the layout, by WorkerId
 };

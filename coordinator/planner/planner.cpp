@@ -138,20 +138,20 @@ std::string parts_text(const Prediction& prediction) {
 
 // What makes a form lose against the chosen one.
 std::string why_lost(const Prediction& lost, const Prediction& chosen) {
-  const double slower = 100 * (lost.cost_s / chosen.cost_s - 1);
+  const double dearer = 100 * (lost.cost_s / chosen.cost_s - 1);
   const double compute = lost.compute_s - chosen.compute_s;
   const double exchange = lost.reduce_s + lost.gather_s - chosen.reduce_s - chosen.gather_s;
   const double move = lost.move_s - chosen.move_s;
+  const double losses = lost.loss_s - chosen.loss_s;
   std::string cause = "computing takes longer";
   if (exchange > compute && exchange > 0) cause = "exchanging sums and values takes longer";
-  if (compute <= 0 && exchange <= 0) {
-    cause = move > 0 ? "moving there costs more than it gains" : "a loss empties longer pipelines";
-  }
+  if (losses > std::max(compute, exchange) && losses > 0) cause = "a loss empties longer pipelines";
+  if (move > 0 && compute <= 0 && exchange <= 0) cause = "moving there costs more than it gains";
   if (lost.state_kept_once && !chosen.state_kept_once) {
     return fmt::format("each worker would be alone with its state: what it held would be lost with it ({})",
                        parts_text(lost));
   }
-  return fmt::format("{:.1f} % slower: {} ({})", slower, cause, parts_text(lost));
+  return fmt::format("{:.1f} % dearer: {} ({})", dearer, cause, parts_text(lost));
 }
 
 void explain_alternatives(Evaluator& evaluator, const Search& search, PlannedLayout& planned,

@@ -1,8 +1,8 @@
 // Which layout the workers that are there shall train in: pipelines, their stages and blocks, their slots.
 //
 // A pure function of profiles, options and the previous layout: the same input gives the same layout on every machine
-// (no clock, no randomness; ties go to the lower ids). It minimises predicted step seconds plus the amortised move.
-// Few workers: proven optimal. Many: constructed and improved (planner/search.hpp).
+// (no clock, no randomness; ties go to the lower ids). It minimises predicted step seconds plus the amortised move and
+// what losses are expected to cost. Few workers: proven optimal. Many: constructed and improved (planner/search.hpp).
 //
 // Thread contract: pure functions; any thread may call.
 #pragma once

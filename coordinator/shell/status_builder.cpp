@@ -250,6 +250,7 @@ void StatusBuilder::add_workers(StatusSnapshot& s, const CoordinatorCore& core, 
     if (const auto sample = samples.find(id);
         sample != samples.end() && sample->second.incarnation() == worker.incarnation.value()) {
       row.memory_bytes = sample->second.memory_resident_bytes();
+      row.stage_micro_batches = sample->second.micro_batches_computed();
       row.computing_s = sample->second.computing_seconds();
       row.waiting_s = sample->second.waiting_seconds();
     }

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import urllib.request
 
 PERIOD_US = 10_000
@@ -79,14 +80,15 @@ class Run:
         with open(ports, encoding="utf-8") as file:
             known = json.load(file)
         self.coordinator = f"{known['address']}:{known['control_port']}"
+        self.telemetry = f"tcp://{known['address']}:{known['telemetry_port']}"
         self.status = f"http://{known['address']}:{known['http_port']}/v1/status"
         for share in shares:
             self.add_worker(share)
 
     def add_worker(self, share):
         index = len(self.workers)
-        worker = self.start([self.args.planaria, "worker", self.job, "--join", self.coordinator, "--id", str(index)]
-                            + self.common, f"worker-{index}")
+        worker = self.start([self.args.planaria, "worker", self.job, "--join", self.coordinator, "--id", str(index),
+                             "--telemetry", self.telemetry] + self.common, f"worker-{index}")
         cap = CpuCap(f"planaria-bench-{os.getpid()}-{index}")
         cap.hold(worker.pid, share)
         self.workers.append(worker)
@@ -106,10 +108,10 @@ class Run:
         return [json.loads(line) for line in lines]
 
     def stages(self):
-        """The last step, and the workers' rows of the coordinator's status in the order of their blocks."""
+        """The workers' rows of the coordinator's status in the order of their blocks."""
         with urllib.request.urlopen(self.status, timeout=10) as answer:
             status = json.load(answer)
-        return status["step"], sorted(status["workers"], key=lambda row: row["blocks"])
+        return sorted(status["workers"], key=lambda row: row["blocks"])
 
     def await_step(self, step):
         while True:
@@ -171,17 +173,17 @@ def bubble(args):
     run = Run(args, [args.share] * args.stages, ["train.steps=100000", f"cluster.layout={args.stages}"])
     try:
         run.await_step(20)
-        first_step, first = run.stages()
+        first = run.stages()
         run.await_step(20 + 2 * args.window)
-        last_step, last = run.stages()
+        last = run.stages()
     finally:
         run.end()
     # Of each stage, in order: seconds of a micro-batch, and that it waits in a step.
-    micro_batches = [b["microbatches_computed"] - a["microbatches_computed"] for a, b in zip(first, last)]
+    micro_batches = [b["stage_microbatches"] - a["stage_microbatches"] for a, b in zip(first, last)]
     took = [(b["computing_s"] - a["computing_s"]) / n for a, b, n in zip(first, last, micro_batches)]
-    steps = last_step - first_step
-    a_step = round(micro_batches[0] / steps)
-    waits = (last[0]["waiting_s"] - first[0]["waiting_s"]) / steps
+    with open(args.job, "rb") as file:
+        a_step = tomllib.load(file)["batch"]["micro_batches"]
+    waits = (last[0]["waiting_s"] - first[0]["waiting_s"]) / (micro_batches[0] / a_step)
     beside = waits + a_step * (took[0] - max(took))
     formula = sum(took) - max(took)
     return (f"stages take {', '.join(f'{t * 1e3:.2f}' for t in took)} ms a micro-batch; besides {a_step} of the slowest's, "

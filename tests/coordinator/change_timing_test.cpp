@@ -26,11 +26,18 @@ TEST(ChangeTiming, AFewLossesDontTellHowFastTheyCome) {
   const Instant now = kStart + seconds(11);
   for (int i = 0; i < 3; ++i) timing.member_lost(now);
   EXPECT_FALSE(timing.losses_come_fast(now));
-  EXPECT_EQ(timing.losses_per_s(now + seconds(6)), std::nullopt);
   timing.member_lost(now);
   EXPECT_TRUE(timing.losses_come_fast(now));
-  EXPECT_DOUBLE_EQ(timing.losses_per_s(now + seconds(6)).value(), 0.5);
   EXPECT_FALSE(timing.losses_come_fast(now + seconds(200)));
+}
+
+TEST(ChangeTiming, LossesThatCameCountMoreAndMoreAgainstThoseExpected) {
+  ChangeTiming timing = steady();
+  const Instant now = kStart + seconds(11);
+  EXPECT_DOUBLE_EQ(timing.losses_per_s(0.1, now), 0.1);
+  for (int i = 0; i < 4; ++i) timing.member_lost(now);
+  EXPECT_DOUBLE_EQ(timing.losses_per_s(0.1, now), 0.4);  // all at once may have been an accident
+  EXPECT_DOUBLE_EQ(timing.losses_per_s(0.1, now + seconds(390)), 0.01);
 }
 
 TEST(ChangeTiming, JoinersWaitUntilTheyLostWhatAChangeCosts) {

@@ -164,14 +164,15 @@ PlannerCase draw_case(std::uint64_t seed) {
          .nic = draw.chance(0.5) ? "rdma" : ""});
   }
   if (draw.chance(0.3)) cluster.overrides.push_back({WorkerId(0), WorkerId(2), {draw.scale(1e6, 1e10), 1e-3}});
+  if (draw.chance(0.5)) drawn.options.losses_per_s = draw.scale(0.01, 100);
   return drawn;
 }
 
 std::string describe(const PlannerCase& drawn) {
-  std::string text = fmt::format("{} blocks, M {}, V {}, {}, {} nics, {} links\n", drawn.model.blocks.size(),
-                                 drawn.options.micro_batches, drawn.options.slots,
+  std::string text = fmt::format("{} blocks, M {}, V {}, {}, {} nics, {} links, {} losses a second\n",
+                                 drawn.model.blocks.size(), drawn.options.micro_batches, drawn.options.slots,
                                  drawn.options.shard_optimizer ? "sharded" : "replicated", drawn.cluster.nics.size(),
-                                 drawn.cluster.overrides.size());
+                                 drawn.cluster.overrides.size(), drawn.options.losses_per_s);
   for (const WorkerProfile& worker : drawn.cluster.workers) {
     text += fmt::format("worker {} speed {} memory {} host {} zone {} nic {}\n", worker.worker.value(), worker.speed,
                         worker.memory_bytes, worker.host, worker.zone, worker.nic);

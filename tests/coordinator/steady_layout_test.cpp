@@ -187,6 +187,14 @@ TEST_F(Mended, OneDeepPipelineDoesNotMakeAllOthersDeeper) {
   EXPECT_EQ(mended({0, 1, 2, 3, 4}, true), (Pipelines{{0, 1}, {2}, {3}, {4}}));
 }
 
+TEST_F(Mended, FewWorkersDontStandAsideOnlyForTheirPipelinesDepth) {
+  for (const std::uint32_t id : {4, 5, 6}) before_.workers.emplace_back(id);
+  before_.speeds.assign(7, 1);
+  before_.depths = {2, 2, 3};
+  previous_ = before_.stages();
+  EXPECT_EQ(mended({0, 1, 2, 3, 4, 5, 6, 7}, true).front().size(), 3U);
+}
+
 TEST_F(Mended, NewcomersMakePipelinesOfTheUsualDepthAndOthersStaySpare) {
   EXPECT_EQ(mended({0, 1, 2, 3, 4, 5, 6}, true), (Pipelines{{0, 1}, {2, 3}, {4, 5}}));
   EXPECT_EQ(mended({0, 1, 2, 3, 4, 5}, false), (Pipelines{{0, 1}, {2, 3}}));

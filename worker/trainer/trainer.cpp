@@ -5,6 +5,7 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -194,8 +195,8 @@ class Trainer::Impl {
   Status compute(const worker_action::ComputeMicroBatch& action, const Item& item) {
     const bool training = action.item.position < per_slot_;
     const Duration idle = std::exchange(idle_, Duration{});
-    if (action.step == computed_step_) waiting_ns_.fetch_add(idle.count(), std::memory_order_relaxed);
-    computed_step_ = action.step;
+    const auto now = std::tuple(item.view, action.step, action.attempt);
+    if (std::exchange(computing_for_, now) == now) waiting_ns_.fetch_add(idle.count(), std::memory_order_relaxed);
     if (training && hooks_.entered && entered_forward_ != action.step) {
       entered_forward_ = action.step;
       hooks_.entered(action.step, Phase::forward);
@@ -266,8 +267,8 @@ class Trainer::Impl {
   std::unique_ptr<Ledger> ledger_;
   bool ledger_failing_ = false;
   Step entered_forward_, entered_backward_;
-  Step computed_step_;  // of the last micro-batch
-  Duration idle_{};     // since then
+  std::tuple<ViewNumber, Step, std::uint32_t> computing_for_;  // attempt of the last micro-batch
+  Duration idle_{};                                            // since then
   Duration beside_{};
 
   std::atomic<std::uint64_t> micro_batches_{0};

@@ -51,8 +51,8 @@ struct TrainerHooks {
 struct TrainerCounters {
   std::uint64_t micro_batches = 0;
   std::uint64_t recomputed = 0;
-  Duration computing{};  // micro-batches
-  Duration waiting{};    // with nothing to do between micro-batches of one step: a pipeline's gaps
+  Duration computing{};           // micro-batches
+  Duration waiting{};             // with nothing to do between micro-batches of one step and view: a pipeline's gaps
   std::uint64_t torn_leases = 0;  // 0 unless there is a bug
   std::size_t buffer_bytes = 0;
 };
