@@ -5,9 +5,9 @@
 
 loss       four workers, then one is killed: speed after over three quarters of the speed before
 straggler  four workers, then one is held to half of its share: speed over 3.5 quarters of the speed before
-bubble     one pipeline: what its first stage waits in a step beyond the slowest stage's micro-batches, over what 1F1B takes to
-           fill and to empty: the other stages' time for a micro-batch
-joiner     two workers of --joined-job and then a third: what the steps around its coming take beyond the usual, over a step
+bubble     one pipeline of --large-job: what its first stage waits in a step beyond the slowest stage's micro-batches, over what
+           1F1B takes to fill and to empty: the other stages' time for a micro-batch
+joiner     two workers of --large-job and then a third: what the steps around its coming take beyond the usual, over a step
 
 Speeds are of the median step of a window. Needs root for the cgroup's cpu controller (version 1 or 2).
 """
@@ -170,18 +170,18 @@ def straggler(args):
 
 
 def bubble(args):
-    run = Run(args, [args.share] * args.stages, ["train.steps=100000", f"cluster.layout={args.stages}"])
+    run = Run(args, [args.share] * args.stages, ["train.steps=100000", f"cluster.layout={args.stages}"], args.large_job)
     try:
-        run.await_step(20)
+        run.await_step(2)
         first = run.stages()
-        run.await_step(20 + 2 * args.window)
+        run.await_step(2 + args.bubble_steps)
         last = run.stages()
     finally:
         run.end()
     # Of each stage, in order: seconds of a micro-batch, and that it waits in a step.
     micro_batches = [b["stage_microbatches"] - a["stage_microbatches"] for a, b in zip(first, last)]
     took = [(b["computing_s"] - a["computing_s"]) / n for a, b, n in zip(first, last, micro_batches)]
-    with open(args.job, "rb") as file:
+    with open(args.large_job, "rb") as file:
         a_step = tomllib.load(file)["batch"]["micro_batches"]
     waits = (last[0]["waiting_s"] - first[0]["waiting_s"]) / (micro_batches[0] / a_step)
     beside = waits + a_step * (took[0] - max(took))
@@ -191,7 +191,7 @@ def bubble(args):
 
 
 def joiner(args):
-    run = Run(args, [args.share] * 2, ["train.steps=1000"], args.joined_job)
+    run = Run(args, [args.share] * 2, ["train.steps=1000"], args.large_job)
     try:
         run.await_step(5)
         run.add_worker(args.share)
@@ -216,11 +216,12 @@ def main():
     parser.add_argument("what", nargs="*", choices=["loss", "straggler", "bubble", "joiner", []], help="all, unless some are named")
     parser.add_argument("--planaria", default="build/release/planaria")
     parser.add_argument("--job", default="tests/jobs/tiny.toml")
-    parser.add_argument("--joined-job", default="examples/gpt_11m.toml")
+    parser.add_argument("--large-job", default="examples/gpt_11m.toml")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.4, help="of a core, for each worker")
     parser.add_argument("--window", type=int, default=100, help="steps that a speed is taken from")
     parser.add_argument("--settle", type=int, default=150, help="steps after a change that aren't looked at")
+    parser.add_argument("--bubble-steps", type=int, default=10, help="that the bubble is taken from")
     parser.add_argument("--stages", type=int, default=3, help="of the pipeline whose bubble is measured")
     args = parser.parse_args()
     try:
