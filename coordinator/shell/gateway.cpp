@@ -26,6 +26,7 @@ struct Outgoing {
 
 struct Shared {
   ControlGateway::Listener listener;
+  std::size_t max_message_bytes = 0;
   std::atomic<std::uint64_t> generation{0};
   std::atomic<std::uint64_t> refused{0};
   std::atomic<bool> stopping{false};
@@ -113,9 +114,9 @@ void receive(GatewayActor* self, Shared& shared, const ByteVector& bytes) {
   }
   const auto session = session_of_sender(self, shared, sender);
   if (!session) return;
-  if (bytes.size() > kMaxControlBytes) {
+  if (bytes.size() > shared.max_message_bytes) {
     return refuse_bytes(self, shared, *session,
-                        fmt::format("{} bytes; at most {} are allowed", bytes.size(), kMaxControlBytes));
+                        fmt::format("{} bytes; at most {} are allowed", bytes.size(), shared.max_message_bytes));
   }
   // The version stands first in every version's envelope, so that it can be told even when the rest can't be read.
   std::uint32_t protocol = 0;
@@ -239,6 +240,7 @@ Result<std::unique_ptr<ControlGateway>> ControlGateway::start(const GatewayOptio
   try {
     auto impl = std::make_unique<Impl>(options);
     impl->shared->listener = std::move(listener);
+    impl->shared->max_message_bytes = options.max_message_bytes;
     // Not detached: in CAF 0.17 a system that ends may await a detached actor's thread for ever.
     impl->actor = impl->system.spawn(gateway, impl->shared);
     std::unique_ptr<ControlGateway> made(new ControlGateway(std::move(impl)));

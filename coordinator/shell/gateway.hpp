@@ -23,7 +23,6 @@
 
 namespace planaria {
 
-inline constexpr std::size_t kMaxControlBytes = 4U << 20;  // of one message
 inline constexpr std::size_t kMaxSessions = 16384;
 
 struct GatewayOptions {
@@ -31,6 +30,7 @@ struct GatewayOptions {
   std::uint16_t port = 0;  // 0 = any free one
   // PEM files; all three or none. With them both ends show certificates that the authority signed.
   std::string tls_certificate, tls_key, tls_authority;
+  std::size_t max_message_bytes = std::size_t{4} << 20;
 };
 
 // What a session said, or that it is gone.

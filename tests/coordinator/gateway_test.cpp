@@ -146,9 +146,11 @@ TEST_F(Gateway, UndecodableMessagesAreDroppedAndCounted) {
 }
 
 TEST_F(Gateway, AnOversizedMessageIsRefusedAndTheSessionGoesOn) {
-  start();
+  GatewayOptions options;
+  options.max_message_bytes = 10'000;
+  start(options);
   FakeWorker worker(gateway_->port());
-  worker.send_bytes(ByteVector(kMaxControlBytes + 1));
+  worker.send_bytes(ByteVector(10'001));
   worker.send(DrainRequest{"after"});
   EXPECT_TRUE(inbox_.next().envelope);
   EXPECT_EQ(gateway_->refused_messages(), 1U);
