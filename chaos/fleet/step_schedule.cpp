@@ -59,20 +59,11 @@ void StepSchedule::reassign(std::span<const StageAssignment> stages, double at_s
       column.slots = before.slots;
       column.flowed = before.flowed_at(at_s);
     } else {
-      double together = 0, slowest = 0;
+      column.flow = flow_of(column.stages);
       column.before = std::numeric_limits<std::uint32_t>::max();
       for (const StageAssignment& stage : column.stages) {
-        const double seconds = model_->seconds_of(stage.work.blocks);
-        together += seconds;
-        slowest = std::max(slowest, seconds);
         const auto of_stage = done.find(key(stage));
         column.before = std::min(column.before, of_stage == done.end() ? 0 : of_stage->second.second);
-      }
-      const auto count = static_cast<std::uint32_t>(column.stages.size());
-      column.flow = planner::flow_through(count, together, slowest);
-      if (count > 1) {
-        column.flow.fill += (count - 1) * 2 * model_->border_s();
-        column.flow.period = std::max(column.flow.period, model_->border_s());
       }
       column.slots = column.stages.front().work.slots.size() - column.before;
     }
@@ -81,6 +72,22 @@ void StepSchedule::reassign(std::span<const StageAssignment> stages, double at_s
       columns_of_[stage.worker.value()].push_back(c);
     }
   }
+}
+
+planner::PipelineFlow StepSchedule::flow_of(std::span<const StageAssignment> stages) const {
+  double together = 0, slowest = 0;
+  for (const StageAssignment& stage : stages) {
+    const double seconds = model_->seconds_of(stage.work.blocks);
+    together += seconds;
+    slowest = std::max(slowest, seconds);
+  }
+  const auto count = static_cast<std::uint32_t>(stages.size());
+  planner::PipelineFlow flow = planner::flow_through(count, together, slowest);
+  if (count > 1) {
+    flow.fill += (count - 1) * 2 * model_->border_s();
+    flow.period = std::max(flow.period, model_->border_s());
+  }
+  return flow;
 }
 
 void StepSchedule::fetches(WorkerId worker, double ready_s, std::vector<BlockRange> blocks) {

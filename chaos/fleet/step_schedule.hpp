@@ -76,6 +76,7 @@ class StepSchedule {
     std::vector<BlockRange> blocks;
   };
 
+  [[nodiscard]] planner::PipelineFlow flow_of(std::span<const StageAssignment> stages) const;
   [[nodiscard]] double ready(const StageAssignment& stage) const;
   template <class Visit>
   double flow(ScheduleWithout what, double begin_s, Visit visit) const;

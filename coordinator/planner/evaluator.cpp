@@ -12,6 +12,7 @@ constexpr double kRounding = 1e-9;
 constexpr double kOneHostPenalty = 1e-3;
 // ... and for a second keeper of each state: without one a death costs the steps since the last checkpoint.
 constexpr double kKeptOncePenalty = 0.5;
+
 std::uint64_t pair_key(std::uint32_t a, std::uint32_t b) {
   return (std::uint64_t{std::min(a, b)} << 32) | std::max(a, b);
 }

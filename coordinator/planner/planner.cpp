@@ -103,13 +103,13 @@ std::string lacking(const PlannedLayout& planned, const ClusterProfile& cluster)
   double most = 0;
   std::string text;
   for (const WorkerPrediction& worker : planned.prediction.workers) {
-    const auto found = std::ranges::lower_bound(cluster.workers, worker.worker, {}, &WorkerProfile::worker);
-    const double lack = static_cast<double>(worker.memory_bytes) - static_cast<double>(found->memory_bytes);
+    const WorkerProfile* const profile = find_worker(cluster, worker.worker);
+    const double lack = static_cast<double>(worker.memory_bytes) - static_cast<double>(profile->memory_bytes);
     if (lack <= most) continue;
     most = lack;
     text = fmt::format("worker {} would need {} and has {}", worker.worker.value(),
                        bytes_text(static_cast<double>(worker.memory_bytes)),
-                       bytes_text(static_cast<double>(found->memory_bytes)));
+                       bytes_text(static_cast<double>(profile->memory_bytes)));
   }
   return text;
 }

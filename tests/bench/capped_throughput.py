@@ -178,7 +178,7 @@ def bubble(args):
         last = run.stages()
     finally:
         run.end()
-    # Of each stage, in order: seconds of a micro-batch, and that it waits in a step.
+    # Of each stage, in order.
     micro_batches = [b["stage_microbatches"] - a["stage_microbatches"] for a, b in zip(first, last)]
     took = [(b["computing_s"] - a["computing_s"]) / n for a, b, n in zip(first, last, micro_batches)]
     with open(args.large_job, "rb") as file:

@@ -90,7 +90,7 @@ class Trainer::Impl {
         if (new_ledger_) ledger_ = std::move(new_ledger_);
       }
       const Status done =
-          item ? carry_out(*item) : count(computing_ns_, [&] { return executor_->micro_batches().finish_oldest(); });
+          item ? carry_out(*item) : computing([&] { return executor_->micro_batches().finish_oldest(); });
       if (done) continue;
       {
         const std::scoped_lock lock(mutex_);
@@ -171,15 +171,16 @@ class Trainer::Impl {
   // The same, of sums that micro-batches may still be behind with.
   template <class Work>
   Status after_waiting(Work work) {
-    PLANARIA_TRY(count(computing_ns_, [&] { return executor_->micro_batches().finish_waiting(); }));
+    PLANARIA_TRY(computing([&] { return executor_->micro_batches().finish_waiting(); }));
     return beside(work);
   }
 
+  // Work of micro-batches.
   template <class Work>
-  std::invoke_result_t<Work> count(std::atomic<std::int64_t>& took_ns, Work work) {
+  std::invoke_result_t<Work> computing(Work work) {
     const Instant began = clock_.now();
     auto done = work();
-    took_ns.fetch_add((clock_.now() - began).count(), std::memory_order_relaxed);
+    computing_ns_.fetch_add((clock_.now() - began).count(), std::memory_order_relaxed);
     return done;
   }
 
@@ -212,7 +213,7 @@ class Trainer::Impl {
       entered_backward_ = action.step;
       backward_begins = [&] { hooks_.entered(action.step, Phase::backward); };
     }
-    auto event = count(computing_ns_, [&] {
+    auto event = computing([&] {
       auto computed = executor_->compute(action, poisoned, backward_begins);
       if (computed && training) slow_down(std::get<worker_event::MicroBatchDone>(*computed));
       return computed;
