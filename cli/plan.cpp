@@ -9,6 +9,7 @@
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
 #include "cli/plan_picture.hpp"
+#include "coordinator/core/layout_planning.hpp"
 #include "coordinator/planner/cluster_file.hpp"
 #include "coordinator/planner/planner.hpp"
 #include "proto/job_config.hpp"
@@ -20,16 +21,14 @@ struct PlanArguments {
   JobArguments job;
   std::string cluster;
   std::string layout;
-  std::string shard = "true";
+  std::string shard;
   bool as_json = false;
 };
 
 Result<PlanOptions> options_of(const JobSpec& job, std::size_t workers, const PlanArguments& arguments) {
-  PlanOptions options;
-  options.micro_batches = job.batch.micro_batches;
-  options.slots = job.batch.slots;
-  options.shard_optimizer = arguments.shard == "true";
-  options.losses_per_s = static_cast<double>(workers) / job.cluster.worker_life_s();
+  PlanOptions options = plan_options(job);
+  if (!arguments.shard.empty()) options.shard_optimizer = arguments.shard == "true";
+  options.losses_per_s = job.cluster.losses_per_s(workers);
   if (arguments.layout.empty()) return options;
   const auto depths = pipeline_depths(arguments.layout);
   if (!depths) return depths.error().within("--layout");
@@ -68,8 +67,9 @@ void add_plan(CLI::App& app, int& code) {
   add_job_arguments(*command, arguments->job);
   command->add_option("--cluster", arguments->cluster, "TOML file of workers and links")->required();
   command->add_option("--layout", arguments->layout, "force the stages of each pipeline: 1, 2, 2+1, …");
-  command->add_option("--shard-optimizer", arguments->shard, "optimizer state exists once (true) or with every owner")
-      ->capture_default_str()
+  command
+      ->add_option("--shard-optimizer", arguments->shard,
+                   "optimizer state exists once (true) or with every owner; as the job says unless given")
       ->check(CLI::IsMember({"true", "false"}));
   command->add_flag("--json", arguments->as_json, "one JSON object");
   command->callback([arguments, &code] { code = plan(*arguments); });

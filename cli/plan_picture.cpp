@@ -111,7 +111,8 @@ nlohmann::json plan_json(const PlannedLayout& planned, const ModelProfile& model
                        {"activation_bytes", worker.activation_bytes},
                        {"gradient_bytes", worker.gradient_bytes},
                        {"boundary_bytes", worker.boundary_bytes},
-                       {"waiting_micro_batches", worker.waiting},
+                       {"ahead_micro_batches", worker.allowance.ahead},
+                       {"waiting_micro_batches", worker.allowance.waiting},
                        {"reduce_sent_bytes", worker.reduce_sent_bytes},
                        {"gather_sent_bytes", worker.gather_sent_bytes}});
   }

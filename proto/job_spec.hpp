@@ -158,7 +158,10 @@ struct ClusterSpec {
       join_timeout_ms, reconnect_timeout_ms, rebalance_gain, worker_life_h, layout, memory_mb, listen, control_port,
       http_port, telemetry_port);
   }
-  [[nodiscard]] double worker_life_s() const { return 3600 * worker_life_h; }
+  // Of so many workers together, as expected.
+  [[nodiscard]] double losses_per_s(std::size_t of_workers) const {
+    return static_cast<double>(of_workers) / (3600 * worker_life_h);
+  }
 };
 
 struct CheckpointSpec {

@@ -62,18 +62,30 @@ struct TreeAddition {
 };
 [[nodiscard]] Result<std::vector<TreeAddition>> finish_tree(std::span<const TreeNode> cover, std::uint32_t slots);
 
+// What a worker's memory lets it do to keep its pipeline busy.
+struct Allowance {
+  // Micro-batches in flight besides one for each stage from its own to the head: they hide the borders' latency.
+  std::uint32_t ahead = 0;
+  // Micro-batches whose weights' gradients may wait while stages below wait for the inputs'.
+  std::uint32_t waiting = 0;
+
+  auto operator<=>(const Allowance&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(ahead, waiting);
+  }
+};
+
 struct Member {
   WorkerId worker;
   Incarnation incarnation;
   std::string host;
   ByteVector address;  // of its data plane
-  // Of how many micro-batches it may let the gradients of weights wait, while stages below wait for those of inputs:
-  // what its memory allows.
-  std::uint32_t waiting = 0;
+  Allowance allowance;
 
   template <class V>
   void fields(V& v) {
-    v(worker, incarnation, host, address, waiting);
+    v(worker, incarnation, host, address, allowance);
   }
 };
 

@@ -72,7 +72,6 @@ Result<FleetModel> FleetModel::make(const FleetOptions& options) {
     LayoutRequest request =
         layout_request(model.job_, *model.map_, model.shares_, undisturbed(options, model.speed_), {}, {});
     request.cluster.same_zone = {model.bytes_per_s(), to_seconds(options.latency)};
-    request.options.losses_per_s = 0;
     PLANARIA_ASSIGN(PlannedLayout planned, plan_layout(request.model, request.cluster, request.options));
     const Prediction& found = planned.prediction;
     model.best_ = std::make_shared<PlannedLayout>(planned);

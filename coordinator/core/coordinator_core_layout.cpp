@@ -74,7 +74,7 @@ LayoutRequest CoordinatorCore::layout_request(const std::vector<WorkerId>& ids) 
 }
 
 double CoordinatorCore::losses_per_s(std::size_t workers) const {
-  return timing_.losses_per_s(static_cast<double>(workers) / config_.job.cluster.worker_life_s(), now_);
+  return timing_.losses_per_s(config_.job.cluster.losses_per_s(workers), now_);
 }
 
 std::map<WorkerId, LinkTable> CoordinatorCore::measured_links(const std::vector<WorkerId>& ids) const {

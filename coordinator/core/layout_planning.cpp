@@ -36,15 +36,12 @@ ClusterProfile measured_cluster(std::span<const PlannedWorker> workers, const st
   return cluster;
 }
 
-PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> depths, std::size_t workers,
-                         std::size_t blocks) {
+PlanOptions plan_options(const JobSpec& job) {
   PlanOptions options;
   options.micro_batches = job.batch.micro_batches;
   options.slots = job.batch.slots;
   options.shard_optimizer = job.optimizer.shard;
   options.hysteresis_gain = job.cluster.rebalance_gain;
-  options.losses_per_s = static_cast<double>(workers) / job.cluster.worker_life_s();
-  if (!depths.empty()) options.forced_depths = repeated_depths(depths, workers, blocks);
   return options;
 }
 
@@ -54,7 +51,8 @@ LayoutRequest layout_request(const JobSpec& job, const StateMap& map, const std:
   LayoutRequest request;
   request.model = measured_model(job, map, shares);
   request.cluster = measured_cluster(workers, links);
-  request.options = plan_options(job, depths, workers.size(), map.blocks().size());
+  request.options = plan_options(job);
+  if (!depths.empty()) request.options.forced_depths = repeated_depths(depths, workers.size(), map.blocks().size());
   if (!previous.empty()) request.options.previous = plan_of(previous);
   return request;
 }
@@ -95,10 +93,21 @@ double usual_rate(const ClusterProfile& cluster) {
 Forecast::Forecast(const LayoutRequest& request)
     : request_(request), judge_(LayoutJudge::make(request.model, request.cluster, request.options)) {}
 
+const Prediction* Forecast::predicted(std::span<const StageAssignment> stages) {
+  if (!judge_) return nullptr;
+  LayoutPlan layout = plan_of(stages);
+  if (!last_ || last_layout_ != layout) {
+    auto prediction = judge_->predict(layout);
+    if (!prediction) return nullptr;
+    last_ = std::move(*prediction);
+    last_layout_ = std::move(layout);
+  }
+  return &*last_;
+}
+
 std::optional<double> Forecast::step_seconds(std::span<const StageAssignment> stages) {
-  if (!judge_) return std::nullopt;
-  const auto predicted = judge_->predict(plan_of(stages));
-  return predicted ? std::optional(predicted->step_s + predicted->loss_s) : std::nullopt;
+  const Prediction* prediction = predicted(stages);
+  return prediction != nullptr ? std::optional(prediction->step_s + prediction->loss_s) : std::nullopt;
 }
 
 std::vector<StageAssignment> Forecast::with_slots_shared_out(std::vector<StageAssignment> stages) {
@@ -111,22 +120,20 @@ std::vector<StageAssignment> Forecast::with_slots_shared_out(std::vector<StageAs
 bool Forecast::fits_memory(std::span<const StageAssignment> stages) {
   const auto& workers = request_.cluster.workers;
   const bool limited = std::ranges::any_of(workers, [](const auto& worker) { return worker.memory_bytes < kNoLimit; });
-  if (!limited || !judge_) return true;
-  const auto predicted = judge_->predict(plan_of(stages));
-  if (!predicted) return true;
-  return std::ranges::all_of(predicted->workers, [&](const WorkerPrediction& needed) {
+  const Prediction* prediction = limited ? predicted(stages) : nullptr;
+  if (prediction == nullptr) return true;
+  return std::ranges::all_of(prediction->workers, [&](const WorkerPrediction& needed) {
     const auto has = std::ranges::lower_bound(workers, needed.worker, {}, &WorkerProfile::worker);
     return needed.memory_bytes <= has->memory_bytes;
   });
 }
 
-std::map<WorkerId, std::uint32_t> Forecast::waiting(std::span<const StageAssignment> stages) {
-  std::map<WorkerId, std::uint32_t> waiting;
-  if (!judge_) return waiting;
-  const auto predicted = judge_->predict(plan_of(stages));
-  if (!predicted) return waiting;
-  for (const WorkerPrediction& worker : predicted->workers) waiting[worker.worker] = worker.waiting;
-  return waiting;
+std::map<WorkerId, Allowance> Forecast::allowances(std::span<const StageAssignment> stages) {
+  std::map<WorkerId, Allowance> allowances;
+  const Prediction* prediction = predicted(stages);
+  if (prediction == nullptr) return allowances;
+  for (const WorkerPrediction& worker : prediction->workers) allowances[worker.worker] = worker.allowance;
+  return allowances;
 }
 
 }  // namespace planaria

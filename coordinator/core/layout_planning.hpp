@@ -40,16 +40,16 @@ struct PlannedWorker {
 [[nodiscard]] ClusterProfile measured_cluster(std::span<const PlannedWorker> workers,
                                               const std::map<WorkerId, LinkTable>& links = {});
 
-// The question for a layout of these workers, by WorkerId; depths as for plan_options; previous: none = there is none.
+// The question for a layout of these workers, by WorkerId. depths: as cluster.layout gives them, for so many workers;
+// none: any. previous: none = there is none. Expected losses are the caller's to tell.
 [[nodiscard]] LayoutRequest layout_request(const JobSpec& job, const StateMap& map, const std::vector<double>& shares,
                                            std::span<const PlannedWorker> workers,
                                            std::span<const std::uint32_t> depths,
                                            std::span<const StageAssignment> previous,
                                            const std::map<WorkerId, LinkTable>& links = {});
 
-// depths: as cluster.layout gives them, for so many workers; none: any.
-[[nodiscard]] PlanOptions plan_options(const JobSpec& job, std::span<const std::uint32_t> depths, std::size_t workers,
-                                       std::size_t blocks);
+// What the job's description says.
+[[nodiscard]] PlanOptions plan_options(const JobSpec& job);
 
 // Stages come pipeline by pipeline, each from the first block on; those without slots are no pipeline of a plan.
 [[nodiscard]] LayoutPlan plan_of(std::span<const StageAssignment> stages);
@@ -72,12 +72,18 @@ class Forecast {
   [[nodiscard]] std::vector<StageAssignment> with_slots_shared_out(std::vector<StageAssignment> stages);
   // Whether every worker of the layout has the memory that it is predicted to need.
   [[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages);
-  // Of how many micro-batches each worker may let weights' gradients wait; who isn't in it, of none.
-  [[nodiscard]] std::map<WorkerId, std::uint32_t> waiting(std::span<const StageAssignment> stages);
+  // Of each worker; who isn't in it is allowed nothing.
+  [[nodiscard]] std::map<WorkerId, Allowance> allowances(std::span<const StageAssignment> stages);
 
  private:
+  // Null where that can't be told; valid until the next call.
+  [[nodiscard]] const Prediction* predicted(std::span<const StageAssignment> stages);
+
   const LayoutRequest& request_;
   Result<LayoutJudge> judge_;
+  // Of the layout that was asked about last, which is often asked about again.
+  LayoutPlan last_layout_;
+  std::optional<Prediction> last_;
 };
 
 }  // namespace planaria

@@ -361,7 +361,7 @@ class RecoveryPlanner {
       }
       if (!forecast.fits_memory(stages)) PLANARIA_TRY(plan_for_memory(request));
     }
-    waiting_ = forecast.waiting(stages);
+    allowances_ = forecast.allowances(stages);
     return ok_status();
   }
 
@@ -438,8 +438,8 @@ class RecoveryPlanner {
     record.sharded = in_.sharded;
     for (const std::size_t i : members_) {
       Member& member = record.members.emplace_back(in_.members[i].member);
-      const auto waiting = waiting_.find(worker(i));
-      member.waiting = waiting == waiting_.end() ? 0 : waiting->second;
+      const auto allowance = allowances_.find(worker(i));
+      member.allowance = allowance == allowances_.end() ? Allowance{} : allowance->second;
     }
     std::vector<ShardAssignment> former;
     if (in_.previous && in_.sharded) former = in_.previous->shards;
@@ -676,7 +676,7 @@ class RecoveryPlanner {
   std::vector<std::vector<StageWork>> own_work_;  // of the step, by member
   std::vector<double> work_left_;                 // whole micro-batches' time, in slots
   double step_left_s_ = 0;                        // until the last member has done its own
-  std::map<WorkerId, std::uint32_t> waiting_;     // Member::waiting
+  std::map<WorkerId, Allowance> allowances_;
   std::optional<Duties> duties_;
   double rate_ = 1;  // bytes a second between two members, about
 };

@@ -122,7 +122,7 @@ std::string metrics_text(const StatusSnapshot& s) {
   each("worker_computing_seconds_total", "counter", "Seconds that the worker computed micro-batches.",
        [](Row r) -> Found { return r.computing_s; });
   each("worker_waiting_seconds_total", "counter",
-       "Seconds that the worker had nothing to do between micro-batches of one step.",
+       "Seconds that the worker had nothing to do between micro-batches of one step and view.",
        [](Row r) -> Found { return r.waiting_s; });
   return out.take();
 }

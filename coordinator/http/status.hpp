@@ -43,7 +43,7 @@ struct WorkerStatusRow {
   std::optional<std::uint64_t> memory_bytes;
   std::optional<std::uint64_t> stage_micro_batches;  // that went through its stages
   std::optional<double> computing_s;                 // micro-batches
-  std::optional<double> waiting_s;                   // between micro-batches of one step: a pipeline's gaps
+  std::optional<double> waiting_s;                   // between micro-batches of a step and view: a pipeline's gaps
   std::uint64_t micro_batches_computed = 0;          // as reported with its commits to this coordinator
   std::uint32_t faults = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <map>
 
 namespace planaria::planner {
@@ -51,9 +52,7 @@ bool Score::better_than(const Score& other) const {
 }
 
 Flights flights_of(std::size_t stage, std::size_t stages, std::uint64_t micro_batches) {
-  return {.ahead = std::min<std::uint64_t>(stages - stage, micro_batches),
-          .kept = micro_batches,
-          .waiting = std::min<std::uint64_t>(stage, micro_batches)};
+  return {.ahead = std::min<std::uint64_t>(stages - stage, micro_batches), .kept = micro_batches};
 }
 
 Evaluator::Evaluator(const ModelProfile& model, const ClusterProfile& cluster, const PlanOptions& options)
@@ -166,6 +165,11 @@ double Evaluator::class_rate(std::uint32_t a, std::uint32_t b) const {
   return cluster_->same_zone.bytes_per_s;
 }
 
+double Evaluator::crossing_seconds(const Line& line, std::size_t stage) const {
+  const LinkProfile next = link(line.workers[stage], line.workers[stage + 1]);
+  return 2 * (next.latency_s + static_cast<double>(model_->boundary_bytes) / next.bytes_per_s);
+}
+
 void Evaluator::time_line(Line& line) const {
   const auto boundary = static_cast<double>(model_->boundary_bytes);
   std::uint32_t begin = 0;
@@ -181,9 +185,8 @@ void Evaluator::time_line(Line& line) const {
     slowest = std::max(slowest, stage);
     begin = line.ends[s];
     if (s + 1 == line.workers.size()) break;
-    const LinkProfile next = link(line.workers[s], line.workers[s + 1]);
-    borders += 2 * (next.latency_s + boundary / next.bytes_per_s);
-    slowest_link = std::max(slowest_link, boundary / next.bytes_per_s);
+    borders += crossing_seconds(line, s);
+    slowest_link = std::max(slowest_link, boundary / link(line.workers[s], line.workers[s + 1]).bytes_per_s);
   }
   line.flow = flow_through(static_cast<std::uint32_t>(line.workers.size()), stages, slowest);
   line.flow.fill += borders + beside;
@@ -386,25 +389,45 @@ std::uint64_t Evaluator::needed_bytes(std::uint32_t worker) const {
          memory_boundary_[worker];
 }
 
-// A micro-batch that waits keeps its activations and the gradients of its linear maps' outputs, and one of another slot
-// an accumulator that isn't folded yet.
-void Evaluator::spend_spare_memory(BlockRange blocks, std::uint32_t worker, std::uint64_t most,
+// With one micro-batch in flight for each stage from here to the head, whoever waits for a border computes nothing
+// meanwhile. So as many more as the stages compute while one crosses the borders to the head and back, and one since no
+// two micro-batches take equally long. Weights' gradients wait for the gaps that stages below leave
+// (worker/trainer/micro_batch_runner.hpp).
+Allowance Evaluator::useful(const Line& line, std::size_t stage) const {
+  const std::uint64_t micro_batches = std::uint64_t{line.slots} * per_slot();
+  const Flights flights = flights_of(stage, line.workers.size(), micro_batches);
+  double crossing = 0;
+  for (std::size_t s = stage; s + 1 < line.workers.size(); ++s) crossing += crossing_seconds(line, s);
+  const bool head = stage + 1 == line.workers.size();
+  const double most = head ? 0 : static_cast<double>(micro_batches - flights.ahead);
+  return {.ahead = static_cast<std::uint32_t>(std::min(most, 1 + std::round(crossing / line.flow.period))),
+          .waiting = static_cast<std::uint32_t>(std::min<std::uint64_t>(stage, micro_batches))};
+}
+
+// A micro-batch in flight keeps its activations and an output of a neighbour; one that waits its activations and the
+// gradients of its linear maps' outputs, and one of another slot an accumulator that isn't folded yet.
+void Evaluator::spend_spare_memory(BlockRange blocks, std::uint32_t worker, const Allowance& most,
                                    WorkerPrediction& prediction) const {
   const std::uint64_t tied = blocks.end == this->blocks() ? model_->tied_elements : 0;
   const std::uint64_t accumulator = model_->gradient_width * (elements_[blocks.end] - elements_[blocks.begin] + tied);
-  const std::uint64_t kept = saved_[blocks.end] - saved_[blocks.begin] + deltas_[blocks.end] - deltas_[blocks.begin];
+  const std::uint64_t saved = saved_[blocks.end] - saved_[blocks.begin];
+  const std::uint64_t kept = saved + deltas_[blocks.end] - deltas_[blocks.begin];
   const double spare = memory_[worker] - static_cast<double>(prediction.memory_bytes);
-  std::uint64_t activations = 0, gradients = 0;
-  for (std::uint64_t waiting = 1; waiting <= most; ++waiting) {
+  const std::uint64_t flying = saved + (blocks.begin > 0 ? 2 : 1) * model_->boundary_bytes;
+  const std::uint64_t ahead = spare > 0 ? std::min<std::uint64_t>(most.ahead, spare / static_cast<double>(flying)) : 0;
+  std::uint64_t waiting_bytes = 0, gradients = 0;
+  for (std::uint64_t waiting = 1; waiting <= most.waiting; ++waiting) {
     const std::uint64_t open = (waiting - 1 + per_slot() - 1) / per_slot();
-    if (static_cast<double>(waiting * kept + open * accumulator) > spare) break;
-    prediction.waiting = static_cast<std::uint32_t>(waiting);
-    activations = waiting * kept;
+    if (static_cast<double>(ahead * flying + waiting * kept + open * accumulator) > spare) break;
+    prediction.allowance.waiting = static_cast<std::uint32_t>(waiting);
+    waiting_bytes = waiting * kept;
     gradients = open * accumulator;
   }
-  prediction.activation_bytes += activations;
+  prediction.allowance.ahead = static_cast<std::uint32_t>(ahead);
+  prediction.activation_bytes += ahead * saved + waiting_bytes;
+  prediction.boundary_bytes += ahead * (flying - saved);
   prediction.gradient_bytes += gradients;
-  prediction.memory_bytes += activations + gradients;
+  prediction.memory_bytes += ahead * flying + waiting_bytes + gradients;
 }
 
 std::uint64_t Evaluator::missing_bytes(std::uint32_t worker, std::uint32_t block, std::uint32_t pipeline,
@@ -559,7 +582,7 @@ Prediction Evaluator::predict(const Candidate& candidate) {
       worker.gradient_bytes = memory_gradient_[w];
       worker.boundary_bytes = memory_boundary_[w];
       worker.memory_bytes = needed_bytes(w);
-      spend_spare_memory({begin, line.ends[s]}, w, flights_of(s, line.workers.size(), micro_batches).waiting, worker);
+      spend_spare_memory({begin, line.ends[s]}, w, useful(line, s), worker);
       worker.reduce_sent_bytes = reduce_.sent[w];
       worker.gather_sent_bytes = gather_.sent[w];
       prediction.reduce_bytes += reduce_.sent[w];

@@ -47,12 +47,10 @@ struct Score {
 [[nodiscard]] std::uint32_t open_sums(SlotRange range);
 
 // Micro-batches that a stage holds at once: those on their way up and back, and those whose outputs are kept for
-// whoever takes a neighbour over, all of a step. Where memory is to spare, weights' gradients of some wait while a
-// stage below waits for their inputs' (worker/trainer/micro_batch_runner.hpp).
+// whoever takes a neighbour over, all of a step. What it can use besides, where memory is to spare, is no part of it.
 struct Flights {
   std::uint64_t ahead = 1;
   std::uint64_t kept = 1;
-  std::uint64_t waiting = 0;  // at most
 };
 [[nodiscard]] Flights flights_of(std::size_t stage, std::size_t stages, std::uint64_t micro_batches);
 
@@ -77,6 +75,8 @@ class Evaluator {
   [[nodiscard]] double block_seconds(std::uint32_t begin, std::uint32_t end) const {
     return seconds_[end] - seconds_[begin];
   }
+  // What a micro-batch takes over the border above a stage and back.
+  [[nodiscard]] double crossing_seconds(const Line& line, std::size_t stage) const;
   // Fills `flow` from workers and ends.
   void time_line(Line& line) const;
   [[nodiscard]] double line_seconds(const Line& line) const {
@@ -139,8 +139,10 @@ class Evaluator {
   void measure_tied(const Candidate& candidate);
   void measure_memory(const Line& line, std::uint32_t slot);
   [[nodiscard]] std::uint64_t needed_bytes(std::uint32_t worker) const;
-  // Adds what waits in the memory that is to spare.
-  void spend_spare_memory(BlockRange blocks, std::uint32_t worker, std::uint64_t most,
+  // What a stage can use to keep its pipeline busy.
+  [[nodiscard]] Allowance useful(const Line& line, std::size_t stage) const;
+  // Adds as much of it as there is memory to spare for.
+  void spend_spare_memory(BlockRange blocks, std::uint32_t worker, const Allowance& most,
                           WorkerPrediction& prediction) const;
   void measure_move(const Candidate& candidate);
   void add(Sums& sums, std::span<const Side> sides, double sign) const;

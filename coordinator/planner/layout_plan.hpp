@@ -71,7 +71,7 @@ struct WorkerPrediction {
   std::uint64_t state_bytes = 0;       // master values and moments, all generations
   std::uint64_t parameter_bytes = 0;   // working parameters, two buffers
   std::uint64_t activation_bytes = 0;  // of micro-batches between forward and the weights' gradients
-  std::uint32_t waiting = 0;           // micro-batches whose weights' gradients may wait: what the memory lets
+  Allowance allowance;                 // what of use the memory lets
   std::uint64_t gradient_bytes = 0;    // open sums of own slots, the reduced shard, and pieces stored for it
   std::uint64_t boundary_bytes = 0;    // the step's outputs, kept to be sent again, and inputs received ahead
   // A step's, without boundaries.

@@ -237,8 +237,7 @@ std::uint64_t memory_alone(const JobSpec& job) {
   const ModelProfile model = measured_model(job, map, block_shares(job, map));
   const PlannedWorker worker{WorkerId(0), "here", {}, 1};
   const LayoutPlan alone{{{{{WorkerId(0), {0, blocks}}}, {0, job.batch.slots}}}};
-  const auto predicted =
-      predict(alone, model, measured_cluster(std::span(&worker, 1)), plan_options(job, {}, 1, blocks));
+  const auto predicted = predict(alone, model, measured_cluster(std::span(&worker, 1)), plan_options(job));
   return predicted->workers[0].memory_bytes;
 }
 
@@ -374,7 +373,7 @@ TEST_F(Core, LinksFarFromThoseThatWerePlannedForCallForAnotherPlan) {
   EXPECT_EQ(asked_->cluster.same_host.latency_s, 0.01);
 }
 
-TEST_F(Core, AViewTellsHowManyMicroBatchesMayWait) {
+TEST_F(Core, AViewTellsWhatItsMembersAreAllowed) {
   JobSpec job = small_job();
   job.cluster.layout = "2";
   fresh(job);
@@ -384,8 +383,8 @@ TEST_F(Core, AViewTellsHowManyMicroBatchesMayWait) {
   ASSERT_TRUE(core_->view());
   const ViewRecord& view = *core_->view();
   ASSERT_EQ(view.stages.size(), 2U);
-  EXPECT_EQ(view.member(view.stages[0].worker)->waiting, 0U) << "no stage is below it";
-  EXPECT_EQ(view.member(view.stages[1].worker)->waiting, 1U);
+  EXPECT_EQ(view.member(view.stages[0].worker)->allowance, (Allowance{.ahead = 1, .waiting = 0}));
+  EXPECT_EQ(view.member(view.stages[1].worker)->allowance, (Allowance{.ahead = 0, .waiting = 1}));
 }
 
 TEST_F(Core, TheFirstViewIsThePlannersWhereDevicesAreKnown) {

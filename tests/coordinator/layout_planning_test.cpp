@@ -55,17 +55,18 @@ TEST_F(LayoutPlanning, WhatAWorkerIsPredictedToNeedMustFit) {
   EXPECT_TRUE(fits(std::uint64_t{1} << 40));
 }
 
-TEST_F(LayoutPlanning, GradientsOfWeightsWaitWhereMemoryLetsThem) {
+TEST_F(LayoutPlanning, WorkersAreAllowedWhatTheirMemoryLetsThem) {
   const std::vector<StageAssignment> stages{{WorkerId(0), {{0, 2}, {0, job_.batch.slots}}, false},
                                             {WorkerId(1), {{2, blocks_}, {0, job_.batch.slots}}, false}};
-  const auto waiting = [&](std::uint64_t memory) {
+  const auto allowed = [&](std::uint64_t memory, std::uint32_t worker) {
     const std::vector<PlannedWorker> two = workers(2, memory);
     const LayoutRequest request = layout_request(job_, map_, block_shares(job_, map_), two, {}, {});
-    return Forecast(request).waiting(stages);
+    return Forecast(request).allowances(stages).at(WorkerId(worker));
   };
-  EXPECT_EQ(waiting(0).at(WorkerId(0)), 0U) << "nobody waits for the first stage";
-  EXPECT_EQ(waiting(0).at(WorkerId(1)), 1U);
-  EXPECT_EQ(waiting(1'000'000).at(WorkerId(1)), 0U);
+  EXPECT_EQ(allowed(0, 0), (Allowance{.ahead = 1, .waiting = 0})) << "nobody waits for the first stage";
+  EXPECT_EQ(allowed(0, 1), (Allowance{.ahead = 0, .waiting = 1})) << "at the head forward and backward are one";
+  EXPECT_EQ(allowed(1'000'000, 0), Allowance{});
+  EXPECT_EQ(allowed(1'000'000, 1), Allowance{});
 }
 
 }  // namespace

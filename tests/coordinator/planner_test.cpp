@@ -191,18 +191,46 @@ TEST(Prediction, GradientsOfWeightsWaitInTheMemoryThatIsToSpare) {
     return predict(layout, model, alike(3, memory), options)->workers[2];
   };
   const WorkerPrediction none = head(1, 64);
-  EXPECT_EQ(none.waiting, 0U);
+  EXPECT_EQ(none.allowance, Allowance{});
   const WorkerPrediction all = head(16'000'000'000, 64);
-  EXPECT_EQ(all.waiting, 2U);
+  EXPECT_EQ(all.allowance, (Allowance{.ahead = 0, .waiting = 2}));
   EXPECT_LT(none.memory_bytes, all.memory_bytes);
   EXPECT_EQ(all.memory_bytes,
             all.state_bytes + all.parameter_bytes + all.activation_bytes + all.gradient_bytes + all.boundary_bytes);
-  EXPECT_EQ(head(all.memory_bytes, 64).waiting, 2U);
-  EXPECT_EQ(head(all.memory_bytes - 1, 64).waiting, 1U);
+  EXPECT_EQ(head(all.memory_bytes, 64).allowance.waiting, 2U);
+  EXPECT_EQ(head(all.memory_bytes - 1, 64).allowance.waiting, 1U);
   EXPECT_GT(all.gradient_bytes, none.gradient_bytes) << "a slot each: another accumulator is open";
   const WorkerPrediction long_slots = head(16'000'000'000, 256);
-  EXPECT_EQ(long_slots.waiting, 2U);
+  EXPECT_EQ(long_slots.allowance.waiting, 2U);
   EXPECT_GT(long_slots.gradient_bytes, head(1, 256).gradient_bytes);
+}
+
+TEST(Prediction, MoreMicroBatchesFlyWhereBordersTakeLong) {
+  ModelProfile model = small_model();
+  for (BlockProfile& block : model.blocks) block.forward_s = 1, block.backward_s = 2;
+  model.boundary_bytes = 1000;
+  const LayoutPlan layout{{{{{WorkerId(0), {0, 2}}, {WorkerId(1), {2, 4}}, {WorkerId(2), {4, 8}}}, {0, 64}}}};
+  const auto workers = [&](double latency_s, std::uint64_t memory) {
+    ClusterProfile cluster = alike(3, memory);
+    cluster.same_zone.latency_s = latency_s;
+    return predict(layout, model, cluster, options_of())->workers;
+  };
+  const auto ahead = [&](double latency_s, std::uint32_t worker) {
+    return workers(latency_s, 16'000'000'000)[worker].allowance.ahead;
+  };
+  // A stage takes 12 s at most; a round trip over two borders four latencies.
+  EXPECT_EQ(ahead(0, 0), 1U);
+  EXPECT_EQ(ahead(6, 0), 3U);
+  EXPECT_EQ(ahead(6, 1), 2U);
+  EXPECT_EQ(ahead(6, 2), 0U);
+  EXPECT_EQ(ahead(1e6, 0), 61U) << "not more than a step has";
+  const WorkerPrediction none = workers(6, 1)[0];
+  const WorkerPrediction all = workers(6, 16'000'000'000)[0];
+  EXPECT_EQ(none.allowance, Allowance{});
+  EXPECT_EQ(all.memory_bytes,
+            all.state_bytes + all.parameter_bytes + all.activation_bytes + all.gradient_bytes + all.boundary_bytes);
+  EXPECT_EQ(all.boundary_bytes - none.boundary_bytes, 3000U) << "the first stage has one neighbour";
+  EXPECT_EQ(workers(6, all.memory_bytes - 1)[0].allowance.ahead, 2U);
 }
 
 TEST(Planner, ForcedFormsAreKept) {

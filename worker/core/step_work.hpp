@@ -27,7 +27,7 @@ struct StepWork {
     // item goes forward and backward at once.
     SlotItem forward, backward;
     SlotItem forward_end, backward_end;
-    std::uint32_t depth = 1;      // stages from this one to the head: what 1F1B lets be in flight
+    std::uint32_t depth = 1;      // of micro-batches that may be in flight: 1F1B's and what is allowed ahead of it
     std::uint32_t waiting = 0;    // micro-batches whose weights' gradients may wait
     std::uint32_t in_flight = 0;  // training items given for the forward pass and not for the backward pass
     std::uint32_t done = 0;       // finished slots, a prefix

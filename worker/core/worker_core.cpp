@@ -636,8 +636,9 @@ void WorkerCore::adopt_stages() {
     if (assignment.worker != self() || assignment.work.empty()) continue;
     const auto held = std::ranges::find(work_.stages, assignment.work, &StepWork::Stage::work);
     stages.push_back(held != work_.stages.end() ? *held : work_.new_stage(assignment));
-    stages.back().depth = 1 + stages_above(exchange_.stages, assignment.work);
-    stages.back().waiting = std::min(stages_below(exchange_.stages, assignment.work), view_->member(self())->waiting);
+    const Allowance& allowance = view_->member(self())->allowance;
+    stages.back().depth = 1 + stages_above(exchange_.stages, assignment.work) + allowance.ahead;
+    stages.back().waiting = std::min(stages_below(exchange_.stages, assignment.work), allowance.waiting);
     finish_slots(stages.back(), std::nullopt);
   }
   work_.stages = std::move(stages);
