@@ -165,9 +165,8 @@ double Evaluator::class_rate(std::uint32_t a, std::uint32_t b) const {
   return cluster_->same_zone.bytes_per_s;
 }
 
-double Evaluator::crossing_seconds(const Line& line, std::size_t stage) const {
-  const LinkProfile next = link(line.workers[stage], line.workers[stage + 1]);
-  return 2 * (next.latency_s + static_cast<double>(model_->boundary_bytes) / next.bytes_per_s);
+double Evaluator::crossing_seconds(const LinkProfile& border) const {
+  return 2 * (border.latency_s + static_cast<double>(model_->boundary_bytes) / border.bytes_per_s);
 }
 
 void Evaluator::time_line(Line& line) const {
@@ -185,8 +184,9 @@ void Evaluator::time_line(Line& line) const {
     slowest = std::max(slowest, stage);
     begin = line.ends[s];
     if (s + 1 == line.workers.size()) break;
-    borders += crossing_seconds(line, s);
-    slowest_link = std::max(slowest_link, boundary / link(line.workers[s], line.workers[s + 1]).bytes_per_s);
+    const LinkProfile next = link(line.workers[s], line.workers[s + 1]);
+    borders += crossing_seconds(next);
+    slowest_link = std::max(slowest_link, boundary / next.bytes_per_s);
   }
   line.flow = flow_through(static_cast<std::uint32_t>(line.workers.size()), stages, slowest);
   line.flow.fill += borders + beside;
@@ -397,7 +397,9 @@ Allowance Evaluator::useful(const Line& line, std::size_t stage) const {
   const std::uint64_t micro_batches = std::uint64_t{line.slots} * per_slot();
   const Flights flights = flights_of(stage, line.workers.size(), micro_batches);
   double crossing = 0;
-  for (std::size_t s = stage; s + 1 < line.workers.size(); ++s) crossing += crossing_seconds(line, s);
+  for (std::size_t s = stage; s + 1 < line.workers.size(); ++s) {
+    crossing += crossing_seconds(link(line.workers[s], line.workers[s + 1]));
+  }
   const bool head = stage + 1 == line.workers.size();
   const double most = head ? 0 : static_cast<double>(micro_batches - flights.ahead);
   return {.ahead = static_cast<std::uint32_t>(std::min(most, 1 + std::round(crossing / line.flow.period))),
@@ -414,7 +416,8 @@ void Evaluator::spend_spare_memory(BlockRange blocks, std::uint32_t worker, cons
   const std::uint64_t kept = saved + deltas_[blocks.end] - deltas_[blocks.begin];
   const double spare = memory_[worker] - static_cast<double>(prediction.memory_bytes);
   const std::uint64_t flying = saved + (blocks.begin > 0 ? 2 : 1) * model_->boundary_bytes;
-  const std::uint64_t ahead = spare > 0 ? std::min<std::uint64_t>(most.ahead, spare / static_cast<double>(flying)) : 0;
+  const double room = spare / static_cast<double>(flying);
+  const auto ahead = spare > 0 ? static_cast<std::uint64_t>(std::min<double>(most.ahead, room)) : 0;
   std::uint64_t waiting_bytes = 0, gradients = 0;
   for (std::uint64_t waiting = 1; waiting <= most.waiting; ++waiting) {
     const std::uint64_t open = (waiting - 1 + per_slot() - 1) / per_slot();

@@ -75,8 +75,8 @@ class Evaluator {
   [[nodiscard]] double block_seconds(std::uint32_t begin, std::uint32_t end) const {
     return seconds_[end] - seconds_[begin];
   }
-  // What a micro-batch takes over the border above a stage and back.
-  [[nodiscard]] double crossing_seconds(const Line& line, std::size_t stage) const;
+  // What a micro-batch takes over a border and back.
+  [[nodiscard]] double crossing_seconds(const LinkProfile& border) const;
   // Fills `flow` from workers and ends.
   void time_line(Line& line) const;
   [[nodiscard]] double line_seconds(const Line& line) const {
