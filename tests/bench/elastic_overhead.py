@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """What the elastic machinery costs: a job in the bare loop, in one worker with two threads, in two workers with one each.
 
-    tests/bench/elastic_overhead.py [--planaria build/release/planaria] [--job examples/gpt_11m.toml] [--rounds 3]
+    tests/bench/elastic_overhead.py [--planaria build/release/planaria] [--job examples/gpt_11m.toml] [--rounds 5]
 
 A shared machine's speed drifts by more than what is measured here, over seconds to minutes. So all three run at the same
-time, each for half a second in turn while the others are stopped, and a step's time is counted in the time that its own
-processes were let run. Printed are, for each round, the tokens a second of --steps steps after the first, and the ratios.
+time, each for two seconds in turn while the others are stopped, and a step's time is counted in the time that its own
+processes were let run: long enough that what a thawed process catches up with (timers that ran out, caches) weighs little.
+Printed are, for each round, the tokens a second of --steps steps after the first; then, over the steps of all rounds, the
+median and the quartiles of the ratio between two contestants' times of the same step, taken within seconds of each other.
 """
 import argparse
 import os
@@ -15,7 +17,7 @@ import subprocess
 import tempfile
 import time
 
-SLICE_S = 0.5
+SLICE_S = 2.0
 POLL_S = 0.01
 
 
@@ -113,26 +115,28 @@ def one_round(args, directory, index):
     finally:
         for contestant in contestants:
             contestant.end()
-    return {c.name: args.steps * args.tokens / (c.ended[last] - c.ended[1]) for c in contestants}
+    return {c.name: [c.ended[step] - c.ended[step - 1] for step in range(2, last + 1)] for c in contestants}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planaria", default="build/release/planaria")
     parser.add_argument("--job", default="examples/gpt_11m.toml")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=8192, help="of a step of the job")
     args = parser.parse_args()
     rounds = []
     with tempfile.TemporaryDirectory() as directory:
         for index in range(args.rounds):
             rounds.append(one_round(args, directory, index))
-            print("bare loop %(bare).0f tokens/s, 1 worker x 2 threads %(one).0f, 2 workers x 1 thread %(two).0f" % rounds[-1],
+            speeds = {name: args.tokens / statistics.mean(step_s) for name, step_s in rounds[-1].items()}
+            print("bare loop %(bare).0f tokens/s, 1 worker x 2 threads %(one).0f, 2 workers x 1 thread %(two).0f" % speeds,
                   flush=True)
     for what, name, base in [("1 worker / bare loop", "one", "bare"), ("2 workers / 1 worker", "two", "one")]:
-        ratios = [figures[name] / figures[base] for figures in rounds]
-        print("%s: median %.3f (%.3f to %.3f)" % (what, statistics.median(ratios), min(ratios), max(ratios)))
+        ratios = [theirs / ours for step_s in rounds for theirs, ours in zip(step_s[base], step_s[name])]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        print("%s: median %.3f (quartiles %.3f and %.3f, of %d steps)" % (what, median, low, high, len(ratios)))
 
 
 if __name__ == "__main__":
