@@ -30,8 +30,9 @@ std::string name(WorkerId worker) {
 
 bool CoordinatorCore::in_view(WorkerId worker) const {
   const Member* member = view_ ? view_->member(worker) : nullptr;
+  if (member == nullptr) return false;
   const auto record = workers_.find(worker);
-  return member != nullptr && record != workers_.end() && record->second.incarnation == member->incarnation;
+  return record != workers_.end() && record->second.incarnation == member->incarnation;
 }
 
 bool CoordinatorCore::serving(const WorkerRecord& worker) const {

@@ -38,9 +38,12 @@ std::uint32_t open_sums(SlotRange range) {
   constexpr std::uint32_t kCounted = 128;
   // On both sides of the highest boundary inside the range there is at most one node a level.
   if (range.size() > kCounted) return 2 * static_cast<std::uint32_t>(std::bit_width(range.size()));
-  std::uint32_t most = count_nodes(range);
+  // As each slot is added its node becomes one with its sibling, then their parent with that one's, as a binary counter
+  // carries: up to where the sibling would begin outside the range.
+  std::uint32_t most = 0, count = 0;
   for (std::uint32_t slot = range.begin; slot < range.end; ++slot) {
-    most = std::max(most, count_nodes({range.begin, slot}) + 1);
+    most = std::max(most, ++count);
+    for (std::uint32_t size = 1; (slot & size) != 0 && slot + 1 >= range.begin + 2 * size; size *= 2) --count;
   }
   return most;
 }
