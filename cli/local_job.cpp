@@ -117,7 +117,7 @@ std::optional<std::int64_t> signal_time(const std::vector<FiredFault>& fired, co
 
 json recovery_summary(const json& recovery, const std::vector<FiredFault>& fired) {
   json summary;
-  for (const char* key : {"cause", "planned", "at_step", "lost_slots", "tier"})
+  for (const char* key : {"cause", "planned", "at_step", "lost_slots", "lost_work", "own_work", "tier"})
     summary[key] = recovery.value(key, json());
   const json known = recovery.value("phase_ms", json::object());
   json& phases = summary["phase_ms"];

@@ -289,6 +289,12 @@ std::vector<SlotRange> ResumePlan::lost_slots() const {
   return merged;
 }
 
+std::uint32_t ResumePlan::lost_slot_count() const {
+  std::uint32_t count = 0;
+  for (const SlotRange range : lost_slots()) count += range.size();
+  return count;
+}
+
 std::vector<ShardAssignment> split_shards(const StateMap& map, std::span<const StageAssignment> stages,
                                           std::span<const ShardAssignment> former) {
   const auto users = users_of_blocks(map.blocks().size(), stages);

@@ -181,6 +181,7 @@ struct ResumePlan {
 
   // Slots of which something is computed anew, in order.
   [[nodiscard]] std::vector<SlotRange> lost_slots() const;
+  [[nodiscard]] std::uint32_t lost_slot_count() const;
 
   template <class V>
   void fields(V& v) {

@@ -377,7 +377,8 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   recovery.committed_at = now_;
   recovery.at_step = view_->resume.step;
   recovery.tier = view_->resume.tier;
-  recovery.lost_slots = decision.lost_slots;
+  count_lost_work(recovery);
+  recovery.own_work = decision.own_work;
 
   // Who is in the previous view is told what changed.
   std::map<ViewNumber, std::shared_ptr<const PackedView>> packed;  // by base

@@ -13,9 +13,9 @@ LostWork::LostWork(const StateMap& map, const Costs& costs, std::vector<Taker> t
 std::vector<std::pair<WorkerId, StageWork>> LostWork::share(const StageWork& lost, const Able& able) {
   std::vector<std::pair<WorkerId, StageWork>> shared;
   BlockRange run{lost.blocks.begin, lost.blocks.begin};
-  std::vector<std::size_t> of_run;
+  std::vector<Candidate> of_run;
   for (std::uint32_t block = lost.blocks.begin; block < lost.blocks.end; ++block) {
-    std::vector<std::size_t> next = able(block);
+    std::vector<Candidate> next = able(block);
     if (!run.empty() && next != of_run) {
       share_slots({run, lost.slots}, of_run, shared);
       run = {block, block};
@@ -27,7 +27,7 @@ std::vector<std::pair<WorkerId, StageWork>> LostWork::share(const StageWork& los
   return shared;
 }
 
-void LostWork::share_slots(const StageWork& lost, const std::vector<std::size_t>& able,
+void LostWork::share_slots(const StageWork& lost, const std::vector<Candidate>& able,
                            std::vector<std::pair<WorkerId, StageWork>>& shared) {
   Deal best;
   for (std::uint32_t run = 1;; run *= 2) {
@@ -36,21 +36,26 @@ void LostWork::share_slots(const StageWork& lost, const std::vector<std::size_t>
     if (run >= lost.slots.size()) break;
   }
   const double cost = share_of(costs_.block_shares, lost.blocks);
-  for (const auto& [taker, slots] : best.shares) {
-    shared.push_back({takers_[taker].worker, {lost.blocks, slots}});
-    takers_[taker].remaining += cost * slots.size();
+  for (const auto& [candidate, slots] : best.shares) {
+    Taker& taker = takers_[candidate.taker];
+    shared.push_back({taker.worker, {lost.blocks, slots}});
+    taker.remaining = free_in(candidate) * taker.speed / costs_.micro_batches_per_slot + cost * slots.size();
   }
+}
+
+double LostWork::free_in(const Candidate& candidate) const {
+  const Taker& taker = takers_[candidate.taker];
+  return std::max(candidate.fetching_s, taker.remaining * costs_.micro_batches_per_slot / taker.speed);
 }
 
 // Aligned runs of slots go one by one to whoever would be done first, then those of a worker side by side, in the
 // workers' order.
-LostWork::Deal LostWork::deal(const StageWork& lost, std::uint32_t run, const std::vector<std::size_t>& able) const {
+LostWork::Deal LostWork::deal(const StageWork& lost, std::uint32_t run, const std::vector<Candidate>& able) const {
   const double slot_seconds = share_of(costs_.block_shares, lost.blocks) * costs_.micro_batches_per_slot;
   using Turn = std::pair<double, std::size_t>;  // seconds with one more run; place in `able`
   std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
   const auto free_after = [&](std::size_t place, std::uint32_t runs) {
-    const Taker& taker = takers_[able[place]];
-    return (taker.remaining * costs_.micro_batches_per_slot + slot_seconds * run * runs) / taker.speed;
+    return free_in(able[place]) + slot_seconds * run * runs / takers_[able[place].taker].speed;
   };
   for (std::size_t place = 0; place < able.size(); ++place) turns.emplace(free_after(place, 1), place);
   std::map<std::size_t, std::uint32_t> runs;  // by place

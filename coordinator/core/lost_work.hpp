@@ -23,29 +23,35 @@ class LostWork {
     double speed = 1;      // whole micro-batches a second
     double remaining = 0;  // of the step's work that is its own: whole micro-batches' time, in slots
   };
+  // Who could take a block's work.
+  struct Candidate {
+    std::size_t taker = 0;
+    double fetching_s = 0;  // until it has the block
+    bool operator==(const Candidate&) const = default;
+  };
   struct Costs {
     std::span<const double> block_shares;  // of a micro-batch's time
     double micro_batches_per_slot = 1;
     double bytes_per_s = 1;  // between two members
   };
-  // Indices of takers that can compute a block; not empty.
-  using Able = std::function<std::vector<std::size_t>(std::uint32_t block)>;
+  using Able = std::function<std::vector<Candidate>(std::uint32_t block)>;  // not empty
 
   // Both outlive this.
   LostWork(const StateMap& map, const Costs& costs, std::vector<Taker> takers);
 
-  // Who takes which part of `lost`: in runs of blocks that the same ones can compute.
+  // Who takes which part of `lost`: in runs of blocks that the same ones could take.
   [[nodiscard]] std::vector<std::pair<WorkerId, StageWork>> share(const StageWork& lost, const Able& able);
 
  private:
   // Slots as they could be shared out.
   struct Deal {
-    std::vector<std::pair<std::size_t, SlotRange>> shares;  // takers, and what they take, in order
+    std::vector<std::pair<Candidate, SlotRange>> shares;  // what they take, in order
     double seconds = 0;  // until the last one is done, and its sums are where they are added
   };
-  void share_slots(const StageWork& lost, const std::vector<std::size_t>& able,
+  void share_slots(const StageWork& lost, const std::vector<Candidate>& able,
                    std::vector<std::pair<WorkerId, StageWork>>& shared);
-  [[nodiscard]] Deal deal(const StageWork& lost, std::uint32_t run, const std::vector<std::size_t>& able) const;
+  [[nodiscard]] Deal deal(const StageWork& lost, std::uint32_t run, const std::vector<Candidate>& able) const;
+  [[nodiscard]] double free_in(const Candidate& candidate) const;  // seconds
 
   const StateMap& map_;
   const Costs costs_;

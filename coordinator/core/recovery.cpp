@@ -480,7 +480,6 @@ class RecoveryPlanner {
     plan().compute = epilogue() || std::ranges::any_of(plan().shards, [](const auto& shard) { return !shard.ready; });
     if (plan().compute) return;
     std::erase_if(plan().stages, &StageAssignment::recompute);
-    decision_.lost_slots = 0;
   }
 
   void plan_resume_stages() {
@@ -562,7 +561,10 @@ class RecoveryPlanner {
   // Inside a step only stages without a worker change hands.
   void carry_stages() {
     std::vector<LostWork::Taker> takers;
-    for (std::size_t i = 0; i < count(); ++i) takers.push_back({worker(i), speeds_[i], work_left_[i]});
+    for (std::size_t i = 0; i < count(); ++i) {
+      takers.push_back({worker(i), speeds_[i], work_left_[i]});
+      decision_.own_work += work_left_[i] * micro_batches_per_slot();
+    }
     for (const std::size_t i : members_) {
       for (const StageWork& own : own_work_[i]) plan().stages.push_back({worker(i), own, false});
     }
@@ -572,17 +574,26 @@ class RecoveryPlanner {
         plan().stages.push_back({taker, part, !in_.planned});
       }
     }
-    for (const SlotRange range : plan().lost_slots()) decision_.lost_slots += range.size();
   }
 
-  // Members that can compute a block. Where none can, those that fetch it for the next step anyway.
-  [[nodiscard]] std::vector<std::size_t> able_for(std::uint32_t block) const {
-    std::vector<std::size_t> able, fetching;
+  // Members that can compute a block, and those that fetch it for the next step anyway.
+  [[nodiscard]] std::vector<LostWork::Candidate> able_for(std::uint32_t block) const {
+    std::vector<LostWork::Candidate> able;
     for (const std::size_t i : members_) {
-      if (can_compute(i, {block, block + 1})) able.push_back(i);
-      if (duties_->of(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) fetching.push_back(i);
+      if (can_compute(i, {block, block + 1})) {
+        able.push_back({i, 0});
+      } else if (duties_->of(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) {
+        able.push_back({i, fetching_seconds(i)});
+      }
     }
-    return able.empty() ? fetching : able;
+    return able;
+  }
+  [[nodiscard]] double fetching_seconds(std::size_t i) const {
+    const Duty& duty = duties_->of(worker(i));
+    const TileSet state = duty.kept.without(held(i, base_).state);
+    const TileSet parameters = duty.used.without(held(i, base_).parameters).without(state);
+    const std::uint64_t bytes = kTensorsOfState * bytes_of(*in_.map, state) + bytes_of(*in_.map, parameters);
+    return static_cast<double>(bytes) / rate_;
   }
 
   // A tile that is reduced already stays where it is; others are summed by those who keep them after the step, or,
@@ -643,7 +654,8 @@ class RecoveryPlanner {
     std::string& reason = decision_.record.reason;
     reason +=
         "resume step " + std::to_string(plan().step.value()) + " on " + std::to_string(staying_.size()) + " worker(s)";
-    if (decision_.lost_slots > 0) reason += ", " + std::to_string(decision_.lost_slots) + " lost slot(s) computed anew";
+    const std::uint32_t lost = plan().lost_slot_count();
+    if (lost > 0) reason += ", " + std::to_string(lost) + " lost slot(s) computed anew";
     if (!plan().compute) reason += ", every sum of the step survives";
     if (plan().tier == 1) {
       reason += distrusted_ ? ", from the state that all members had alike: they differ since"

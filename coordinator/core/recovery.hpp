@@ -60,7 +60,7 @@ struct RecoveryInput {
 
 struct RecoveryDecision {
   ViewRecord record;
-  std::uint32_t lost_slots = 0;
+  double own_work = 0;                                   // as RecoveryRecord has it
   std::optional<log_record::NumericDecision> numeric;    // to be logged before the commit
   std::optional<log_record::Disagreement> disagreement;  // likewise
   bool halt = false;                                     // the job can't go on; record.reason says why

@@ -60,6 +60,8 @@ RecoveryRow recovery_row(const RecoveryRecord& record, Instant now) {
   row.at_step = record.at_step;
   row.tier = record.tier;
   row.lost_slots = record.lost_slots;
+  row.lost_work = record.lost_work;
+  row.own_work = record.own_work;
   if (!record.committed_at) return row;  // under way, or of an earlier start of the coordinator
   // Workers stamp with their host's clock: on another host it counts from elsewhere.
   const auto ours = [&](std::optional<Instant> at) {

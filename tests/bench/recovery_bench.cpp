@@ -82,7 +82,7 @@ void decide(benchmark::State& state) {
     const auto decision = decide_recovery(input);
     if (!decision) return state.SkipWithError(decision.error().message().c_str());
     state.counters["fetches"] = static_cast<double>(decision->record.resume.fetches.size());
-    state.counters["lost_slots"] = decision->lost_slots;
+    state.counters["lost_slots"] = decision->record.resume.lost_slot_count();
   }
 }
 

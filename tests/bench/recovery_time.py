@@ -8,9 +8,8 @@ Each run kills (or, with --stop, freezes) one of the workers, another one in ano
 pipelines, of which the others must hold the same blocks. Printed: median and 95th percentile of
 detect, decide, move, their sum (overhead), the time from the signal to the step's commit (total), and `catch up`: the time
 from the first lost slot's start to the commit over what the work that was left takes at the survivors' speed. That work is
-the lost micro-batches, those of the survivors that weren't done yet, and the rest of a step (reduce, gate, update,
-acknowledge), which is what a step of the survivors takes beyond computing. It is not told of pipelines, where lost slots are
-of some blocks only.
+the lost micro-batches, those of the survivors that weren't done when they reported, and the rest of a step (reduce, gate, update,
+acknowledge), which is what a step of the survivors takes beyond computing.
 """
 import argparse
 import json
@@ -44,12 +43,11 @@ def run_once(args, index, directory):
     summary = json.loads(done.stdout.strip().splitlines()[-1])
     recoveries = [r for r in summary["recoveries"] if "lost:" in r["cause"]]
     for recovery in recoveries:
-        recovery["catch_up"] = None if args.layout else catch_up(
-            recovery, args.micro_batches, step, victim, os.path.join(directory, str(index)))
+        recovery["catch_up"] = catch_up(recovery, args.micro_batches, victim, os.path.join(directory, str(index)))
     return phase, summary["weights_hash"], recoveries
 
 
-def catch_up(recovery, micro_batches, struck_step, victim, directory):
+def catch_up(recovery, micro_batches, victim, directory):
     phases = recovery["phase_ms"]
     if phases.get("overhead") is None or phases.get("total") is None:
         return None
@@ -63,10 +61,8 @@ def catch_up(recovery, micro_batches, struck_step, victim, directory):
         return None
     speed = sum(rates) / 1e3  # micro-batches a millisecond
     rest = max(0.0, 1e3 * statistics.median(later) - micro_batches / speed)
-    own = micro_batches - recovery["lost_slots"]
-    if recovery["at_step"] == struck_step:  # else the survivors waited for the victim's acknowledgement and then began a step
-        own = max(0.0, own - speed * phases["overhead"])
-    return (phases["total"] - phases["overhead"]) / ((recovery["lost_slots"] + own) / speed + rest)
+    own = max(0.0, recovery["own_work"] - speed * (phases["decide"] + phases["move"]))  # they went on meanwhile
+    return (phases["total"] - phases["overhead"]) / ((recovery["lost_work"] + own) / speed + rest)
 
 
 def spread(values):
@@ -103,9 +99,10 @@ def main():
                         values.append(value)
                 if recovery["catch_up"] is not None:
                     ratios.append(recovery["catch_up"])
+                times = " ".join(f"{n} {recovery['phase_ms'].get(n) or float('nan'):.1f}" for n in collected)
                 print(f"run {index:3} {phase:9} step {recovery['at_step']:3} lost slots {recovery['lost_slots']:3} "
-                      + " ".join(f"{n} {recovery['phase_ms'].get(n) or float('nan'):.1f}" for n in collected)
-                      + f" catch up {recovery['catch_up'] or float('nan'):.2f}", flush=True)
+                      f"work {recovery['lost_work']:5.1f} own {recovery['own_work'] or 0:5.1f} {times} "
+                      f"catch up {recovery['catch_up'] or float('nan'):.2f}", flush=True)
     for name, values in collected.items():
         print(f"{name:9} ms  {spread(values)}")
     if ratios:

@@ -41,6 +41,8 @@ StatusSnapshot sample_status() {
   recovery.victims = {WorkerId(1)};
   recovery.at_step = Step(12);
   recovery.lost_slots = 4;
+  recovery.lost_work = 1.5;
+  recovery.own_work = 2.5;
   recovery.phase_ms.detect = 3.5;
   s.recoveries = {recovery};
   s.history = {{Step(40), 2.6, {}, {}, {}}, {Step(41), 2.5, 2.7, {}, {}}};
@@ -100,6 +102,8 @@ TEST_F(Routes, StatusHoldsTheNamesThatToolsRelyOn) {
   EXPECT_EQ(status["val_loss"], nullptr);
   EXPECT_EQ(status["workers"][0]["blocks"], json({2, 5}));
   EXPECT_EQ(status["workers"][0]["slots"], json({8, 16}));
+  EXPECT_EQ(status["recoveries"][0]["lost_work"], 1.5);
+  EXPECT_EQ(status["recoveries"][0]["own_work"], 2.5);
   EXPECT_EQ(status["recoveries"][0]["phase_ms"]["detect"], 3.5);
   EXPECT_EQ(status["recoveries"][0]["phase_ms"]["move"], nullptr);
   EXPECT_EQ(status["history"].size(), 2U);

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
+#include "proto/tile_set.hpp"
 #include "tests/single_stages.hpp"
 
 namespace planaria {
@@ -103,6 +106,34 @@ TEST_F(Recovery, GoesOnWithTheStepWhenAllAgree) {
   EXPECT_EQ(decision->record.resume.tier, 0U);
   EXPECT_FALSE(decision->record.resume.discard);
   EXPECT_TRUE(decision->record.resume.fetches.empty());
+}
+
+// Of two stages the first is lost; the other's worker is its pipeline's only one after the step.
+TEST_F(Recovery, WhoFetchesALostStagesBlocksTakesAPartOfItsWork) {
+  const std::uint32_t half = blocks() / 2;
+  const BlockRange all{0, blocks()}, upper{half, blocks()};
+  ViewRecord& previous = *input_.previous;
+  previous.stages = {{WorkerId(0), {{0, half}, {0, 4}}, false},
+                     {WorkerId(1), {upper, {0, 4}}, false},
+                     {WorkerId(2), {all, {4, 8}}, false}};
+  previous.shards = split_shards(map_, previous.stages);
+  input_.members.erase(input_.members.begin());
+  for (RecoveryMember& member : input_.members) {
+    member.report.stages = {{previous.stages[member.member.worker.value()].work, 0}};
+  }
+  const TileSet held = TileSet(map_.tiles_of(upper)).common(map_.tiles_with_state());
+  holdings(0).states = {{Step(5),
+                         held.runs(),
+                         map_.tied_tiles().empty() ? std::vector<TileRange>() : std::vector{map_.tied_tiles()},
+                         {}}};
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  std::map<WorkerId, std::uint32_t> taken;
+  for (const StageAssignment& stage : decision->record.resume.stages) {
+    if (stage.recompute) taken[stage.worker] += stage.work.slots.size();
+  }
+  EXPECT_EQ(taken[WorkerId(1)] + taken[WorkerId(2)], 4U);
+  EXPECT_GE(taken[WorkerId(1)], 3U);  // it has a third less left to do of its own
 }
 
 TEST_F(Recovery, MembersThatDisagreeGoBackToWhatAllHadAlike) {
