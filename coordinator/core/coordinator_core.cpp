@@ -212,7 +212,7 @@ void CoordinatorCore::replay(const log_record::Committed& record) {
   recovery.cause = view_->reason;
   recovery.at_step = view_->resume.step;
   recovery.tier = view_->resume.tier;
-  count_lost_work(recovery);
+  recovery.lost_slots = view_->resume.lost_slot_count();
   recoveries_.push_back(std::move(recovery));
   for (const Member& member : view_->members) {
     WorkerRecord& worker = workers_[member.worker];
@@ -220,16 +220,6 @@ void CoordinatorCore::replay(const log_record::Committed& record) {
     if (worker.incarnation == member.incarnation && worker.status != WorkerStatus::draining) {
       worker.status = WorkerStatus::member;
     }
-  }
-}
-
-void CoordinatorCore::count_lost_work(RecoveryRecord& recovery) const {
-  const ResumePlan& plan = view_->resume;
-  recovery.lost_slots = plan.lost_slot_count();
-  for (const StageAssignment& stage : plan.stages) {
-    if (!stage.recompute) continue;
-    recovery.lost_work +=
-        stage.work.slots.size() * share_of(block_shares_, stage.work.blocks) * config_.job.micro_batches_per_slot();
   }
 }
 

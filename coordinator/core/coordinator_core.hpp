@@ -156,9 +156,10 @@ struct RecoveryRecord {
   std::vector<WorkerId> victims;
   Step at_step;
   std::uint32_t tier = 0;
-  std::uint32_t lost_slots = 0;        // of which some blocks, at least, are computed anew
-  double lost_work = 0;                // their computing, in micro-batches through the whole model
-  std::optional<double> own_work;      // likewise, of the others' own: what wasn't done when they reported
+  std::uint32_t lost_slots = 0;  // of which some blocks, at least, are computed anew
+  // In micro-batches through the whole model: their computing, and what the others had still to do of their own when
+  // they reported. Unset where the step is computed anew as a whole.
+  std::optional<double> lost_work, own_work;
   std::optional<Instant> evidence_at;  // first hint or last heartbeat
   Instant declared_at{};
   std::optional<Instant> committed_at;  // the view's commit
@@ -325,7 +326,6 @@ class CoordinatorCore {
   void wait_for_capacity(const std::string& why);
   [[nodiscard]] std::set<WorkerId> present() const;
   void count_steps(Step committed);
-  void count_lost_work(RecoveryRecord& recovery) const;  // of the view that is committed
   void finish_job(bool success, std::string reason, Step step, Hash128 weights);
   void consider_exit();
 

@@ -377,7 +377,8 @@ void CoordinatorCore::commit(const RecoveryDecision& decision) {
   recovery.committed_at = now_;
   recovery.at_step = view_->resume.step;
   recovery.tier = view_->resume.tier;
-  count_lost_work(recovery);
+  recovery.lost_slots = view_->resume.lost_slot_count();
+  recovery.lost_work = decision.lost_work;
   recovery.own_work = decision.own_work;
 
   // Who is in the previous view is told what changed.

@@ -15,7 +15,7 @@ std::vector<std::pair<WorkerId, StageWork>> LostWork::share(const StageWork& los
   BlockRange run{lost.blocks.begin, lost.blocks.begin};
   std::vector<Candidate> of_run;
   for (std::uint32_t block = lost.blocks.begin; block < lost.blocks.end; ++block) {
-    std::vector<Candidate> next = able(block);
+    std::vector<Candidate> next = in_time(able(block), lost);
     if (!run.empty() && next != of_run) {
       share_slots({run, lost.slots}, of_run, shared);
       run = {block, block};
@@ -25,6 +25,21 @@ std::vector<std::pair<WorkerId, StageWork>> LostWork::share(const StageWork& los
   }
   share_slots({run, lost.slots}, of_run, shared);
   return shared;
+}
+
+// Without those who would still fetch when the holders had done all of it: they would only cut it into smaller parts.
+std::vector<LostWork::Candidate> LostWork::in_time(std::vector<Candidate> able, const StageWork& lost) const {
+  double work = share_of(costs_.block_shares, lost.blocks) * lost.slots.size();
+  double speed = 0;
+  for (const Candidate& candidate : able) {
+    if (candidate.fetching_s > 0) continue;
+    work += takers_[candidate.taker].remaining;
+    speed += takers_[candidate.taker].speed;
+  }
+  if (speed <= 0) return able;
+  const double alone = work * costs_.micro_batches_per_slot / speed;
+  std::erase_if(able, [&](const Candidate& candidate) { return candidate.fetching_s >= alone; });
+  return able;
 }
 
 void LostWork::share_slots(const StageWork& lost, const std::vector<Candidate>& able,
@@ -39,17 +54,17 @@ void LostWork::share_slots(const StageWork& lost, const std::vector<Candidate>& 
   for (const auto& [candidate, slots] : best.shares) {
     Taker& taker = takers_[candidate.taker];
     shared.push_back({taker.worker, {lost.blocks, slots}});
-    taker.remaining = free_in(candidate) * taker.speed / costs_.micro_batches_per_slot + cost * slots.size();
+    taker.remaining += cost * slots.size();
   }
 }
 
 double LostWork::free_in(const Candidate& candidate) const {
   const Taker& taker = takers_[candidate.taker];
-  return std::max(candidate.fetching_s, taker.remaining * costs_.micro_batches_per_slot / taker.speed);
+  return candidate.fetching_s + taker.remaining * costs_.micro_batches_per_slot / taker.speed;
 }
 
 // Aligned runs of slots go one by one to whoever would be done first, then those of a worker side by side, in the
-// workers' order.
+// workers' order; who fetches gets the last ones, as stages take slots in order.
 LostWork::Deal LostWork::deal(const StageWork& lost, std::uint32_t run, const std::vector<Candidate>& able) const {
   const double slot_seconds = share_of(costs_.block_shares, lost.blocks) * costs_.micro_batches_per_slot;
   using Turn = std::pair<double, std::size_t>;  // seconds with one more run; place in `able`
@@ -70,7 +85,9 @@ LostWork::Deal LostWork::deal(const StageWork& lost, std::uint32_t run, const st
   }
   std::uint32_t at = first;
   std::size_t sums = 0;
-  for (const auto& [place, count] : runs) {
+  std::vector<std::pair<std::size_t, std::uint32_t>> in_order(runs.begin(), runs.end());
+  std::ranges::stable_sort(in_order, {}, [&](const auto& share) { return able[share.first].fetching_s; });
+  for (const auto& [place, count] : in_order) {
     const SlotRange slots = SlotRange{at * run, (at + count) * run}.common(lost.slots);
     deal.shares.emplace_back(able[place], slots);
     sums += maximal_nodes(slots).size();

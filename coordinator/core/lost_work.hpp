@@ -26,7 +26,7 @@ class LostWork {
   // Who could take a block's work.
   struct Candidate {
     std::size_t taker = 0;
-    double fetching_s = 0;  // until it has the block
+    double fetching_s = 0;  // until it has the block; above 0, its own work may wait for what it takes
     bool operator==(const Candidate&) const = default;
   };
   struct Costs {
@@ -48,6 +48,7 @@ class LostWork {
     std::vector<std::pair<Candidate, SlotRange>> shares;  // what they take, in order
     double seconds = 0;  // until the last one is done, and its sums are where they are added
   };
+  [[nodiscard]] std::vector<Candidate> in_time(std::vector<Candidate> able, const StageWork& lost) const;
   void share_slots(const StageWork& lost, const std::vector<Candidate>& able,
                    std::vector<std::pair<WorkerId, StageWork>>& shared);
   [[nodiscard]] Deal deal(const StageWork& lost, std::uint32_t run, const std::vector<Candidate>& able) const;

@@ -1,6 +1,7 @@
 #include "coordinator/core/recovery.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string>
@@ -480,6 +481,7 @@ class RecoveryPlanner {
     plan().compute = epilogue() || std::ranges::any_of(plan().shards, [](const auto& shard) { return !shard.ready; });
     if (plan().compute) return;
     std::erase_if(plan().stages, &StageAssignment::recompute);
+    if (decision_.lost_work) decision_.lost_work = decision_.own_work = 0;
   }
 
   void plan_resume_stages() {
@@ -560,10 +562,11 @@ class RecoveryPlanner {
 
   // Inside a step only stages without a worker change hands.
   void carry_stages() {
+    double own_slots = 0, lost_slots = 0;  // of whole micro-batches
     std::vector<LostWork::Taker> takers;
     for (std::size_t i = 0; i < count(); ++i) {
       takers.push_back({worker(i), speeds_[i], work_left_[i]});
-      decision_.own_work += work_left_[i] * micro_batches_per_slot();
+      own_slots += work_left_[i];
     }
     for (const std::size_t i : members_) {
       for (const StageWork& own : own_work_[i]) plan().stages.push_back({worker(i), own, false});
@@ -572,28 +575,40 @@ class RecoveryPlanner {
     for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) {
       for (const auto& [taker, part] : lost.share(gap, [this](std::uint32_t block) { return able_for(block); })) {
         plan().stages.push_back({taker, part, !in_.planned});
+        lost_slots += part.slots.size() * share_of(in_.block_shares, part.blocks);
       }
     }
+    if (in_.planned) return;
+    decision_.own_work = own_slots * micro_batches_per_slot();
+    decision_.lost_work = lost_slots * micro_batches_per_slot();
   }
 
-  // Members that can compute a block, and those that fetch it for the next step anyway.
+  // Members that can compute a block, and those that have it after the step beside all that they have now.
   [[nodiscard]] std::vector<LostWork::Candidate> able_for(std::uint32_t block) const {
-    std::vector<LostWork::Candidate> able;
+    std::vector<LostWork::Candidate> able, fetching;
     for (const std::size_t i : members_) {
       if (can_compute(i, {block, block + 1})) {
         able.push_back({i, 0});
       } else if (duties_->of(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) {
-        able.push_back({i, fetching_seconds(i)});
+        fetching.push_back({i, fetching_seconds(i)});
       }
     }
+    if (able.empty()) return fetching;
+    std::ranges::copy_if(fetching, std::back_inserter(able), [&](const auto& one) { return keeps_blocks(one.taker); });
     return able;
   }
+  [[nodiscard]] bool keeps_blocks(std::size_t i) const {
+    return std::ranges::all_of(own_work_[i], [&](const StageWork& own) {
+      return duties_->of(worker(i)).used.contains(in_.map->tiles_of(own.blocks));
+    });
+  }
   [[nodiscard]] double fetching_seconds(std::size_t i) const {
+    if (const auto known = fetching_s_.find(i); known != fetching_s_.end()) return known->second;
     const Duty& duty = duties_->of(worker(i));
     const TileSet state = duty.kept.without(held(i, base_).state);
     const TileSet parameters = duty.used.without(held(i, base_).parameters).without(state);
     const std::uint64_t bytes = kTensorsOfState * bytes_of(*in_.map, state) + bytes_of(*in_.map, parameters);
-    return static_cast<double>(bytes) / rate_;
+    return fetching_s_[i] = static_cast<double>(bytes) / rate_;
   }
 
   // A tile that is reduced already stays where it is; others are summed by those who keep them after the step, or,
@@ -690,7 +705,8 @@ class RecoveryPlanner {
   double step_left_s_ = 0;                        // until the last member has done its own
   std::map<WorkerId, Allowance> allowances_;
   std::optional<Duties> duties_;
-  double rate_ = 1;  // bytes a second between two members, about
+  mutable std::map<std::size_t, double> fetching_s_;  // by member, of those that were asked for
+  double rate_ = 1;                                   // bytes a second between two members, about
 };
 
 }  // namespace

@@ -60,7 +60,7 @@ struct RecoveryInput {
 
 struct RecoveryDecision {
   ViewRecord record;
-  double own_work = 0;                                   // as RecoveryRecord has it
+  std::optional<double> lost_work, own_work;             // as RecoveryRecord has them
   std::optional<log_record::NumericDecision> numeric;    // to be logged before the commit
   std::optional<log_record::Disagreement> disagreement;  // likewise
   bool halt = false;                                     // the job can't go on; record.reason says why

@@ -183,7 +183,7 @@ json recovery_json(const RecoveryRow& row) {
           {"at_step", row.at_step.value()},
           {"tier", row.tier},
           {"lost_slots", row.lost_slots},
-          {"lost_work", row.lost_work},
+          {"lost_work", optional_json(row.lost_work)},
           {"own_work", optional_json(row.own_work)},
           {"phase_ms",
            {{"detect", optional_json(phases.detect)},

@@ -62,8 +62,7 @@ struct RecoveryRow {
   Step at_step;
   std::uint32_t tier = 0;
   std::uint32_t lost_slots = 0;
-  double lost_work = 0;  // micro-batches through the whole model
-  std::optional<double> own_work;
+  std::optional<double> lost_work, own_work;  // micro-batches through the whole model
   RecoveryPhases phase_ms;
   // The instants behind them, of the monotonic clock of the coordinator's host: for tools on the same host.
   std::optional<Instant> declared_at, committed_at, first_slot_started, last_slot_done, step_committed_at;

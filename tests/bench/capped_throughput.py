@@ -7,7 +7,8 @@ loss       four workers, then one is killed: speed after over three quarters of 
 straggler  four workers, then one is held to half of its share: speed over 3.5 quarters of the speed before
 bubble     one pipeline of --large-job: what its first stage waits in a step beyond the slowest stage's micro-batches, over what
            1F1B takes to fill and to empty: the other stages' time for a micro-batch
-joiner     two workers of --large-job and then a third: what the steps around its coming take beyond the usual, over a step
+joiner     two workers of --large-job and then a third: what the step before its coming and the one in which it fetches take
+           beyond a step of the two, and what its first own one takes beyond a step of the three, over that
 
 Speeds are of the median step of a window. Needs root for the cgroup's cpu controller (version 1 or 2).
 """
@@ -205,8 +206,9 @@ def joiner(args):
     two = median_step(steps, 2, first - 2)
     three = median_step(steps, first + 2, 10**9)
     around = {s["step"]: s["step_s"] for s in steps}
-    # The step before waited at its end, the first one for the state, and the second had its speeds measured afresh.
-    delay = around[first - 1] - two + around[first] - three + around[first + 1] - three
+    # The step before waits at its end; the two compute the first one alone, while the joiner fetches the state from them
+    # and updates it with them; in the second it computes.
+    delay = around[first - 1] - two + around[first] - two + around[first + 1] - three
     return (f"steps {two:.2f} s with two, {three:.2f} s with three, {around[first - 1]:.2f} {around[first]:.2f} "
             f"{around[first + 1]:.2f} s around the joiner's first", delay / three)
 

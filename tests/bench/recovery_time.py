@@ -49,7 +49,7 @@ def run_once(args, index, directory):
 
 def catch_up(recovery, micro_batches, victim, directory):
     phases = recovery["phase_ms"]
-    if phases.get("overhead") is None or phases.get("total") is None:
+    if phases.get("overhead") is None or phases.get("total") is None or recovery["own_work"] is None:
         return None
     with open(os.path.join(directory, "result.json"), encoding="utf-8") as file:
         workers = json.load(file)["workers"]
@@ -101,7 +101,7 @@ def main():
                     ratios.append(recovery["catch_up"])
                 times = " ".join(f"{n} {recovery['phase_ms'].get(n) or float('nan'):.1f}" for n in collected)
                 print(f"run {index:3} {phase:9} step {recovery['at_step']:3} lost slots {recovery['lost_slots']:3} "
-                      f"work {recovery['lost_work']:5.1f} own {recovery['own_work'] or 0:5.1f} {times} "
+                      f"work {recovery['lost_work'] or 0:5.1f} own {recovery['own_work'] or 0:5.1f} {times} "
                       f"catch up {recovery['catch_up'] or float('nan'):.2f}", flush=True)
     for name, values in collected.items():
         print(f"{name:9} ms  {spread(values)}")

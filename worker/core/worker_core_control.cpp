@@ -190,7 +190,7 @@ std::optional<WorkerId> WorkerCore::waiting_for_parameters() const {
 std::optional<WorkerId> WorkerCore::waiting_for_input() const {
   if (outstanding_ > 0) return std::nullopt;
   for (const StepWork::Stage& own : work_.stages) {
-    if (own.computed()) continue;
+    if (own.computed() || !can_compute(own)) continue;
     for (const StageAssignment& stage : exchange_.stages) {
       const bool below = stage.work.blocks.end == own.work.blocks.begin && stage.work.slots.contains(own.forward.slot);
       const bool above = stage.work.blocks.begin == own.work.blocks.end && stage.work.slots.contains(own.backward.slot);
