@@ -3,27 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/coordinator/small_model.hpp"
+
 namespace planaria {
 namespace {
 
 using testing::ElementsAre;
 using Candidate = LostWork::Candidate;
 
-ModelSpec small_model() {
-  ModelSpec model;
-  model.layers = 2;
-  model.heads = model.kv_heads = 1;
-  model.width = 16;
-  model.ffn_width = 32;
-  model.vocab = 16;
-  model.context = 16;
-  return model;
-}
-
 // Two workers that compute a slot of all blocks in a second; worker 1 has a slot left to do of its own.
 class LostWorkTest : public testing::Test {
  protected:
-  const StateMap map_{small_model(), 512};
+  const StateMap map_{small_model(2), 512};
   const std::vector<double> shares_{0.25, 0.25, 0.25, 0.25};
   LostWork lost_{map_, {shares_, 1, 1e12}, {{WorkerId(0), 1, 0}, {WorkerId(1), 1, 1}}};
 };

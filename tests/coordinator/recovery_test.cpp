@@ -6,6 +6,7 @@
 #include <map>
 
 #include "proto/tile_set.hpp"
+#include "tests/coordinator/small_model.hpp"
 #include "tests/single_stages.hpp"
 
 namespace planaria {
@@ -16,17 +17,6 @@ using testing::HasSubstr;
 constexpr std::uint32_t kSlots = 8;
 const Hash128 kRight{1, 1};
 const Hash128 kWrong{2, 2};
-
-ModelSpec small_model() {
-  ModelSpec model;
-  model.layers = 1;
-  model.heads = model.kv_heads = 1;
-  model.width = 16;
-  model.ffn_width = 32;
-  model.vocab = 16;
-  model.context = 16;
-  return model;
-}
 
 // Workers 0, 1, … in view 1, whose step 6 is under way: all hold state 5.
 class Recovery : public testing::Test {
@@ -65,11 +55,12 @@ class Recovery : public testing::Test {
   [[nodiscard]] std::uint32_t blocks() const { return static_cast<std::uint32_t>(map_.blocks().size()); }
   Holdings& holdings(std::size_t i) { return input_.members[i].report.holdings; }
 
-  // The member holds all of these states, and of each this hash of its first block.
-  void holds(std::size_t i, std::vector<Step> stamps) {
+  // The member holds all of these states, or of each these tiles.
+  void holds(std::size_t i, const std::vector<Step>& stamps) { holds(i, stamps, TileSet(map_.tiles_with_state())); }
+  void holds(std::size_t i, const std::vector<Step>& stamps, const TileSet& tiles) {
     holdings(i).states.clear();
     for (const Step stamp : stamps) {
-      HeldState held{stamp, {map_.tiles_with_state()}, {}, {}};
+      HeldState held{stamp, tiles.runs(), {}, {}};
       if (!map_.tied_tiles().empty()) held.parameters = {map_.tied_tiles()};
       holdings(i).states.push_back(std::move(held));
     }
@@ -121,11 +112,7 @@ TEST_F(Recovery, WhoFetchesALostStagesBlocksTakesAPartOfItsWork) {
   for (RecoveryMember& member : input_.members) {
     member.report.stages = {{previous.stages[member.member.worker.value()].work, 0}};
   }
-  const TileSet held = TileSet(map_.tiles_of(upper)).common(map_.tiles_with_state());
-  holdings(0).states = {{Step(5),
-                         held.runs(),
-                         map_.tied_tiles().empty() ? std::vector<TileRange>() : std::vector{map_.tied_tiles()},
-                         {}}};
+  holds(0, {Step(5)}, TileSet(map_.tiles_of(upper)).common(map_.tiles_with_state()));
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   std::map<WorkerId, std::uint32_t> taken;
