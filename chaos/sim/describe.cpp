@@ -200,6 +200,7 @@ std::string describe(const WorkerAction& action) {
                                : a.pass == Pass::forward ? "forward"
                                                          : "backward");
           },
+          [](const Rehearse& a) { return fmt::format("Rehearse step {}", a.step.value()); },
           [](const FoldNodes& a) { return fmt::format("FoldNodes step {} ({})", a.step.value(), a.additions.size()); },
           [](const ReduceShards& a) {
             std::string inputs;

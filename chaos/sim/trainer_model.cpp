@@ -100,6 +100,9 @@ Duration TrainerModel::duration_of(const WorkerAction& action) {
     const std::int64_t blocks = compute->work.blocks.size();
     const std::int64_t thirds = compute->pass == Pass::both ? 3 : compute->pass == Pass::backward ? 2 : 1;
     base = world_.options.micro_batch * thirds * blocks / (3 * world_.options.shape.blocks.size());
+  } else if (const auto* rehearse = std::get_if<Rehearse>(&action)) {
+    base = world_.options.micro_batch * std::int64_t(rehearse->work.blocks.size()) /
+           std::int64_t(world_.options.shape.blocks.size());
   } else if (std::holds_alternative<ReduceShards>(action) || std::holds_alternative<MeasureGradient>(action) ||
              std::holds_alternative<HashState>(action) || std::holds_alternative<ListCheckpoints>(action) ||
              std::holds_alternative<HashWeights>(action) || std::holds_alternative<BeginCheckpoint>(action)) {

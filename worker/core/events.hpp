@@ -4,8 +4,8 @@
 // gradient, state by its step) and carries out trainer actions strictly in the order in which the core gave
 // them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendBoundary, SendParameters,
 // SendState) take their place in the trainer's order: they read what the trainer actions before them have made.
-// FoldNodes, StoreReduced, CopyTied, RevertState, ReleaseStep and those of a checkpoint have no completion event; that
-// order is all the core relies on. The simulator does the same with symbolic values.
+// FoldNodes, Rehearse, StoreReduced, CopyTied, RevertState, ReleaseStep and those of a checkpoint have no completion
+// event; that order is all the core relies on. The simulator does the same with symbolic values.
 //
 // Thread contract: plain values.
 #pragma once
@@ -162,6 +162,14 @@ struct ComputeMicroBatch {
   std::uint32_t waiting = 0;
   // What the pass begins from, unless it is tokens or the loss; null: an own stage made it.
   PayloadRef input;
+};
+// Takes a micro-batch of the step through a stage that begins with the next step, with parameters that are all 0, and
+// gives up all it made: what is slow the first time (memory, caches, code) is over when the stage begins. `kept`: tiles
+// that the next update writes.
+struct Rehearse {
+  Step step;
+  StageWork work;
+  std::vector<TileRange> kept;
 };
 // sum = left + right, for each in order; the children's accumulators are freed.
 struct FoldNodes {
@@ -330,16 +338,16 @@ struct Stop {
 }  // namespace worker_action
 
 using WorkerAction =
-    std::variant<worker_action::ComputeMicroBatch, worker_action::FoldNodes, worker_action::ReduceShards,
-                 worker_action::StoreReduced, worker_action::MeasureGradient, worker_action::ApplyUpdate,
-                 worker_action::StoreState, worker_action::StoreParameters, worker_action::CopyTied,
-                 worker_action::InitializeState, worker_action::LoadCheckpoint, worker_action::RevertState,
-                 worker_action::HashState, worker_action::ListCheckpoints, worker_action::HashWeights,
-                 worker_action::BeginCheckpoint, worker_action::AddToCheckpoint, worker_action::WriteCheckpoint,
-                 worker_action::ReleaseStep, worker_action::EnterView, worker_action::FenceView,
-                 worker_action::SendPiece, worker_action::SendReduced, worker_action::SendParameters,
-                 worker_action::SendBoundary, worker_action::SendSmall, worker_action::SendState,
-                 worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+    std::variant<worker_action::ComputeMicroBatch, worker_action::Rehearse, worker_action::FoldNodes,
+                 worker_action::ReduceShards, worker_action::StoreReduced, worker_action::MeasureGradient,
+                 worker_action::ApplyUpdate, worker_action::StoreState, worker_action::StoreParameters,
+                 worker_action::CopyTied, worker_action::InitializeState, worker_action::LoadCheckpoint,
+                 worker_action::RevertState, worker_action::HashState, worker_action::ListCheckpoints,
+                 worker_action::HashWeights, worker_action::BeginCheckpoint, worker_action::AddToCheckpoint,
+                 worker_action::WriteCheckpoint, worker_action::ReleaseStep, worker_action::EnterView,
+                 worker_action::FenceView, worker_action::SendPiece, worker_action::SendReduced,
+                 worker_action::SendParameters, worker_action::SendBoundary, worker_action::SendSmall,
+                 worker_action::SendState, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
 
 using WorkerActions = std::vector<WorkerAction>;
 

@@ -17,6 +17,9 @@ namespace {
 // Micro-batches given to the trainer ahead of its completions: two hide the core's latency, more would delay the
 // slots that a recovery puts first.
 constexpr std::uint32_t kComputeAhead = 2;
+// A rehearsal may come when the others have almost finished: they wait for a part of a micro-batch, which must be
+// little beside those that they compute.
+constexpr std::uint32_t kRehearsedBeside = 8;
 constexpr Duration kCheckpointRetryDelay = std::chrono::seconds(2);
 
 }  // namespace
@@ -54,6 +57,7 @@ void WorkerCore::pump() {
     serve_waiting_requests();
     pump_compute();
     if (in_view()) {
+      pump_rehearsal();
       pump_pieces();
       pump_reduce();
       pump_gate();
@@ -100,6 +104,24 @@ std::vector<WorkerId> WorkerCore::others() const {
 void WorkerCore::pump_compute() {
   if (!view_ || work_.step == Step(0) || holding() || !exchange_.compute) return;
   while (outstanding_ < kComputeAhead && issue_next()) {
+  }
+}
+
+// Who joins computes nothing in its first step: once its state is here it gets ready for the stage of the next one.
+void WorkerCore::pump_rehearsal() {
+  const bool idle = work_.step != Step(0) && !is_epilogue() && exchange_.compute && work_.stages.empty() && !holding();
+  const bool others_compute = !work_.begun() && exchange_.pieces.empty() && exchange_.gates.of.empty();
+  if (!idle || !others_compute || outstanding_ > 0 || fetch_ || loading_ || storing_ > 0) return;
+  std::uint32_t beside = 0;  // micro-batches of the one who computes most
+  for (const StageAssignment& stage : exchange_.stages) {
+    beside = std::max(beside, stage.work.slots.size() * config_.micro_batches_per_slot);
+  }
+  if (beside < kRehearsedBeside) return;
+  for (const StageAssignment& stage : view_->stages) {
+    const TileRange tiles = config_.map->tiles_of(stage.work.blocks);
+    if (stage.worker != self() || stage.work.empty() || practised_.contains(tiles)) continue;
+    practised_.add(tiles);
+    emit(Rehearse{work_.step, stage.work, own_duty().kept.runs()});
   }
 }
 
@@ -167,6 +189,7 @@ void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
   ++progress_;
   compute_rate_.computed(event.took, event.pass == Pass::forward ? 0 : share_of(config_.block_shares, event.blocks));
   block_times_.computed(event.blocks, event.block_took);
+  practised_.add(config_.map->tiles_of(event.blocks));
   if (event.step != work_.step || event.attempt != work_.attempt) return;
   const auto stage = std::ranges::find_if(work_.stages, [&](const StepWork::Stage& s) {
     return s.work.blocks == event.blocks && s.work.slots.contains(event.item.slot);

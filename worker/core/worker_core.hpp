@@ -117,6 +117,7 @@ class WorkerCore {
   // Looks at the state and emits whatever can be done now; called after every event.
   void pump();
   void pump_compute();
+  void pump_rehearsal();
   [[nodiscard]] bool issue_next();
   [[nodiscard]] bool issue_forward(StepWork::Stage& stage);
   [[nodiscard]] bool issue_backward(StepWork::Stage& stage);
@@ -297,6 +298,7 @@ class WorkerCore {
   Instant register_again_at_ = kFarFuture;
   Duration register_delay_ = std::chrono::milliseconds(10);  // before the next attempt
 
+  TileSet practised_;  // tiles of blocks that were computed or rehearsed here
   ComputeRate compute_rate_;
   BlockTimes block_times_;
   RecentMedian beside_;  // seconds of a step's own work besides micro-batches

@@ -60,20 +60,25 @@ Result<Buffer::Entry*> BufferPool::allocate() {
 }
 
 Result<Buffer> BufferPool::take() {
-  const auto use = [this](Buffer::Entry& entry) {
-    entry.taken = true;
-    entry.uses.fetch_add(1, std::memory_order_relaxed);
-    return Buffer(shared_from_this(), &entry);
-  };
-  {
-    const std::scoped_lock lock(mutex_);
-    for (Buffer::Entry& entry : entries_) {
-      if (!entry.taken && entry.leases.load(std::memory_order_acquire) == 0) return use(entry);
-    }
-  }
+  Buffer free = take_free();
+  if (free) return free;
   PLANARIA_ASSIGN(Buffer::Entry * fresh, allocate());
   const std::scoped_lock lock(mutex_);
   return use(*fresh);
+}
+
+Buffer BufferPool::take_free() {
+  const std::scoped_lock lock(mutex_);
+  for (Buffer::Entry& entry : entries_) {
+    if (!entry.taken && entry.leases.load(std::memory_order_acquire) == 0) return use(entry);
+  }
+  return {};
+}
+
+Buffer BufferPool::use(Buffer::Entry& entry) {
+  entry.taken = true;
+  entry.uses.fetch_add(1, std::memory_order_relaxed);
+  return {shared_from_this(), &entry};
 }
 
 std::size_t BufferPool::allocated() const {

@@ -63,6 +63,8 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
 
   // Contents are undefined. exhausted when the device has no memory left.
   [[nodiscard]] Result<Buffer> take();
+  // Empty when all are in use.
+  [[nodiscard]] Buffer take_free();
 
   [[nodiscard]] std::size_t elements() const { return elements_; }
   [[nodiscard]] std::size_t allocated() const;
@@ -74,6 +76,8 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   friend class Buffer;
   BufferPool(std::shared_ptr<Device> device, std::size_t elements) : device_(std::move(device)), elements_(elements) {}
   [[nodiscard]] Result<Buffer::Entry*> allocate();
+  // Under the mutex.
+  [[nodiscard]] Buffer use(Buffer::Entry& entry);
 
   const std::shared_ptr<Device> device_;  // outlives the entries
   const std::size_t elements_;

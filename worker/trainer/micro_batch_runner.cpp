@@ -68,6 +68,34 @@ Result<worker_event::MicroBatchDone> MicroBatchRunner::compute(const Compute& ac
   return done;
 }
 
+Status MicroBatchRunner::rehearse(Step step, StageWork work, const float* parameters, float* gradient) {
+  const BlockRange blocks = work.blocks;
+  Compute first;
+  first.step = step;
+  first.item.slot = work.slots.begin;
+  PLANARIA_ASSIGN(auto pass, take_pass(blocks));
+  read_batch(first);
+  pass->load(batch_, step);
+  std::vector<Buffer> borders;
+  const auto border = [&](bool needed) -> Result<float*> {
+    if (!needed) return static_cast<float*>(nullptr);
+    PLANARIA_ASSIGN(Buffer made, boundary_pool_->take());
+    device_->zero(boundary_elements(), made.floats());
+    borders.push_back(std::move(made));
+    return borders.back().floats();
+  };
+  const bool below = blocks.begin > 0;
+  const bool above = blocks.end < map_.blocks().size();
+  PLANARIA_ASSIGN(float* const input, border(below));
+  PLANARIA_ASSIGN(float* const output, border(above));
+  PLANARIA_ASSIGN(float* const d_output, border(above));
+  PLANARIA_ASSIGN(float* const d_input, border(below));
+  pass->forward(blocks, parameters, true, input, output, losses_.data());
+  pass->backward(blocks, parameters, gradient, d_output, d_input);
+  free_passes_.push_back(std::move(pass));
+  return device_->synchronize();
+}
+
 // What is left of another step is of sums that were given up.
 void MicroBatchRunner::enter(Step step) {
   if (step_ != step) give_up();

@@ -46,6 +46,9 @@ class MicroBatchRunner {
   [[nodiscard]] Result<worker_event::MicroBatchDone> compute(const Compute& action, const float* parameters,
                                                              bool poisoned,
                                                              const std::function<void()>& backward_begins);
+  // One of the step forward and backward through the blocks; others' values are all 0. What it adds to `gradient` is of
+  // no use to anybody.
+  [[nodiscard]] Status rehearse(Step step, StageWork work, const float* parameters, float* gradient);
   // Now, or behind what waits.
   [[nodiscard]] Status fold(const worker_action::FoldNodes& action);
 

@@ -12,8 +12,15 @@ namespace planaria {
 
 namespace {
 
-// Master and both moments, of state t-1 and of the one that update t writes.
-constexpr std::size_t kStateVectors = 6;
+// Master and both moments.
+constexpr std::size_t kGenerationVectors = 3;
+// Of state t-1 and of the one that update t writes.
+constexpr std::size_t kStateVectors = 2 * kGenerationVectors;
+
+// A slot's accumulator and a finished subtree of each level below.
+std::size_t accumulators(std::uint32_t slots) {
+  return static_cast<std::size_t>(std::bit_width(slots));
+}
 
 }  // namespace
 
@@ -34,8 +41,7 @@ Result<std::unique_ptr<StepExecutor>> StepExecutor::create(TrainerOptions option
 Status StepExecutor::allocate(std::function<void(WorkerEvent)> checkpoint_written) {
   const JobSpec& job = options_.job;
   Device& device = *options_.device;
-  // One slot's accumulator, a finished subtree of each level below it, and the reduced gradient.
-  const std::size_t gradients = static_cast<std::size_t>(std::bit_width(job.batch.slots)) + 1;
+  const std::size_t gradients = accumulators(job.batch.slots) + 1;  // and the reduced one
   PLANARIA_ASSIGN(pool_, BufferPool::create(options_.device, map_.vector_elements(), gradients + kStateVectors));
   states_ = std::make_unique<StateStore>(device, pool_, map_);
   gradients_ = std::make_unique<GradientStore>(device, pool_, map_, job.batch.slots);
@@ -67,6 +73,25 @@ Result<WorkerEvent> StepExecutor::compute(const Compute& action, bool poisoned,
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
   PLANARIA_ASSIGN(auto done, runner_->compute(action, base->master.floats(), poisoned, backward_begins));
   return WorkerEvent(std::move(done));
+}
+
+// Writes to the memory that the next update and the stage's sums will take, as far as it is free, and computes in it.
+Status StepExecutor::rehearse(const worker_action::Rehearse& action) {
+  std::vector<Buffer> taken;
+  const auto touch = [&](std::size_t count, std::span<const ElementRange> runs) {
+    for (; count > 0; --count) {
+      Buffer buffer = pool_->take_free();
+      if (!buffer) return;
+      for (const ElementRange run : runs) options_.device->zero(run.size(), buffer.floats() + run.begin);
+      taken.push_back(std::move(buffer));
+    }
+  };
+  const std::vector<TileRange> stage = {map_.tiles_of(action.work.blocks)};
+  touch(kGenerationVectors, element_runs(map_, action.kept));
+  const std::size_t next_state = taken.size();
+  touch(std::max<std::size_t>(2, accumulators(action.work.slots.size())), element_runs(map_, stage));
+  if (taken.size() < next_state + 2) return ok_status();
+  return runner_->rehearse(action.step, action.work, taken[next_state].floats(), taken.back().floats());
 }
 
 // ---- gradient ----

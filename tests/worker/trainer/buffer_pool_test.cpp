@@ -20,6 +20,14 @@ TEST(BufferPool, ABufferThatWasGivenBackIsUsedAgain) {
   EXPECT_EQ(pool->allocated(), 1U);
 }
 
+TEST(BufferPool, OnlyWhatIsFreeIsTakenWithoutNewMemory) {
+  const auto pool = make_pool(1);
+  const Buffer taken = pool->take_free();
+  EXPECT_TRUE(taken);
+  EXPECT_FALSE(pool->take_free());
+  EXPECT_EQ(pool->allocated(), 1U);
+}
+
 TEST(BufferPool, ALeasedBufferIsQuarantinedUntilItsLastLeaseIsGone) {
   const auto pool = make_pool(1);
   auto taken = pool->take();

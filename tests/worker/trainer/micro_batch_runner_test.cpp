@@ -183,6 +183,23 @@ TEST_F(MicroBatchRunnerTest, WhatWaitsIsGivenUpWithItsStep) {
   EXPECT_TRUE(rig.runner->finish_waiting().ok());
 }
 
+TEST_F(MicroBatchRunnerTest, ARehearsalLeavesSumsAsTheyAre) {
+  const std::vector<float> expected = eager_sum();
+  Rig rig = make_rig();
+  std::vector<float> scratch(map_.vector_elements());
+  const auto rehearse = [&](StageWork work) {
+    EXPECT_TRUE(rig.runner->rehearse(kStep, work, parameters_.data(), scratch.data()).ok());
+  };
+  rehearse(stage_);
+  EXPECT_TRUE(std::ranges::any_of(scratch, [](float value) { return value != 0; }));
+  for (std::uint32_t slot = 0; slot < job_.batch.slots; ++slot) {
+    compute_slot(rig, slot, slot % 2);
+    rehearse({{0, 2}, {slot, slot + 1}});
+    rehearse({{1, 2}, {slot, slot + 1}});
+  }
+  EXPECT_EQ(sum(rig), expected);
+}
+
 TEST_F(MicroBatchRunnerTest, MicroBatchesOfASlotComeInOrder) {
   Rig rig = make_rig();
   EXPECT_FALSE(rig.runner->compute(micro_batch({0, 1}, 0), parameters_.data(), false, {}).ok());

@@ -334,16 +334,23 @@ TEST_F(TrainerClusterTest, AJoinerFetchesTheStateAndTakesPart) {
   job_.train.steps = 60;
   start(1);
   bool joined = false;
-  cluster_->watch([&](std::size_t, const WorkerAction& action) {
+  std::uint32_t rehearsals = 0;
+  cluster_->watch([&](std::size_t worker, const WorkerAction& action) {
     const auto* compute = std::get_if<ComputeMicroBatch>(&action);
     if (compute != nullptr && compute->step == Step(2) && !joined) {
       joined = true;
       cluster_->add_worker();
     }
+    if (std::holds_alternative<Rehearse>(action)) {
+      EXPECT_EQ(worker, 1U);
+      EXPECT_EQ(cluster_->trainer(1).counters().micro_batches, 0U);
+      ++rehearsals;
+    }
     return true;
   });
   run_and_compare();
   EXPECT_GT(cluster_->trainer(1).counters().micro_batches, 0U);
+  EXPECT_LE(rehearsals, 1U);  // none where its state came late in its first step
 }
 
 TEST_F(TrainerClusterTest, ANonfiniteGradientByAccidentIsComputedAgainElsewhereOrTwice) {
