@@ -298,6 +298,7 @@ void CoordinatorCore::check_leases() {
   for (const auto& [id, worker] : workers_) {
     if (serving(worker) && now_ >= lease_end(worker)) expired.push_back(id);
   }
+  std::vector<Loss> losses;
   for (const WorkerId id : expired) {
     WorkerRecord& worker = workers_[id];
     // A connection that broke was its last; else what it said may wait in a queue of this process.
@@ -307,9 +308,10 @@ void CoordinatorCore::check_leases() {
       continue;
     }
     const auto silent = static_cast<long long>(to_ms(now_ - worker.last_heard));
-    lose(worker, worker.suspect_until ? "its connection broke and no sign of life followed"
-                                      : "no heartbeat for " + std::to_string(silent) + " ms");
+    losses.push_back({id, worker.suspect_until ? "its connection broke and no sign of life followed"
+                                               : "no heartbeat for " + std::to_string(silent) + " ms"});
   }
+  lose(losses);
   next_lease_check_ = kFarFuture;
   for (const auto& [id, worker] : workers_) {
     if (serving(worker)) next_lease_check_ = std::min(next_lease_check_, lease_end(worker));
@@ -334,11 +336,12 @@ void CoordinatorCore::check_change_deadline() {
     return;
   }
   if (now_ < change_->started_at + ms(config_.job.cluster.prepare_timeout_ms)) return;
-  std::vector<WorkerId> silent;
+  std::vector<Loss> silent;
   for (const WorkerId id : change_->members) {
-    if (!change_->reports.contains(id) && !is_busy(workers_[id], change_->started_at)) silent.push_back(id);
+    if (change_->reports.contains(id) || is_busy(workers_[id], change_->started_at)) continue;
+    silent.push_back({id, "it didn't answer a view change in time"});
   }
-  for (const WorkerId id : silent) lose(workers_[id], "it didn't answer a view change in time");
+  lose(silent);
 }
 
 // Who waits for one that waits itself, a relay for instance, waits in truth for whom that one waits for. Of a circle,

@@ -278,7 +278,14 @@ class CoordinatorCore {
   void catch_up(WorkerRecord& worker);
   void suspect(WorkerRecord& worker, const std::string& why);
   std::uint32_t blame(WorkerRecord& worker);
-  void lose(WorkerRecord& worker, const std::string& why);
+  static constexpr std::size_t kNamedLosses = 8;  // in a change's reason
+  struct Loss {
+    WorkerId worker;
+    std::string why;
+  };
+  // Those that go at the same time are one change.
+  void lose(const std::vector<Loss>& losses);
+  void lose(const WorkerRecord& worker, const std::string& why) { lose({{worker.worker, why}}); }
   void accept_drain(WorkerRecord& worker, const std::string& reason);
   void forgive_silence(Duration overslept);
   void check_leases();

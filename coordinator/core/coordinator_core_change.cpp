@@ -188,7 +188,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   if (superseded) {
     RecoveryRecord& earlier = recoveries_.back();
     earlier.view = change.view;
-    if (!cause.victims.empty()) earlier.cause += "; " + cause.reason;
+    if (!cause.victims.empty() && earlier.victims.size() < kNamedLosses) earlier.cause += "; " + cause.reason;
     earlier.victims.insert(earlier.victims.end(), cause.victims.begin(), cause.victims.end());
   } else if (change_ && !recoveries_.empty() && !recoveries_.back().committed_at) {
     recoveries_.back() = recovery;  // a planned change that a failure overtook never happened
@@ -333,12 +333,14 @@ void CoordinatorCore::wait_for_capacity(const std::string& why) {
   start_change({.reason = status_reason_, .planned = false, .victims = {}});
 }
 
-// Each one's loss starts the change anew, without it.
+// Their loss starts the change anew, without them.
 void CoordinatorCore::expel(const std::vector<WorkerId>& workers, const std::string& why) {
+  std::vector<Loss> losses;
   for (const WorkerId id : workers) {
     blame(workers_[id]);
-    lose(workers_[id], "it computes wrongly: " + why);
+    losses.push_back({id, "it computes wrongly: " + why});
   }
+  lose(losses);
 }
 
 // Two members that live but can't reach each other have lost a connection and what it carried: a new view of the same

@@ -262,20 +262,32 @@ std::uint32_t CoordinatorCore::blame(WorkerRecord& worker) {
   return ++worker.faults;
 }
 
-void CoordinatorCore::lose(WorkerRecord& worker, const std::string& why) {
-  if (!serving(worker) || finished_) return;
-  worker.status = WorkerStatus::lost;
-  done_.erase(worker.worker);
-  announce(name(worker.worker) + " is lost: " + why);
-  if (in_view(worker.worker)) {
-    timing_.member_lost(now_);
-    start_change({.reason = name(worker.worker) + " lost: " + why,
-                  .planned = false,
-                  .victims = {worker.worker},
-                  .with_joiners = timing_.losses_come_fast(now_)});
-  } else if (change_ && change_->members.erase(worker.worker) > 0) {
-    // It had not become a member yet: the change goes on without it.
-    change_->reports.erase(worker.worker);
+void CoordinatorCore::lose(const std::vector<Loss>& losses) {
+  if (finished_) return;
+  std::vector<WorkerId> victims;
+  std::string reason;
+  bool entered = true;  // all that the change at hand counts on are members already
+  for (const auto& [id, why] : losses) {
+    WorkerRecord& worker = workers_[id];
+    if (!serving(worker)) continue;
+    worker.status = WorkerStatus::lost;
+    done_.erase(id);
+    announce(name(id) + " is lost: " + why);
+    if (in_view(id)) {
+      timing_.member_lost(now_);
+      victims.push_back(id);
+      if (victims.size() <= kNamedLosses) reason += (reason.empty() ? "" : "; ") + name(id) + " lost: " + why;
+    } else if (change_ && change_->members.erase(id) > 0) {
+      change_->reports.erase(id);
+      entered = false;
+    }
+  }
+  if (victims.size() > kNamedLosses) reason += "; and " + std::to_string(victims.size() - kNamedLosses) + " more";
+  if (!victims.empty()) {
+    const bool with_joiners = timing_.losses_come_fast(now_);
+    start_change(
+        {.reason = std::move(reason), .planned = false, .victims = std::move(victims), .with_joiners = with_joiners});
+  } else if (!entered) {  // who had not become a member yet: the change goes on without it
     name_excluded();
     if (change_->members.empty()) {
       change_.reset();

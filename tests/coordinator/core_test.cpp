@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <set>
 
@@ -178,6 +179,29 @@ TEST_F(Core, AMemberThatRegistersAnewIsLostFirst) {
   join(3, Identity{WorkerId(0), Incarnation(7), ViewNumber(0), ViewNumber(0)}, 1);
   EXPECT_EQ(worker_of(3), WorkerId(0));
   EXPECT_GT(prepared(), core_->view()->view);  // the others go on without what it was
+}
+
+TEST_F(Core, WhoIsLostAtTheSameTimeIsOneChange) {
+  JobSpec job = small_job();
+  job.cluster.workers = 4;
+  fresh(job);
+  for (const std::uint64_t session : {1U, 2U, 3U, 4U}) join(session);
+  Report empty;
+  empty.prepare = prepared();
+  for (const std::uint64_t session : {1U, 2U, 3U, 4U}) say(session, empty);
+  ASSERT_TRUE(core_->view());
+  ASSERT_EQ(core_->view()->members.size(), 4U);
+  for (const std::uint64_t session : {1U, 2U}) on(coordinator_event::SessionLost{SessionId(session)}, 0ms);
+  sent_.clear();
+  on(coordinator_event::Tick{}, 100ms);  // the grace of both is over
+  EXPECT_EQ(status(0), WorkerStatus::lost);
+  EXPECT_EQ(status(1), WorkerStatus::lost);
+  const auto prepares = std::ranges::count_if(
+      sent_, [](const auto& send) { return std::holds_alternative<Prepare>(send.envelope.message); });
+  EXPECT_EQ(prepares, 2);  // one to each who is left
+  const RecoveryRecord& recovery = core_->recoveries().back();
+  EXPECT_EQ(recovery.victims, (std::vector<WorkerId>{WorkerId(0), WorkerId(1)}));
+  EXPECT_NE(recovery.cause.find("worker 1 lost"), std::string::npos);
 }
 
 TEST_F(Core, AnIdBeyondTheLastOneIsRefused) {
