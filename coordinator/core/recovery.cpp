@@ -18,6 +18,9 @@
 namespace planaria {
 namespace {
 
+// A member that lacks a part of its stage keeps the work when the fetch takes no more than one in so many parts of it.
+constexpr double kWorthAFetch = 4;
+
 // Works out one decision; its members are the facts found on the way.
 class RecoveryPlanner {
  public:
@@ -39,6 +42,7 @@ class RecoveryPlanner {
     judge_numbers();
     if (decision_.halt || !decision_.expelled.empty()) return decision_;
     choose_members();
+    describe_cluster();
     find_own_work();
     PLANARIA_TRY(choose_stages());
     plan_steady();
@@ -335,6 +339,17 @@ class RecoveryPlanner {
     }
   }
 
+  void describe_cluster() {
+    std::vector<PlannedWorker> workers;
+    for (const std::size_t i : staying_) {
+      const RecoveryMember& member = in_.members[i];
+      workers.push_back({worker(i), member.member.host, member.resources, speeds_[i], member.beside_s});
+    }
+    request_ = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {}, in_.links);
+    request_.options.losses_per_s = in_.losses_per_s;
+    rate_ = usual_rate(request_.cluster);
+  }
+
   // The planner's layout when it is for these members, else what is decided at once; that may need more memory than
   // there is, and then the planner is asked while all wait.
   Status choose_stages() {
@@ -342,15 +357,7 @@ class RecoveryPlanner {
     const bool same = in_.previous && same_members();
     const std::set<WorkerId> wanted = workers_of(in_.wanted);
     const bool all_there = std::ranges::all_of(wanted, [&](WorkerId id) { return stays(id); });
-    std::vector<PlannedWorker> workers;
-    for (const std::size_t i : staying_) {
-      const RecoveryMember& member = in_.members[i];
-      workers.push_back({worker(i), member.member.host, member.resources, speeds_[i], member.beside_s});
-    }
-    LayoutRequest request = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {}, in_.links);
-    request.options.losses_per_s = in_.losses_per_s;
-    rate_ = usual_rate(request.cluster);
-    Forecast forecast(request);
+    Forecast forecast(request_);
     if ((same || !in_.previous) && !wanted.empty() && all_there) {
       stages = in_.wanted;
     } else {
@@ -360,7 +367,7 @@ class RecoveryPlanner {
         const auto then = forecast.step_seconds(stages);
         if (now && then && *then * (1 + in_.rebalance_gain) > *now) stages = in_.previous->stages;
       }
-      if (!forecast.fits_memory(stages)) PLANARIA_TRY(plan_for_memory(request));
+      if (!forecast.fits_memory(stages)) PLANARIA_TRY(plan_for_memory(request_));
     }
     allowances_ = forecast.allowances(stages);
     return ok_status();
@@ -506,6 +513,16 @@ class RecoveryPlanner {
     return held(i, base_).parameters.contains(in_.map->tiles_of(of));
   }
 
+  // It lacks nothing, or what takes little time to fetch beside the work: tied copies, for instance, which it would
+  // have been sent after the update by one that is lost.
+  [[nodiscard]] bool can_soon_compute(std::size_t i, const StageWork& work) const {
+    const TileSet lacking = TileSet(in_.map->tiles_of(work.blocks)).without(held(i, base_).parameters);
+    if (lacking.empty() || plan().tier > 0) return lacking.empty();
+    const double fetching_s = static_cast<double>(bytes_of(*in_.map, lacking)) / rate_;
+    const double micro_batches = work.slots.size() * share_of(in_.block_shares, work.blocks) * micro_batches_per_slot();
+    return kWorthAFetch * fetching_s <= micro_batches / speeds_[i];
+  }
+
   // With each numeric alarm about the step each pipeline gets the slots of the next one: so it shows who computes
   // wrongly. By one at a time: no set of workers but all of them has the same slots twice.
   void rotate_slots() {
@@ -544,7 +561,7 @@ class RecoveryPlanner {
       if (!in_.members[i].continuing) continue;
       double& left = work_left_[i];
       for (const StageWork& own : work[worker(i)]) {
-        if (own.empty() || !can_compute(i, own.blocks)) continue;
+        if (own.empty() || !can_soon_compute(i, own)) continue;
         own_work_[i].push_back(own);
         left += own.slots.size() * share_of(in_.block_shares, own.blocks);
       }
@@ -705,6 +722,7 @@ class RecoveryPlanner {
   double step_left_s_ = 0;                        // until the last member has done its own
   std::map<WorkerId, Allowance> allowances_;
   std::optional<Duties> duties_;
+  LayoutRequest request_;                             // of who stays, for the planner
   mutable std::map<std::size_t, double> fetching_s_;  // by member, of those that were asked for
   double rate_ = 1;                                   // bytes a second between two members, about
 };

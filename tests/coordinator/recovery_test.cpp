@@ -123,6 +123,42 @@ TEST_F(Recovery, WhoFetchesALostStagesBlocksTakesAPartOfItsWork) {
   EXPECT_GE(taken[WorkerId(1)], 3U);  // it has a third less left to do of its own
 }
 
+// The owner of the embedding dies before it has sent the head's copies.
+TEST_F(Recovery, WhoLacksLittleOfItsStageKeepsItsWork) {
+  ASSERT_FALSE(map_.tied_tiles().empty());
+  const std::uint32_t half = blocks() / 2;
+  const BlockRange lower{0, half}, upper{half, blocks()};
+  ViewRecord& previous = *input_.previous;
+  previous.stages = {{WorkerId(0), {lower, {0, 4}}, false},
+                     {WorkerId(1), {upper, {0, 4}}, false},
+                     {WorkerId(2), {lower, {4, 8}}, false},
+                     {WorkerId(3), {upper, {4, 8}}, false}};
+  previous.shards = split_shards(map_, previous.stages);
+  RecoveryMember fourth = input_.members[2];
+  fourth.member.worker = WorkerId(3);
+  input_.members.push_back(fourth);
+  previous.members.push_back(fourth.member);
+  input_.members.erase(input_.members.begin());
+  for (RecoveryMember& member : input_.members) {
+    const StageWork& work = previous.stages[member.member.worker.value()].work;
+    const TileSet kept = TileSet(map_.tiles_of(work.blocks)).common(map_.tiles_with_state());
+    member.report.stages = {{work, 0}};
+    member.report.holdings.states = {{Step(5), kept.runs(), {}, {}}};  // no tied copies
+  }
+  const auto own_slots = [&](double speed) {
+    for (RecoveryMember& member : input_.members) member.speed = speed;
+    const auto decision = decide_recovery(input_);
+    std::map<WorkerId, std::uint32_t> slots;
+    for (const StageAssignment& stage : decision->record.resume.stages) {
+      if (!stage.recompute) slots[stage.worker] += stage.work.slots.size();
+    }
+    return slots;
+  };
+  const std::map<WorkerId, std::uint32_t> all = {{WorkerId(1), 4}, {WorkerId(2), 4}, {WorkerId(3), 4}};
+  EXPECT_EQ(own_slots(1), all);
+  EXPECT_EQ(own_slots(1e9), (std::map<WorkerId, std::uint32_t>{{WorkerId(2), 4}}));  // the fetch would take longer
+}
+
 TEST_F(Recovery, MembersThatDisagreeGoBackToWhatAllHadAlike) {
   disagree_at_six();
   holdings(1).states[0].hashes = hash(kWrong);  // it went wrong after they had compared state 5
