@@ -134,6 +134,8 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
   }
   if (const auto* compute_action = std::get_if<ComputeMicroBatch>(&action)) {
     compute(*compute_action, took);
+  } else if (std::holds_alternative<Rehearse>(action)) {
+    process_.post(worker_event::Rehearsed{});
   } else if (const auto* fold_action = std::get_if<FoldNodes>(&action)) {
     fold(*fold_action);
   } else if (const auto* reduce_action = std::get_if<ReduceShards>(&action)) {

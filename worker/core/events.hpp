@@ -4,8 +4,8 @@
 // gradient, state by its step) and carries out trainer actions strictly in the order in which the core gave
 // them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendBoundary, SendParameters,
 // SendState) take their place in the trainer's order: they read what the trainer actions before them have made.
-// FoldNodes, Rehearse, StoreReduced, CopyTied, RevertState, ReleaseStep and those of a checkpoint have no completion
-// event; that order is all the core relies on. The simulator does the same with symbolic values.
+// FoldNodes, StoreReduced, CopyTied, RevertState, ReleaseStep and those of a checkpoint have no completion event; that
+// order is all the core relies on. The simulator does the same with symbolic values.
 //
 // Thread contract: plain values.
 #pragma once
@@ -80,6 +80,7 @@ struct MicroBatchDone {
   Duration took{};
   std::vector<Duration> block_took;
 };
+struct Rehearsed {};
 struct ShardsReduced {
   Step step;
   std::uint32_t attempt = 0;
@@ -137,10 +138,10 @@ struct Tick {};
 using WorkerEvent =
     std::variant<worker_event::ControlConnected, worker_event::ControlLost, worker_event::Control, worker_event::Data,
                  worker_event::CorruptData, worker_event::PeerUnreachable, worker_event::MicroBatchDone,
-                 worker_event::ShardsReduced, worker_event::GradientMeasured, worker_event::UpdateDone,
-                 worker_event::StateStored, worker_event::StateLoaded, worker_event::StateHashed,
-                 worker_event::WeightsHashed, worker_event::CheckpointsListed, worker_event::CheckpointWritten,
-                 worker_event::DrainWanted, worker_event::Tick>;
+                 worker_event::Rehearsed, worker_event::ShardsReduced, worker_event::GradientMeasured,
+                 worker_event::UpdateDone, worker_event::StateStored, worker_event::StateLoaded,
+                 worker_event::StateHashed, worker_event::WeightsHashed, worker_event::CheckpointsListed,
+                 worker_event::CheckpointWritten, worker_event::DrainWanted, worker_event::Tick>;
 
 namespace worker_action {
 

@@ -17,9 +17,9 @@ namespace {
 // Micro-batches given to the trainer ahead of its completions: two hide the core's latency, more would delay the
 // slots that a recovery puts first.
 constexpr std::uint32_t kComputeAhead = 2;
-// A rehearsal may come when the others have almost finished: they wait for a part of a micro-batch, which must be
-// little beside those that they compute.
-constexpr std::uint32_t kRehearsedBeside = 8;
+// A rehearsal may come when the others have almost finished: they wait for a part of it, which must be little beside
+// what they compute.
+constexpr double kRehearsedBeside = 8;
 constexpr Duration kCheckpointRetryDelay = std::chrono::seconds(2);
 
 }  // namespace
@@ -40,6 +40,7 @@ WorkerActions WorkerCore::on(const WorkerEvent& event, Instant now) {
 Phase WorkerCore::phase() const {
   if (done_sent_) return Phase::finished;
   if (!view_ || work_.step == Step(0)) return Phase::idle;
+  if (rehearsing_ > 0) return Phase::forward;  // it takes as long, and who waits for it knows
   const auto computing = [this](const StepWork::Stage& stage) { return !stage.computed() && can_compute(stage); };
   if (fetch_ && (outstanding_ == 0 || std::ranges::none_of(work_.stages, computing))) return Phase::fetch;
   if (exchange_.ack_sent) return Phase::commit;
@@ -112,17 +113,27 @@ void WorkerCore::pump_rehearsal() {
   const bool idle = work_.step != Step(0) && !is_epilogue() && exchange_.compute && work_.stages.empty() && !holding();
   const bool others_compute = !work_.begun() && exchange_.pieces.empty() && exchange_.gates.of.empty();
   if (!idle || !others_compute || outstanding_ > 0 || fetch_ || loading_ || storing_ > 0) return;
-  std::uint32_t beside = 0;  // micro-batches of the one who computes most
+  std::map<WorkerId, double> computes;  // whole micro-batches' time
+  double most = 0;
   for (const StageAssignment& stage : exchange_.stages) {
-    beside = std::max(beside, stage.work.slots.size() * config_.micro_batches_per_slot);
+    double& time = computes[stage.worker];
+    time +=
+        stage.work.slots.size() * config_.micro_batches_per_slot * share_of(config_.block_shares, stage.work.blocks);
+    most = std::max(most, time);
   }
-  if (beside < kRehearsedBeside) return;
   for (const StageAssignment& stage : view_->stages) {
     const TileRange tiles = config_.map->tiles_of(stage.work.blocks);
     if (stage.worker != self() || stage.work.empty() || practised_.contains(tiles)) continue;
+    if (most < kRehearsedBeside * share_of(config_.block_shares, stage.work.blocks)) continue;
     practised_.add(tiles);
+    ++rehearsing_;
     emit(Rehearse{work_.step, stage.work, own_duty().kept.runs()});
   }
+}
+
+void WorkerCore::handle(const worker_event::Rehearsed&) {
+  ++progress_;
+  if (rehearsing_ > 0) --rehearsing_;
 }
 
 // Lost work comes first: the others wait for it. Then what makes room before what takes it.

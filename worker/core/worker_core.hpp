@@ -83,6 +83,7 @@ class WorkerCore {
   void handle(const worker_event::CorruptData& event);
   void handle(const worker_event::PeerUnreachable& event);
   void handle(const worker_event::MicroBatchDone& event);
+  void handle(const worker_event::Rehearsed& event);
   void handle(const worker_event::ShardsReduced& event);
   void handle(const worker_event::GradientMeasured& event);
   void handle(const worker_event::UpdateDone& event);
@@ -268,6 +269,7 @@ class WorkerCore {
 
   // With the trainer now; a report waits until these are done.
   std::uint32_t outstanding_ = 0;  // micro-batches
+  std::uint32_t rehearsing_ = 0;   // stages
   std::uint32_t reducing_ = 0;     // groups of shards
   bool measuring_ = false;
   struct Updating {

@@ -149,7 +149,7 @@ void WorkerCore::send_heartbeat() {
 }
 
 std::optional<WorkerId> WorkerCore::waiting_on() const {
-  if (!in_view() || work_.step == Step(0)) return std::nullopt;
+  if (!in_view() || work_.step == Step(0) || rehearsing_ > 0) return std::nullopt;
   const auto word = exchange_.ack_sent    ? owes(exchange_.acks)
                     : exchange_.gate_sent ? owes(exchange_.gates)
                                           : std::nullopt;

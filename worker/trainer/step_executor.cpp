@@ -76,7 +76,7 @@ Result<WorkerEvent> StepExecutor::compute(const Compute& action, bool poisoned,
 }
 
 // Writes to the memory that the next update and the stage's sums will take, as far as it is free, and computes in it.
-Status StepExecutor::rehearse(const worker_action::Rehearse& action) {
+Result<WorkerEvent> StepExecutor::rehearse(const worker_action::Rehearse& action) {
   std::vector<Buffer> taken;
   const auto touch = [&](std::size_t count, std::span<const ElementRange> runs) {
     for (; count > 0; --count) {
@@ -90,8 +90,11 @@ Status StepExecutor::rehearse(const worker_action::Rehearse& action) {
   touch(kGenerationVectors, element_runs(map_, action.kept));
   const std::size_t next_state = taken.size();
   touch(std::max<std::size_t>(2, accumulators(action.work.slots.size())), element_runs(map_, stage));
-  if (taken.size() < next_state + 2) return ok_status();
-  return runner_->rehearse(action.step, action.work, taken[next_state].floats(), taken.back().floats());
+  if (taken.size() >= next_state + 2) {
+    const Status done = runner_->rehearse(action.step, action.work, taken[next_state].floats(), taken.back().floats());
+    if (!done && done.error().code() != ErrorCode::exhausted) return done.error();  // it can be done without
+  }
+  return WorkerEvent(worker_event::Rehearsed{});
 }
 
 // ---- gradient ----

@@ -30,7 +30,7 @@ class StepExecutor {
   // `backward_begins` is called when the first backward pass of a training micro-batch begins, after the head's own.
   [[nodiscard]] Result<WorkerEvent> compute(const Compute& action, bool poisoned,
                                             const std::function<void()>& backward_begins);
-  [[nodiscard]] Status rehearse(const worker_action::Rehearse& action);
+  [[nodiscard]] Result<WorkerEvent> rehearse(const worker_action::Rehearse& action);
   // Sums of nodes may be behind what was put off: who reads them (reduce, piece_payload) finishes that first.
   [[nodiscard]] MicroBatchRunner& micro_batches() { return *runner_; }
   [[nodiscard]] Result<WorkerEvent> reduce(const worker_action::ReduceShards& action);

@@ -120,7 +120,7 @@ class Trainer::Impl {
     return std::visit(
         Overloaded{
             [&](const ComputeMicroBatch& a) { return compute(a, item); },
-            [&](const Rehearse& a) { return x.rehearse(a); },
+            [&](const Rehearse& a) { return completed(x.rehearse(a)); },
             [&](const FoldNodes& a) { return beside([&] { return x.micro_batches().fold(a); }); },
             [&](const ReduceShards& a) { return after_waiting([&] { return completed(x.reduce(a)); }); },
             [&](const StoreReduced& a) { return beside([&] { return x.store_reduced(a); }); },
