@@ -1,6 +1,7 @@
 #include "coordinator/core/measured_blocks.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "common/median.hpp"
@@ -56,12 +57,15 @@ MeasuredBlocks measured_blocks(const std::vector<double>& counted, std::span<con
 
 void estimate_speeds(std::vector<double>& speeds, std::span<const double> gflops, double operations) {
   std::vector<double> per_gflop;
+  double fastest = 0;
   for (std::size_t w = 0; w < speeds.size(); ++w) {
+    fastest = std::max(fastest, speeds[w]);
     if (speeds[w] > 0 && gflops[w] > 0) per_gflop.push_back(speeds[w] / gflops[w]);
   }
+  if (fastest <= 0) fastest = std::numeric_limits<double>::infinity();
   const double usual = per_gflop.empty() ? 1e9 / operations : median(per_gflop);
   for (std::size_t w = 0; w < speeds.size(); ++w) {
-    if (speeds[w] <= 0 && gflops[w] > 0) speeds[w] = gflops[w] * usual;
+    if (speeds[w] <= 0 && gflops[w] > 0) speeds[w] = std::min(gflops[w] * usual, fastest);
   }
 }
 

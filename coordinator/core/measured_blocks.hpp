@@ -23,7 +23,9 @@ struct MeasuredBlocks {
                                              std::span<const std::vector<float>> seconds);
 
 // Fills in speeds that are not known from what devices do with products of matrices (0 = not known either): as those
-// with a known speed compare to theirs, by the median; where none is known, from the operations of a micro-batch.
+// with a known speed compare to theirs, by the median; where none is known, from the operations of a micro-batch. A
+// short look at a device may promise too much (a quota that isn't used up yet), and all would wait for a worker that
+// was given too much work: nobody is believed to be faster than the fastest that was measured.
 void estimate_speeds(std::vector<double>& speeds, std::span<const double> gflops, double operations);
 
 }  // namespace planaria

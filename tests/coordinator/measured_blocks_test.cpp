@@ -71,9 +71,16 @@ TEST(EstimatedSpeeds, FollowFromOperationsUntilOthersAreKnown) {
 TEST(EstimatedSpeeds, FollowFromWhatTheSameDevicesDoElsewhere) {
   // The known ones reach half of what counted operations promise, and one of them does worse for its own reasons.
   std::vector<double> speeds{1, 2, 0.1, 0};
-  const std::vector<double> gflops{10, 20, 10, 40};
+  const std::vector<double> gflops{10, 20, 10, 15};
   estimate_speeds(speeds, gflops, 5e9);
-  EXPECT_EQ(speeds, (std::vector<double>{1, 2, 0.1, 4}));
+  EXPECT_EQ(speeds, (std::vector<double>{1, 2, 0.1, 1.5}));
+}
+
+TEST(EstimatedSpeeds, ANewcomerIsNotBelievedToBeFasterThanTheFastest) {
+  std::vector<double> speeds{1, 2, 0};
+  const std::vector<double> gflops{10, 20, 50};
+  estimate_speeds(speeds, gflops, 5e9);
+  EXPECT_EQ(speeds, (std::vector<double>{1, 2, 2}));
 }
 
 }  // namespace
