@@ -518,7 +518,10 @@ class RecoveryPlanner {
   [[nodiscard]] bool can_soon_compute(std::size_t i, const StageWork& work) const {
     const TileSet lacking = TileSet(in_.map->tiles_of(work.blocks)).without(held(i, base_).parameters);
     if (lacking.empty() || plan().tier > 0) return lacking.empty();
-    const double fetching_s = static_cast<double>(bytes_of(*in_.map, lacking)) / rate_;
+    const TileSet state = lacking.common(all_);
+    const std::uint64_t bytes =
+        kTensorsOfState * bytes_of(*in_.map, state) + bytes_of(*in_.map, lacking.without(state));
+    const double fetching_s = static_cast<double>(bytes) / rate_;
     const double micro_batches = work.slots.size() * share_of(in_.block_shares, work.blocks) * micro_batches_per_slot();
     return kWorthAFetch * fetching_s <= micro_batches / speeds_[i];
   }

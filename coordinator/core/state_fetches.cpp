@@ -117,8 +117,8 @@ std::vector<StateFetch> plan_state_fetches(StateSource source, std::span<const S
       loads[need.worker].parameters.add(need.parameters);
       continue;
     }
+    fetches.from_peers(need.worker, need.parameters, true, parameters);  // first: the step's work waits for them
     fetches.from_peers(need.worker, need.state, false, states);
-    fetches.from_peers(need.worker, need.parameters, true, parameters);
   }
   if (source != StateSource::checkpoint) return fetches.take();
   for (const StateFetch& fetch : fetches.planned()) {
