@@ -328,7 +328,10 @@ class CoordinatorCore {
   void consider_new_connections(WorkerRecord& heard);
   [[nodiscard]] bool may_help(WorkerId joiner) const;
   [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
-  void commit(const RecoveryDecision& decision);
+  void commit(RecoveryDecision decision);
+  // visit(member, record) of the view's members, in order; null: the worker is no more what it was then.
+  template <class Visit>
+  void for_each_member(Visit visit);
   void wait(std::string reason);
   void wait_for_capacity(const std::string& why);
   [[nodiscard]] std::set<WorkerId> present() const;

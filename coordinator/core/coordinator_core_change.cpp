@@ -21,6 +21,17 @@ std::string names(const std::vector<WorkerId>& workers) {
 
 }  // namespace
 
+template <class Visit>
+void CoordinatorCore::for_each_member(Visit visit) {
+  auto record = workers_.begin();
+  for (const Member& member : view_->members) {
+    while (record != workers_.end() && record->first < member.worker) ++record;
+    const bool same =
+        record != workers_.end() && record->first == member.worker && record->second.incarnation == member.incarnation;
+    visit(member, same ? &record->second : nullptr);
+  }
+}
+
 void CoordinatorCore::consider_change() {
   change_deferred_ = false;
   joiners_worth_at_ = kFarFuture;
@@ -41,12 +52,14 @@ void CoordinatorCore::consider_change() {
     }
     return;
   }
-  const auto members_alive = std::ranges::count_if(
-      view_->members, [this](const Member& m) { return in_view(m.worker) && serving(workers_[m.worker]); });
+  std::size_t members_alive = 0;
+  for_each_member([&](const Member&, const WorkerRecord* worker) {
+    if (worker != nullptr && serving(*worker)) ++members_alive;
+  });
   const std::vector<WorkerId> joiners = pending_joiners();
   if (!waiting_ && members_alive == 0) wait(kNoWorkers);
   if (waiting_) {
-    const bool enough = static_cast<std::size_t>(members_alive) + joiners.size() >= config_.job.cluster.min_workers;
+    const bool enough = members_alive + joiners.size() >= config_.job.cluster.min_workers;
     if (enough && (too_few_.empty() || too_few_ != present())) {
       start_change({.reason = joiners.empty() ? "the members that are left go on"
                                               : "capacity is back: " + names(joiners) + " joined",
@@ -67,13 +80,12 @@ void CoordinatorCore::consider_change() {
   }
   std::vector<WorkerId> drainers;
   std::optional<Step> newest;
-  for (const Member& member : view_->members) {
-    if (!in_view(member.worker)) continue;
-    const WorkerRecord& worker = workers_[member.worker];
-    if (worker.status == WorkerStatus::draining) drainers.push_back(member.worker);
-    newest = newest ? std::max(*newest, worker.heartbeat.step) : worker.heartbeat.step;
-  }
-  const std::size_t staying = static_cast<std::size_t>(members_alive) - drainers.size() + joiners.size();
+  for_each_member([&](const Member& member, const WorkerRecord* worker) {
+    if (worker == nullptr) return;
+    if (worker->status == WorkerStatus::draining) drainers.push_back(member.worker);
+    newest = newest ? std::max(*newest, worker->heartbeat.step) : worker->heartbeat.step;
+  });
+  const std::size_t staying = members_alive - drainers.size() + joiners.size();
   const std::size_t least = std::max(1U, config_.job.cluster.min_workers);
   if (!drainers.empty() && !too_few_.empty()) {
     std::set<WorkerId> left = present();
@@ -128,16 +140,14 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   change.rollback_at = now_ + 2 * lease_;
   std::vector<WorkerId> excluded;
   if (view_) {
-    for (const Member& member : view_->members) {
-      const bool serves = in_view(member.worker) && serving(workers_[member.worker]);
-      if (serves) {
-        change.members.insert(member.worker);
-        if (cause.planned && workers_[member.worker].status == WorkerStatus::draining)
-          change.leaving.insert(member.worker);
-      } else {
+    for_each_member([&](const Member& member, const WorkerRecord* worker) {
+      if (worker == nullptr || !serving(*worker)) {
         excluded.push_back(member.worker);
+        return;
       }
-    }
+      change.members.insert(change.members.end(), member.worker);
+      if (cause.planned && worker->status == WorkerStatus::draining) change.leaving.insert(member.worker);
+    });
   }
   const bool takes_joiners = cause.planned || cause.with_joiners || !view_ || waiting_ || change.members.empty();
   if (cause.with_joiners && change_) change.rollback_at = change_->rollback_at;
@@ -307,7 +317,7 @@ void CoordinatorCore::finish_change() {
     expel(decision->expelled, decision->record.reason);
     return;
   }
-  commit(*decision);
+  commit(std::move(*decision));
 }
 
 // Who could have a part: members that serve and who waits to become one.
@@ -356,14 +366,14 @@ void CoordinatorCore::consider_new_connections(WorkerRecord& heard) {
                 .victims = {}});
 }
 
-void CoordinatorCore::commit(const RecoveryDecision& decision) {
-  const Change change = *change_;
+void CoordinatorCore::commit(RecoveryDecision decision) {
+  const Change change = std::move(*change_);
   change_.reset();
   suspicion_ = {};
   waiting_ = false;
   const std::shared_ptr<const ViewRecord> previous = view_;
-  auto record = std::make_shared<ViewRecord>(decision.record);
-  record->reason = recoveries_[change.recovery].cause + ": " + decision.record.reason;
+  auto record = std::make_shared<ViewRecord>(std::move(decision.record));
+  record->reason = recoveries_[change.recovery].cause + ": " + record->reason;
   view_ = std::move(record);
   ++views_committed_;
   count_steps(view_->resume.step.previous());

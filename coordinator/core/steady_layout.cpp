@@ -33,10 +33,13 @@ Cut cut_blocks(std::span<const double> shares, std::span<const double> speeds) {
   slowest[0][0] = 0;
   for (std::size_t k = 1; k <= stages; ++k) {
     for (std::size_t end = k; end <= blocks; ++end) {
-      for (std::size_t begin = k - 1; begin < end; ++begin) {
-        const double time = std::max(slowest[k - 1][begin], (before[end] - before[begin]) / speeds[k - 1]);
-        if (time >= slowest[k][end]) continue;
-        slowest[k][end] = time;
+      double& least = slowest[k][end];
+      for (std::size_t begin = end; begin-- > k - 1;) {  // of equal cuts the one that begins first stays
+        const double stage = (before[end] - before[begin]) / speeds[k - 1];
+        if (stage > least) break;  // and takes longer with more blocks
+        const double time = std::max(slowest[k - 1][begin], stage);
+        if (time > least) continue;
+        least = time;
         from[k][end] = begin;
       }
     }
