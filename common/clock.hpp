@@ -6,9 +6,12 @@
 // Thread contract: Clock::now may be called from any thread.
 #pragma once
 
+#include <time.h>
+
 #include <atomic>
 #include <chrono>
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 
 namespace planaria {
@@ -26,8 +29,12 @@ struct Instant {
 
 inline constexpr Instant kFarFuture{INT64_MAX / 2};
 
-[[nodiscard]] constexpr double to_ms(Duration d) { return static_cast<double>(d.count()) / 1e6; }
-[[nodiscard]] constexpr double to_seconds(Duration d) { return static_cast<double>(d.count()) / 1e9; }
+[[nodiscard]] constexpr double to_ms(Duration d) {
+  return static_cast<double>(d.count()) / 1e6;
+}
+[[nodiscard]] constexpr double to_seconds(Duration d) {
+  return static_cast<double>(d.count()) / 1e9;
+}
 
 class Clock {
  public:
@@ -41,6 +48,21 @@ class SteadyClock final : public Clock {
   [[nodiscard]] Instant now() const override {
     return {std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch()).count()};
   }
+};
+
+// What this process has computed, as a wall clock would show it were the machine all its own: the processors' time over
+// the threads that share the work.
+class ProcessorClock final : public Clock {
+ public:
+  explicit ProcessorClock(std::size_t threads) : threads_(threads == 0 ? 1 : static_cast<std::int64_t>(threads)) {}
+  [[nodiscard]] Instant now() const override {
+    timespec spent{};
+    ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+    return {(std::int64_t{spent.tv_sec} * 1'000'000'000 + spent.tv_nsec) / threads_};
+  }
+
+ private:
+  std::int64_t threads_;
 };
 
 // A clock that moves only when told to; for tests and the simulator.

@@ -9,8 +9,8 @@
 
 namespace planaria {
 
-// Billions of floating-point operations a second in a linear layer, forward and backward: the best of a few short runs,
-// so that other processes on the same machine don't show. Takes some tens of milliseconds.
+// Billions of floating-point operations a second in a linear layer, forward and backward: the best of a few short runs.
+// Takes some tens of milliseconds.
 [[nodiscard]] Result<double> measure_gflops(Device& device, const Clock& clock);
 
 }  // namespace planaria

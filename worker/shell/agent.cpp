@@ -11,6 +11,7 @@
 #include <mutex>
 #include <utility>
 
+#include "common/cpu_quota.hpp"
 #include "common/host.hpp"
 #include "proto/job_config.hpp"
 #include "storage/checkpoint.hpp"
@@ -238,7 +239,9 @@ class WorkerAgent::Impl {
     registration.host = host_name();
     registration.threads = threads;
     registration.resources = resources(job);
-    PLANARIA_ASSIGN(registration.resources.gflops, measure_gflops(*device, SteadyClock()));
+    // By what the device computes, not by the moment: others start beside it, and a quota isn't used up yet.
+    PLANARIA_ASSIGN(const double gflops, measure_gflops(*device, ProcessorClock(device->threads())));
+    registration.resources.gflops = gflops * std::min(1.0, cpu_quota() / static_cast<double>(device->threads()));
     registration.process_id = static_cast<std::uint64_t>(::getpid());
     registration.holdings.checkpoints = sound_checkpoints(job_hash(job));
 
