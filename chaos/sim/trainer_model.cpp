@@ -355,7 +355,7 @@ void TrainerModel::reduce(const ReduceShards& action) {
   if (!additions) {
     return fail("3: a shard is reduced from an inexact cover", additions.error().message());
   }
-  Buffer& target = reduced_of(action.step);
+  open_reduced(action.step);
   for (const TileRange range : action.tiles) {
     for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
       std::map<TreeNode, Term> terms;
@@ -363,31 +363,36 @@ void TrainerModel::reduce(const ReduceShards& action) {
       for (const TreeAddition& addition : additions.value()) {
         terms[addition.sum] = add(terms[addition.left], terms[addition.right]);
       }
-      target.tiles[tile] = additions.value().empty() ? terms.begin()->second : terms[additions.value().back().sum];
+      hold_reduced(tile, additions.value().empty() ? terms.begin()->second : terms[additions.value().back().sum]);
     }
     reduced_held_.add(range);
   }
   process_.post(worker_event::ShardsReduced{action.step, action.attempt, action.tiles});
 }
 
-Buffer& TrainerModel::reduced_of(Step step) {
-  if (reduced_ == nullptr || reduced_step_ != step) {
-    if (reduced_ != nullptr)
-      fail("8: the reduced gradient is overwritten before its step is committed", to_string(step));
-    reduced_ = std::make_shared<Buffer>();
-    reduced_->tiles.resize(world_.options.shape.tiles);
-    reduced_step_ = step;
-    reduced_held_ = TileSet();
+void TrainerModel::open_reduced(Step step) {
+  if (reduced_ != nullptr && reduced_step_ == step) return;
+  if (reduced_ != nullptr) {
+    fail("8: the reduced gradient is overwritten before its step is committed", to_string(step));
   }
-  return *reduced_;
+  reduced_ = std::make_shared<Buffer>();
+  reduced_->tiles.resize(world_.options.shape.tiles);
+  right_gradient_.reset();
+  reduced_step_ = step;
+  reduced_held_ = TileSet();
+}
+
+void TrainerModel::hold_reduced(std::uint32_t tile, const Term& value) {
+  reduced_->tiles[tile] = value;
+  if (right_gradient_ != nullptr) right_gradient_->tiles[tile] = value;
 }
 
 void TrainerModel::store_reduced(const StoreReduced& action) {
-  Buffer& target = reduced_of(action.step);
+  open_reduced(action.step);
   const auto& payload = static_cast<const TermPayload&>(*action.payload);
   for (const TileRange range : action.tiles) {
     for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
-      target.tiles[tile] = payload.tiles[tile];
+      hold_reduced(tile, payload.tiles[tile]);
     }
     reduced_held_.add(range);
   }
@@ -405,9 +410,9 @@ void TrainerModel::measure(const MeasureGradient& action) {
   }
   if (flip_armed_ == FlipFault::in_gradient) {
     flip_armed_ = FlipFault::none;
-    reduced_ = std::make_shared<Buffer>(*reduced_);  // what is being sent was right
-    if (damage(*reduced_, TileSet(action.tiles), EvidenceKind::gradient_mismatch)) {
-      wrong_gradient_ = reduced_;
+    auto wrong = std::make_shared<Buffer>(*reduced_);
+    if (damage(*wrong, TileSet(action.tiles), EvidenceKind::gradient_mismatch)) {
+      right_gradient_ = std::exchange(reduced_, std::move(wrong));
       wrong_since_ = process_.core().view_record()->view;
     }
   }
@@ -426,7 +431,9 @@ void TrainerModel::release(Step step) {
   std::erase_if(nodes_, [&](const auto& node) { return node.second.step == step; });
   if (boundaries_step_ == step) boundaries_.clear();
   in_flight_.clear();
-  if (reduced_step_ == step) reduced_.reset();
+  if (reduced_step_ != step) return;
+  reduced_.reset();
+  right_gradient_.reset();
 }
 
 // ---- state ----
@@ -484,9 +491,7 @@ void TrainerModel::update(const ApplyUpdate& action) {
       return fail("6: an update without its gradient", describe(WorkerAction(action)));
     }
     // In a later view it may be the only one that keeps it.
-    const auto& view = process_.core().view_record();
-    const bool wrong = reduced_ != nullptr && wrong_gradient_.lock() == reduced_ && view && view->view == wrong_since_;
-    if (!action.skip && wrong) {
+    if (!action.skip && right_gradient_ != nullptr && in_view_of_flip()) {
       return fail("6: an update from a gradient that its other keepers don't have", describe(WorkerAction(action)));
     }
     Buffer& target = open_state(action.step);
@@ -665,7 +670,14 @@ BufferRef TrainerModel::node_buffer(Step step, StageNode node) {
 }
 
 BufferRef TrainerModel::reduced_buffer(Step step) {
-  return reduced_step_ == step ? reduced_ : nullptr;
+  if (reduced_step_ != step) return nullptr;
+  // The flip is one keeper's: the others are sent what they can tell it from.
+  return right_gradient_ != nullptr && in_view_of_flip() ? right_gradient_ : reduced_;
+}
+
+bool TrainerModel::in_view_of_flip() const {
+  const auto& view = process_.core().view_record();
+  return view && view->view == wrong_since_;
 }
 
 std::optional<Step> TrainerModel::newest_state() const {

@@ -124,7 +124,9 @@ class TrainerModel {
   [[nodiscard]] BufferRef find_state(Step stamp) const;
   [[nodiscard]] Buffer& open_state(Step stamp);
   void add_tiles(Buffer& state, const TileSet& tiles, const TileSet& parameters);
-  [[nodiscard]] Buffer& reduced_of(Step step);
+  void open_reduced(Step step);
+  void hold_reduced(std::uint32_t tile, const Term& value);
+  [[nodiscard]] bool in_view_of_flip() const;
   void fail(const std::string& invariant, const std::string& detail);
 
   World& world_;
@@ -151,7 +153,7 @@ class TrainerModel {
   std::uint64_t micro_batches_computed_ = 0;
   NanFault nan_armed_ = NanFault::none;
   FlipFault flip_armed_ = FlipFault::none;
-  std::weak_ptr<Buffer> wrong_gradient_;
+  BufferRef right_gradient_;  // where a value of reduced_ flipped, in the view `wrong_since_`
   ViewNumber wrong_since_;
 };
 
