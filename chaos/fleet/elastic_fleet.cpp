@@ -125,8 +125,10 @@ class ElasticFleet {
       if (auto* send = std::get_if<coordinator_action::Send>(&action)) {
         const auto to = static_cast<std::uint32_t>(send->session.value() - 1);
         if (auto* message = std::get_if<Prepare>(&send->envelope.message)) {
-          if (message->view > prepare.view) prepared.clear();  // the older one's answers would be refused
-          prepare = std::move(*message);
+          if (prepared.empty() || message->view > prepare.view) {
+            prepared.clear();  // the older one's answers would be refused
+            prepare = std::move(*message);
+          }
           prepared.push_back(to);
         } else if (const auto* commit = std::get_if<CommitView>(&send->envelope.message)) {
           committed_bytes += commit->packed->bytes.size() + kSmallBytes;

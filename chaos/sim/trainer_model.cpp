@@ -96,13 +96,13 @@ std::optional<Pass> TrainerModel::pass() const {
 
 Duration TrainerModel::duration_of(const WorkerAction& action) {
   Duration base = kCopy;
+  const auto through = [this](BlockRange blocks, std::int64_t thirds) {
+    return world_.options.micro_batch * thirds * blocks.size() / (3 * world_.options.shape.blocks.size());
+  };
   if (const auto* compute = std::get_if<ComputeMicroBatch>(&action)) {
-    const std::int64_t blocks = compute->work.blocks.size();
-    const std::int64_t thirds = compute->pass == Pass::both ? 3 : compute->pass == Pass::backward ? 2 : 1;
-    base = world_.options.micro_batch * thirds * blocks / (3 * world_.options.shape.blocks.size());
+    base = through(compute->work.blocks, compute->pass == Pass::both ? 3 : compute->pass == Pass::backward ? 2 : 1);
   } else if (const auto* rehearse = std::get_if<Rehearse>(&action)) {
-    base = world_.options.micro_batch * std::int64_t(rehearse->work.blocks.size()) /
-           std::int64_t(world_.options.shape.blocks.size());
+    base = through(rehearse->work.blocks, 3);
   } else if (std::holds_alternative<ReduceShards>(action) || std::holds_alternative<MeasureGradient>(action) ||
              std::holds_alternative<HashState>(action) || std::holds_alternative<ListCheckpoints>(action) ||
              std::holds_alternative<HashWeights>(action) || std::holds_alternative<BeginCheckpoint>(action)) {

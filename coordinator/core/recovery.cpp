@@ -431,13 +431,13 @@ class RecoveryPlanner {
   // those who fetch begin later.
   [[nodiscard]] double standstill(std::span<const StageAssignment> stages) const {
     if (in_.sharded || source_ != StateSource::peer) return 0;
-    std::uint64_t most = 0;
+    double longest_s = 0;
     for (const StageAssignment& stage : stages) {
       const TileSet lacking =
           TileSet(in_.map->tiles_of(stage.work.blocks)).without(held(index_of(stage.worker), base_).state);
-      most = std::max(most, kTensorsOfState * bytes_of(*in_.map, lacking));
+      longest_s = std::max(longest_s, seconds_to_fetch(lacking, {}));
     }
-    return std::max(0.0, static_cast<double>(most) / rate_ - (in_.planned ? 0 : step_left_s_));
+    return std::max(0.0, longest_s - (in_.planned ? 0 : step_left_s_));
   }
 
   void plan_steady() {
@@ -519,11 +519,12 @@ class RecoveryPlanner {
     const TileSet lacking = TileSet(in_.map->tiles_of(work.blocks)).without(held(i, base_).parameters);
     if (lacking.empty() || plan().tier > 0) return lacking.empty();
     const TileSet state = lacking.common(all_);
-    const std::uint64_t bytes =
-        kTensorsOfState * bytes_of(*in_.map, state) + bytes_of(*in_.map, lacking.without(state));
-    const double fetching_s = static_cast<double>(bytes) / rate_;
     const double micro_batches = work.slots.size() * share_of(in_.block_shares, work.blocks) * micro_batches_per_slot();
-    return kWorthAFetch * fetching_s <= micro_batches / speeds_[i];
+    return kWorthAFetch * seconds_to_fetch(state, lacking.without(state)) <= micro_batches / speeds_[i];
+  }
+  [[nodiscard]] double seconds_to_fetch(const TileSet& state, const TileSet& parameters) const {
+    const std::uint64_t bytes = kTensorsOfState * bytes_of(*in_.map, state) + bytes_of(*in_.map, parameters);
+    return static_cast<double>(bytes) / rate_;
   }
 
   // With each numeric alarm about the step each pipeline gets the slots of the next one: so it shows who computes
@@ -627,8 +628,7 @@ class RecoveryPlanner {
     const Duty& duty = duties_->of(worker(i));
     const TileSet state = duty.kept.without(held(i, base_).state);
     const TileSet parameters = duty.used.without(held(i, base_).parameters).without(state);
-    const std::uint64_t bytes = kTensorsOfState * bytes_of(*in_.map, state) + bytes_of(*in_.map, parameters);
-    return fetching_s_[i] = static_cast<double>(bytes) / rate_;
+    return fetching_s_[i] = seconds_to_fetch(state, parameters);
   }
 
   // A tile that is reduced already stays where it is; others are summed by those who keep them after the step, or,

@@ -2,16 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/small_model.hpp"
+
 namespace planaria::sim {
 namespace {
 
 JobShape shape() {
   JobShape shape;
-  ModelSpec model;
-  model.layers = model.heads = model.kv_heads = 1;
-  model.width = model.vocab = model.context = 16;
-  model.ffn_width = 32;
-  shape.map = std::make_shared<StateMap>(model, 512);
+  shape.map = std::make_shared<StateMap>(small_model(), 512);
   shape.tiles = shape.map->tile_count();
   for (const BlockInfo& block : shape.map->blocks()) shape.blocks.push_back(block.tile_range());
   shape.slots = 4;

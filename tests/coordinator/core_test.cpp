@@ -9,6 +9,7 @@
 
 #include "proto/block_cost.hpp"
 #include "tests/coordinator/final_weights.hpp"
+#include "tests/small_model.hpp"
 
 namespace planaria {
 namespace {
@@ -17,12 +18,7 @@ using namespace std::chrono_literals;
 
 JobSpec small_job() {
   JobSpec job;
-  job.model.layers = 1;
-  job.model.heads = job.model.kv_heads = 1;
-  job.model.width = 16;
-  job.model.ffn_width = 32;
-  job.model.vocab = 16;
-  job.model.context = 16;
+  job.model = small_model();
   job.batch.micro_batches = job.batch.slots = 8;
   job.train.steps = 20;
   job.train.tile_elements = 512;

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/coordinator/small_model.hpp"
+#include "tests/small_model.hpp"
 
 namespace planaria {
 namespace {

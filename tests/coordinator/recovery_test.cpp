@@ -6,8 +6,8 @@
 #include <map>
 
 #include "proto/tile_set.hpp"
-#include "tests/coordinator/small_model.hpp"
 #include "tests/single_stages.hpp"
+#include "tests/small_model.hpp"
 
 namespace planaria {
 namespace {

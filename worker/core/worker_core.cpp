@@ -113,7 +113,8 @@ void WorkerCore::pump_rehearsal() {
   const bool idle = work_.step != Step(0) && !is_epilogue() && exchange_.compute && work_.stages.empty() && !holding();
   const bool others_compute = !work_.begun() && exchange_.pieces.empty() && exchange_.gates.of.empty();
   if (!idle || !others_compute || outstanding_ > 0 || fetch_ || loading_ || storing_ > 0) return;
-  std::map<WorkerId, double> computes;  // whole micro-batches' time
+  if (practised_.contains(own_duty().used)) return;  // spares have nothing to get ready for, at each event
+  std::map<WorkerId, double> computes;               // whole micro-batches' time
   double most = 0;
   for (const StageAssignment& stage : exchange_.stages) {
     double& time = computes[stage.worker];

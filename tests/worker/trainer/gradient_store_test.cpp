@@ -6,26 +6,16 @@
 #include <vector>
 
 #include "common/philox.hpp"
+#include "tests/small_model.hpp"
 
 namespace planaria {
 namespace {
 
 constexpr std::uint32_t kSlots = 8;
 
-ModelSpec small_model() {
-  ModelSpec model;
-  model.layers = 1;
-  model.heads = model.kv_heads = 2;
-  model.width = 16;
-  model.ffn_width = 32;
-  model.vocab = 64;
-  model.context = 8;
-  return model;
-}
-
 class GradientStoreTest : public ::testing::Test {
  protected:
-  GradientStoreTest() : map_(small_model(), 256), stream_(philox_key(11, RandomPurpose::tests)) {
+  GradientStoreTest() : map_(small_model(1, 64), 256), stream_(philox_key(11, RandomPurpose::tests)) {
     device_ = std::move(make_cpu_device({})).value();
     pool_ = std::move(BufferPool::create(device_, map_.vector_elements(), 4)).value();
     store_ = std::make_unique<GradientStore>(*device_, pool_, map_, kSlots);

@@ -4,23 +4,14 @@
 
 #include <cstring>
 
+#include "tests/small_model.hpp"
+
 namespace planaria {
 namespace {
 
-ModelSpec small_model() {
-  ModelSpec model;
-  model.layers = 1;
-  model.heads = model.kv_heads = 2;
-  model.width = 16;
-  model.ffn_width = 32;
-  model.vocab = 64;
-  model.context = 8;
-  return model;
-}
-
 class TileValuesTest : public ::testing::Test {
  protected:
-  TileValuesTest() : map_(small_model(), 256), values_(map_.vector_elements()) {
+  TileValuesTest() : map_(small_model(1, 64), 256), values_(map_.vector_elements()) {
     for (std::size_t i = 0; i < values_.size(); ++i) values_[i] = static_cast<float>(i);
   }
   MutableSlice frame(const std::vector<ConstSlice>& slices) {
