@@ -333,7 +333,7 @@ std::set<WorkerId> CoordinatorCore::present() const {
 // Without those that drain no layout fits: they stay. Without anybody draining, the job waits for more workers.
 void CoordinatorCore::wait_for_capacity(const std::string& why) {
   const bool drains = !change_->leaving.empty();
-  too_few_ = present();
+  too_few_ = change_->members;  // who came meanwhile was not reckoned with
   for (const WorkerId id : change_->leaving) too_few_.erase(id);
   if (!drains) {
     wait("too few workers: " + why);

@@ -286,6 +286,27 @@ TEST_F(Core, WithoutMemoryForTheModelTheJobWaitsForMoreWorkers) {
   EXPECT_EQ(depths_text(plan_of(core_->view()->stages)), "2");
 }
 
+TEST_F(Core, WhoComesWhileAChangeFindsTooLittleMemoryIsReckonedWithNext) {
+  JobSpec job = small_job();
+  job.model.layers = 4;
+  fresh(job);
+  const std::uint64_t memory = memory_alone(job) * 7 / 10;
+  join(1, {}, 0, memory);
+  on(coordinator_event::Tick{}, 121s);  // the second is awaited no longer
+  const ViewNumber alone = prepared();
+  join(2, {}, 0, memory);
+  ASSERT_EQ(prepared(), alone);
+  Report empty;
+  empty.prepare = alone;
+  say(1, empty);
+  ASSERT_NE(prepared(), alone);
+  empty.prepare = prepared();
+  say(1, empty);
+  say(2, empty);
+  ASSERT_TRUE(core_->view());
+  EXPECT_EQ(core_->status(), JobStatus::training);
+}
+
 TEST_F(Core, ThePlannersLayoutIsTakenWhenItsGainLasts) {
   begin();
   const auto beat = [&](Duration later) {
