@@ -9,12 +9,15 @@ pipelines, of which the others must hold the same blocks. Printed: median and 95
 detect, decide, move, their sum (overhead), the time from the signal to the step's commit (total), and `catch up`: the time
 from the first lost slot's start to the commit over what the work that was left takes at the survivors' speed. That work is
 the lost micro-batches, those of the survivors that weren't done when they reported, and the rest of a step (reduce, gate, update,
-acknowledge), which is what a step of the survivors takes beyond computing.
+acknowledge). Speed and rest are of the survivors' next steps, by their ledgers: a step's rest lasts from the last micro-batch to the
+next step's first.
 """
 import argparse
+import glob
 import json
 import os
 import statistics
+import struct
 import subprocess
 import tempfile
 import tomllib
@@ -43,24 +46,33 @@ def run_once(args, index, directory):
     summary = json.loads(done.stdout.strip().splitlines()[-1])
     recoveries = [r for r in summary["recoveries"] if "lost:" in r["cause"]]
     for recovery in recoveries:
-        recovery["catch_up"] = catch_up(recovery, args.micro_batches, victim, os.path.join(directory, str(index)))
+        recovery["catch_up"] = catch_up(recovery, args.micro_batches, os.path.join(directory, str(index)))
     return phase, summary["weights_hash"], recoveries
 
 
-def catch_up(recovery, micro_batches, victim, directory):
+def finished_micro_batches(directory):
+    """For each step, when its first and its last micro-batch were finished, in ms (docs/FORMATS.md, Ledger)."""
+    steps = {}
+    for path in glob.glob(os.path.join(directory, "workers", "*", "ledger.*")):
+        with open(path, "rb") as file:
+            records = file.read()[64:]
+        for step, at_ns, _, _, _, _, _, flags in struct.iter_unpack("<QqIIIIII", records[: len(records) // 40 * 40]):
+            if flags & 1:
+                first, last = steps.get(step, (at_ns / 1e6, at_ns / 1e6))
+                steps[step] = min(first, at_ns / 1e6), max(last, at_ns / 1e6)
+    return steps
+
+
+def catch_up(recovery, micro_batches, directory):
     phases = recovery["phase_ms"]
     if phases.get("overhead") is None or phases.get("total") is None or recovery["own_work"] is None:
         return None
-    with open(os.path.join(directory, "result.json"), encoding="utf-8") as file:
-        workers = json.load(file)["workers"]
-    rates = [w["micro_batches_per_s"] for w in workers if w["member"] and w["worker"] != victim]
-    with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as file:
-        metrics = [json.loads(line) for line in file]
-    later = [m["step_s"] for m in metrics if recovery["at_step"] + 2 <= m["step"] <= recovery["at_step"] + 12]
-    if not rates or None in rates or not later:
+    done = finished_micro_batches(directory)
+    later = [s for s in range(recovery["at_step"] + 2, recovery["at_step"] + 13) if s in done and s + 1 in done]
+    if not later:
         return None
-    speed = sum(rates) / 1e3  # micro-batches a millisecond
-    rest = max(0.0, 1e3 * statistics.median(later) - micro_batches / speed)
+    speed = statistics.median(micro_batches / (done[s][1] - done[s][0]) for s in later)  # micro-batches a millisecond
+    rest = statistics.median(done[s + 1][0] - done[s][1] for s in later)
     own = max(0.0, recovery["own_work"] - speed * (phases["decide"] + phases["move"]))  # they went on meanwhile
     return (phases["total"] - phases["overhead"]) / ((recovery["lost_work"] + own) / speed + rest)
 
