@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -12,6 +13,7 @@ namespace {
 
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 constexpr int kMostGroups = 64;  // of a process, and around each other
+constexpr Duration kLooksBetween = std::chrono::seconds(1);
 
 std::string first_line(const std::string& path) {
   std::ifstream file(path);
@@ -80,6 +82,19 @@ double cpu_quota(const ControlGroupFiles& files) {
     }
   }
   return least;
+}
+
+void QuotaTimer::begin() {
+  if (const Instant now = clock_.now(); now >= look_at_) {
+    quota_ = cpu_quota(files_);
+    look_at_ = now + kLooksBetween;
+  }
+  if (std::isfinite(quota_)) began_ = spent_.now();
+}
+
+Duration QuotaTimer::end() const {
+  if (!std::isfinite(quota_)) return {};
+  return Duration(static_cast<std::int64_t>(static_cast<double>((spent_.now() - began_).count()) / quota_));
 }
 
 }  // namespace planaria

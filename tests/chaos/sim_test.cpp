@@ -140,14 +140,15 @@ TEST(Simulation, AJoinerGetsReadyForItsFirstStageWhileTheOthersCompute) {
   SimOptions options = quiet(1);
   options.micro_batch = std::chrono::milliseconds(3);
   options.faults = {fault(FaultKind::join, 4, SimPhase::forward)};
+  options.rescues.clear();
   Simulation simulation(options, 100'000);
   const RunResult result = simulation.run();
   EXPECT_FALSE(result.violation);
-  std::vector<std::string> rehearsals;  // the joiner's and, in its place later, a rescuer's
+  std::vector<std::string> rehearsals;
   for (const Trace::Line& line : result.trace) {
     if (line.text.find("trainer did Rehearse") != std::string::npos) rehearsals.push_back(line.text.substr(0, 6));
   }
-  EXPECT_THAT(rehearsals, testing::ElementsAre("w1(p1)", "w2(p2)"));
+  EXPECT_THAT(rehearsals, testing::ElementsAre("w1(p1)"));
 }
 
 TEST(Simulation, TheLastWorkerIsAskedToDrainAndStays) {

@@ -57,5 +57,23 @@ TEST_F(CpuQuota, WhatMakesNoSenseIsNoLimit) {
   EXPECT_EQ(quota(), unlimited_);
 }
 
+TEST_F(CpuQuota, AQuotaTimerTellsHowLongTheLimitMakesWorkLast) {
+  const ProcessorClock spent(1);
+  const auto work = [&] {
+    const Instant until = spent.now() + std::chrono::milliseconds(5);
+    while (spent.now() < until) {
+    }
+  };
+  QuotaTimer free({directory_.path("of_process"), directory_.path("root")});
+  free.begin();
+  EXPECT_EQ(free.end(), Duration{});
+  write("of_process", "0::/a\n");
+  write("root/a/cpu.max", "20000 100000\n");
+  QuotaTimer limited({directory_.path("of_process"), directory_.path("root")});
+  limited.begin();
+  work();
+  EXPECT_GE(limited.end(), std::chrono::milliseconds(25));
+}
+
 }  // namespace
 }  // namespace planaria

@@ -1,7 +1,8 @@
 // How long each block takes this worker, for the cut of blocks among workers.
 //
-// As with the compute rate, wall time counts and single micro-batches mean little: a step tells the mean over its
-// micro-batches, and the median over the last steps in which the block was computed here is what is said.
+// As with the compute rate, wall time counts and single micro-batches mean little: a sample (ComputeRate) tells the
+// mean over its micro-batches, and the median over the last samples in which the block was computed here is what is
+// said.
 //
 // Thread contract: one owner.
 #pragma once
@@ -30,11 +31,12 @@ class BlockTimes {
     }
   }
 
-  void step_ended() {
+  // `stretch`: by which a micro-batch takes longer where it is computed all the time.
+  void sample_ended(double stretch) {
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       Block& block = blocks_[b];
       if (block.micro_batches == 0) continue;
-      block.means.add(block.seconds / block.micro_batches);
+      block.means.add(stretch * block.seconds / block.micro_batches);
       block.seconds = 0;
       block.micro_batches = 0;
       seconds_[b] = static_cast<float>(block.means.value());
@@ -46,7 +48,7 @@ class BlockTimes {
 
  private:
   struct Block {
-    double seconds = 0;  // of the step that runs
+    double seconds = 0;  // of the sample, so far
     std::uint32_t micro_batches = 0;
     RecentMedian means;
   };

@@ -79,6 +79,8 @@ struct MicroBatchDone {
   // a whole, and after a backward pass by block, unless that isn't measured.
   Duration took{};
   std::vector<Duration> block_took;
+  // How long a limit of the system's makes the same last where it is done all the time; 0 without one.
+  Duration at_quota{};
 };
 struct Rehearsed {};
 struct ShardsReduced {

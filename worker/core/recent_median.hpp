@@ -1,4 +1,4 @@
-// The median of the last steps' figures: one that stands out doesn't move it, and a lasting change does.
+// The median of the last figures: one that stands out doesn't move it, and a lasting change does.
 //
 // Thread contract: one owner.
 #pragma once
@@ -14,20 +14,21 @@ namespace planaria {
 
 class RecentMedian {
  public:
-  static constexpr std::size_t kSteps = 9;
+  static constexpr std::size_t kFigures = 9;
 
-  void add(double value) { values_[added_++ % kSteps] = value; }
+  void add(double value) { values_[added_++ % kFigures] = value; }
+  [[nodiscard]] bool known() const { return added_ > 0; }
 
   // 0 when there is none.
   [[nodiscard]] double value() const {
-    const std::size_t count = std::min(added_, kSteps);
+    const std::size_t count = std::min(added_, kFigures);
     if (count == 0) return 0;
     auto values = values_;
     return median(std::span(values).first(count));
   }
 
  private:
-  std::array<double, kSteps> values_{};
+  std::array<double, kFigures> values_{};
   std::size_t added_ = 0;
 };
 

@@ -199,7 +199,8 @@ void WorkerCore::issue(const StepWork::Stage& stage, SlotItem item, Pass pass, P
 void WorkerCore::handle(const worker_event::MicroBatchDone& event) {
   if (outstanding_ > 0) --outstanding_;
   ++progress_;
-  compute_rate_.computed(event.took, event.pass == Pass::forward ? 0 : share_of(config_.block_shares, event.blocks));
+  compute_rate_.computed(event.took, event.at_quota,
+                         event.pass == Pass::forward ? 0 : share_of(config_.block_shares, event.blocks));
   block_times_.computed(event.blocks, event.block_took);
   practised_.add(config_.map->tiles_of(event.blocks));
   if (event.step != work_.step || event.attempt != work_.attempt) return;
@@ -649,8 +650,7 @@ void WorkerCore::reset_work(Step step, std::uint32_t attempt) {
 }
 
 void WorkerCore::begin_step(Step step) {
-  compute_rate_.step_ended();
-  block_times_.step_ended();
+  if (const auto stretch = compute_rate_.step_ended()) block_times_.sample_ended(*stretch);
   reset_work(step, 0);
   exchange_ = ExchangeState{};
   fetch_.reset();  // what is left of it was for work that wasn't needed in the end

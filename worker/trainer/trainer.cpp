@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "common/cpu_quota.hpp"
 #include "common/log.hpp"
 #include "common/overloaded.hpp"
 #include "worker/trainer/step_executor.hpp"
@@ -180,7 +181,9 @@ class Trainer::Impl {
   template <class Work>
   std::invoke_result_t<Work> computing(Work work) {
     const Instant began = clock_.now();
+    quota_.begin();
     auto done = work();
+    at_quota_ += quota_.end();
     computing_ns_.fetch_add((clock_.now() - began).count(), std::memory_order_relaxed);
     return done;
   }
@@ -219,9 +222,11 @@ class Trainer::Impl {
       if (computed && training) slow_down(std::get<worker_event::MicroBatchDone>(*computed));
       return computed;
     });
+    const Duration at_quota = std::exchange(at_quota_, Duration{});
     if (!event) return event.error();
     if (training) {
-      const auto& done = std::get<worker_event::MicroBatchDone>(*event);
+      auto& done = std::get<worker_event::MicroBatchDone>(*event);
+      done.at_quota = at_quota;
       if (done.pass != Pass::forward) record(action, item.view);
     }
     hooks_.completed(std::move(event).value());
@@ -272,6 +277,8 @@ class Trainer::Impl {
   std::tuple<ViewNumber, Step, std::uint32_t> computing_for_;  // attempt of the last micro-batch
   Duration idle_{};                                            // since then
   Duration beside_{};
+  QuotaTimer quota_;
+  Duration at_quota_{};  // of what was computed since the last micro-batch was told
 
   std::atomic<std::uint64_t> micro_batches_{0};
   std::atomic<std::uint64_t> recomputed_{0};
