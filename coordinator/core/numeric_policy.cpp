@@ -10,8 +10,9 @@ namespace {
 
 using Attempt = log_record::NumericDecision;
 
-// Attempts 0 to 5: two that look for a faulty worker, one without it, and room for a second such story.
-constexpr std::uint32_t kMaxAttempts = 6;
+// Nonfinite attempts: the first, two that look for a faulty worker, one without it, and room for a second such story.
+// An attempt's number says less: work that is thrown away for other reasons raises it as well.
+constexpr std::size_t kMaxAttempts = 6;
 
 bool observed(const Attempt& attempt) {
   return attempt.attempt > 0;
@@ -79,14 +80,16 @@ NumericJudgement judge_nonfinite(const Attempt& now, std::span<const Attempt> ea
                                  std::span<const WorkerId> members, NonfinitePolicy policy) {
   const std::string step = "the gradient of step " + std::to_string(now.step.value());
   std::vector<Attempt> attempts;  // those that know their slots, this one last
+  std::set<std::uint32_t> alarms{now.attempt};
   bool natural = false;
   for (const Attempt& before : earlier) {
     if (before.step != now.step) continue;
     // Decided already, by a view that was never committed.
     natural = natural || (before.attempt == now.attempt && before.decision == to_string(NumericVerdict::skip));
+    alarms.insert(before.attempt);
     if (observed(before) && before.attempt < now.attempt) attempts.push_back(before);
   }
-  const bool last = now.attempt + 1 >= kMaxAttempts;
+  const bool last = alarms.size() >= kMaxAttempts;
   if (observed(now)) {
     std::set<SlotRange> pipelines;
     for (const StageAssignment& stage : now.computed) pipelines.insert(stage.work.slots);

@@ -82,7 +82,8 @@ TEST(NumericPolicy, ALoneWorkerIsTakenAtItsWordTheSecondTime) {
 }
 
 TEST(NumericPolicy, AttemptsThatNeverAgreeEndTheJob) {
-  const std::vector<NumericDecision> earlier = {attempt(0, {}), attempt(1, {{0, 1}})};
+  const std::vector<NumericDecision> earlier = {attempt(0, {}), attempt(1, {{0, 1}}), attempt(2, {{1, 2}}),
+                                                attempt(3, {{2, 3}}), attempt(4, {{3, 4}})};
   EXPECT_EQ(judge(attempt(5, {{7, 8}}), earlier).verdict, NumericVerdict::halt);
 }
 
@@ -91,6 +92,12 @@ TEST(NumericPolicy, ADecisionOfAViewThatWasNeverCommittedStands) {
   NumericDecision now = attempt(2, {{2, 3}});
   now.computed = {{WorkerId(0), {0, kSlots}}};
   EXPECT_EQ(judge(now, earlier).verdict, NumericVerdict::skip);
+}
+
+TEST(NumericPolicy, AttemptsThatWereGivenUpForOtherReasonsDontCount) {
+  // Five rollbacks before: this is the first time that the step's gradient isn't finite.
+  EXPECT_EQ(judge(attempt(5, {{2, 3}}), {}).verdict, NumericVerdict::recompute);
+  EXPECT_EQ(judge(attempt(9, {{4, 5}}), {attempt(7, {{2, 3}})}).verdict, NumericVerdict::recompute);
 }
 
 TEST(NumericPolicy, OtherStepsDontCount) {
