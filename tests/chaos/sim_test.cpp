@@ -139,7 +139,7 @@ TEST(Simulation, AllWorkersDieForGoodAndTheJobWaitsWithAReason) {
 TEST(Simulation, AJoinerGetsReadyForItsFirstStageWhileTheOthersCompute) {
   SimOptions options = quiet(1);
   options.micro_batch = std::chrono::milliseconds(3);
-  options.faults = {fault(FaultKind::join, 4, SimPhase::forward)};
+  options.faults = {fault(FaultKind::join, 4, SimPhase::forward), fault(FaultKind::join, 9, SimPhase::forward)};
   options.rescues.clear();
   Simulation simulation(options, 100'000);
   const RunResult result = simulation.run();
@@ -148,7 +148,7 @@ TEST(Simulation, AJoinerGetsReadyForItsFirstStageWhileTheOthersCompute) {
   for (const Trace::Line& line : result.trace) {
     if (line.text.find("trainer did Rehearse") != std::string::npos) rehearsals.push_back(line.text.substr(0, 6));
   }
-  EXPECT_THAT(rehearsals, testing::ElementsAre("w1(p1)"));
+  EXPECT_THAT(rehearsals, testing::ElementsAre("w1(p1)", "w2(p2)"));
 }
 
 TEST(Simulation, TheLastWorkerIsAskedToDrainAndStays) {

@@ -87,12 +87,11 @@ class Core : public testing::Test {
     report.work_step = state.next();
     return report;
   }
-  // Sessions 1 and 2 hold nothing.
-  void report_nothing() {
+  // The sessions' workers hold nothing.
+  void report_nothing(const std::set<std::uint64_t>& sessions = {1, 2}) {
     Report empty;
     empty.prepare = prepared();
-    say(1, empty);
-    say(2, empty);
+    for (const std::uint64_t session : sessions) say(session, empty);
   }
   // Workers of sessions 1 and 2 in view 1, at step 1.
   void begin() {
@@ -182,9 +181,7 @@ TEST_F(Core, WhoIsLostAtTheSameTimeIsOneChange) {
   job.cluster.workers = 4;
   fresh(job);
   for (const std::uint64_t session : {1U, 2U, 3U, 4U}) join(session);
-  Report empty;
-  empty.prepare = prepared();
-  for (const std::uint64_t session : {1U, 2U, 3U, 4U}) say(session, empty);
+  report_nothing({1, 2, 3, 4});
   ASSERT_TRUE(core_->view());
   ASSERT_EQ(core_->view()->members.size(), 4U);
   for (const std::uint64_t session : {1U, 2U}) on(coordinator_event::SessionLost{SessionId(session)}, 0ms);
@@ -261,16 +258,23 @@ std::uint64_t memory_alone(const JobSpec& job) {
   return predicted->workers[0].memory_bytes;
 }
 
-TEST_F(Core, WithoutMemoryForTheModelTheJobWaitsForMoreWorkers) {
-  JobSpec job = small_job();
-  job.model.layers = 4;
-  fresh(job);
-  const std::uint64_t memory = memory_alone(job) * 7 / 10;
-  join(1, {}, 0, memory);
-  on(coordinator_event::Tick{}, 121s);  // the second is awaited no longer
-  Report empty;
-  empty.prepare = prepared();
-  say(1, empty);
+class CoreWithLittleMemory : public Core {
+ protected:
+  // The first view is prepared for one worker, which can't hold the model. Returned: its memory; two have enough.
+  std::uint64_t begin_with_too_little_memory() {
+    JobSpec job = small_job();
+    job.model.layers = 4;
+    fresh(job);
+    const std::uint64_t memory = memory_alone(job) * 7 / 10;
+    join(1, {}, 0, memory);
+    on(coordinator_event::Tick{}, 121s);  // the second is awaited no longer
+    return memory;
+  }
+};
+
+TEST_F(CoreWithLittleMemory, TheJobWaitsForMoreWorkers) {
+  const std::uint64_t memory = begin_with_too_little_memory();
+  report_nothing({1});
   EXPECT_EQ(core_->status(), JobStatus::waiting);
   EXPECT_EQ(core_->status_reason().find("too few workers: no layout fits into memory"), 0U) << core_->status_reason();
   const ViewNumber before = prepared();
@@ -278,31 +282,20 @@ TEST_F(Core, WithoutMemoryForTheModelTheJobWaitsForMoreWorkers) {
   EXPECT_EQ(prepared(), before);  // nothing has changed
   join(2, {}, 0, memory);
   ASSERT_NE(prepared(), before);
-  empty.prepare = prepared();
-  say(1, empty);
-  say(2, empty);
+  report_nothing();
   ASSERT_TRUE(core_->view());
   EXPECT_EQ(core_->status(), JobStatus::training);
   EXPECT_EQ(depths_text(plan_of(core_->view()->stages)), "2");
 }
 
-TEST_F(Core, WhoComesWhileAChangeFindsTooLittleMemoryIsReckonedWithNext) {
-  JobSpec job = small_job();
-  job.model.layers = 4;
-  fresh(job);
-  const std::uint64_t memory = memory_alone(job) * 7 / 10;
-  join(1, {}, 0, memory);
-  on(coordinator_event::Tick{}, 121s);  // the second is awaited no longer
+TEST_F(CoreWithLittleMemory, WhoComesWhileAChangeFindsTooLittleMemoryIsReckonedWithNext) {
+  const std::uint64_t memory = begin_with_too_little_memory();
   const ViewNumber alone = prepared();
   join(2, {}, 0, memory);
   ASSERT_EQ(prepared(), alone);
-  Report empty;
-  empty.prepare = alone;
-  say(1, empty);
+  report_nothing({1});
   ASSERT_NE(prepared(), alone);
-  empty.prepare = prepared();
-  say(1, empty);
-  say(2, empty);
+  report_nothing();
   ASSERT_TRUE(core_->view());
   EXPECT_EQ(core_->status(), JobStatus::training);
 }
@@ -354,9 +347,7 @@ TEST_F(Core, WhereLossesComeFastTheirChangesTakeJoinersAlong) {
     join(session);
     alive.insert(session);
   }
-  Report empty;
-  empty.prepare = prepared();
-  for (const std::uint64_t session : alive) say(session, empty);
+  report_nothing(alive);
   ASSERT_TRUE(core_->view());
   StepCommitted commit;
   commit.view = core_->view()->view;
