@@ -35,15 +35,15 @@ std::uint32_t count_nodes(SlotRange range) {
 }
 
 std::uint32_t open_sums(SlotRange range) {
-  constexpr std::uint32_t kCounted = 128;
-  // On both sides of the highest boundary inside the range there is at most one node a level.
-  if (range.size() > kCounted) return 2 * static_cast<std::uint32_t>(std::bit_width(range.size()));
-  // As each slot is added its node becomes one with its sibling, then their parent with that one's, as a binary counter
-  // carries: up to where the sibling would begin outside the range.
-  std::uint32_t most = 0, count = 0;
-  for (std::uint32_t slot = range.begin; slot < range.end; ++slot) {
-    most = std::max(most, ++count);
-    for (std::uint32_t size = 1; (slot & size) != 0 && slot + 1 >= range.begin + 2 * size; size *= 2) --count;
+  // Whole are the maximal nodes of what has been added. Their first ones grow from the range's begin towards the best
+  // aligned boundary, and stay; behind them the others are a binary counter's ones, most where all its bits are.
+  std::uint32_t most = 0;
+  std::uint32_t begin = range.begin;
+  for (std::uint32_t nodes = 0; begin < range.end; ++nodes) {
+    const std::uint32_t room = range.end - begin;
+    const std::uint32_t node = begin == 0 ? room : std::min(begin & (~begin + 1), room);
+    most = std::max(most, nodes + static_cast<std::uint32_t>(std::bit_width(node)));
+    begin += node;
   }
   return most;
 }

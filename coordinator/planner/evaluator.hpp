@@ -43,7 +43,6 @@ struct Score {
 [[nodiscard]] std::uint32_t count_nodes(SlotRange range);
 
 // Sums that are open at once while the slots are computed in order: those that are whole, and the one in work.
-// Of a long range a bound.
 [[nodiscard]] std::uint32_t open_sums(SlotRange range);
 
 // Micro-batches that a stage holds at once: those on their way up and back, and those whose outputs are kept for

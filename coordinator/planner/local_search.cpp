@@ -17,6 +17,7 @@ constexpr std::uint32_t kAllForms = 8;      // up to so many workers all forms o
 constexpr std::uint32_t kAllMoves = 24;     // up to so many workers all moves are tried
 constexpr std::size_t kImprovedStarts = 4;  // so many of the best are improved
 constexpr std::size_t kTunedStarts = 8;
+constexpr std::uint32_t kDeepest = 16;      // stages that a form of equally long pipelines is begun with
 constexpr std::size_t kImprovedOfForm = 4;  // and of each form of a small layout
 constexpr double kAllSplits = 300;          // up to so many splits of a line all are tried
 constexpr std::uint32_t kDeals = 16;        // further orders of a small layout's workers
@@ -42,6 +43,7 @@ class LocalSearch {
     for (const auto& order : orders()) {
       for (const Depths& depths : forms()) begin_with(build(order, depths));
     }
+    if (!search_.best.score.fits() && !forced_) begin_with_few();
     std::ranges::stable_sort(starts_, [](const Found& a, const Found& b) { return a.score.better_than(b.score); });
     for (std::size_t i = 0; !small() && i < std::min(starts_.size(), kTunedStarts); ++i) {
       starts_[i].score = tune_slots(*evaluator_, starts_[i].candidate);
@@ -143,7 +145,8 @@ class LocalSearch {
     }
     std::set<std::uint32_t> counts;
     const std::uint32_t most = std::min(workers, evaluator_->slots());
-    for (std::uint32_t depth = 1; depth <= std::min(evaluator_->blocks(), 16U); ++depth) counts.insert(workers / depth);
+    for (std::uint32_t depth = 1; depth <= std::min(evaluator_->blocks(), kDeepest); ++depth)
+      counts.insert(workers / depth);
     for (std::uint32_t count = 1; count <= most; count = count * 3 / 2 + 1) counts.insert(count);
     counts.insert(most);
     for (const std::uint32_t count : counts) {
@@ -156,6 +159,22 @@ class LocalSearch {
       all.push_back(std::move(depths));
     }
     return all;
+  }
+
+  // Where no form for all workers fits into memory: pipelines store others' sums and keep their borders' micro-batches,
+  // so that fewer or shorter ones may. Those who have most memory are placed first; all others are spare.
+  void begin_with_few() {
+    const Evaluator& e = *evaluator_;
+    std::vector<std::uint32_t> order(e.workers());
+    std::iota(order.begin(), order.end(), 0U);
+    std::ranges::stable_sort(order, {},
+                             [&](std::uint32_t w) { return std::tuple(-e.memory(w), e.zone(w), e.host(w)); });
+    for (std::uint32_t depth = 1; depth <= std::min(e.blocks(), kDeepest); ++depth) {
+      const std::uint32_t most = std::min(e.workers() / depth, e.slots());
+      for (std::uint32_t count = 1; count <= most; count += 1 + count / 8) {
+        begin_with(build(order, Depths(count, depth)));
+      }
+    }
   }
 
   static void add_partitions(std::uint32_t left, std::uint32_t most, Depths& prefix, std::vector<Depths>& all) {

@@ -104,6 +104,18 @@ double longest(const std::map<std::pair<WorkerId, WorkerId>, std::uint64_t>& sen
   return most;
 }
 
+TEST(Prediction, OpenSumsAreThoseOfACountThatCarries) {
+  for (std::uint32_t begin = 0; begin < 70; ++begin) {
+    for (std::uint32_t end = begin + 1; end <= 140; ++end) {
+      std::uint32_t most = 0;
+      for (std::uint32_t slot = begin; slot < end; ++slot) {
+        most = std::max(most, 1 + planner::count_nodes({begin, slot}));
+      }
+      ASSERT_EQ(planner::open_sums({begin, end}), most) << begin << " to " << end;
+    }
+  }
+}
+
 TEST(Prediction, BytesAndSecondsOfExchangesAreThoseOfAllPairs) {
   constexpr std::uint64_t kFirst = 300;
   fmt::print("seeds {} to {}\n", kFirst, kFirst + 99);
@@ -280,6 +292,26 @@ TEST(Planner, WorkersTooSmallForAnythingAreSpares) {
   ASSERT_TRUE(planned) << planned.error().message();
   EXPECT_THAT(planned->spares, ::testing::ElementsAre(WorkerId(1)));
   EXPECT_THAT(planned->warnings, ::testing::Contains(HasSubstr("spare: worker 1")));
+}
+
+// Of a thousand pipelines the few that finish a tile would store its sums from all others, and of long ones every stage
+// what it sends to its neighbours.
+TEST(Planner, ManyWorkersOfWhomOnlyFewFitLeaveTheOthersSpare) {
+  ModelProfile model;
+  model.blocks = {{"a", 1, 2, 1000, 100, 100}, {"b", 1, 2, 1000, 100, 100}};
+  model.boundary_bytes = 1000;
+  model.tile_elements = 1000;
+  PlanOptions options = options_of();
+  options.slots = 1024;
+  options.micro_batches = 1024;
+  options.shard_optimizer = false;
+  const auto alone = plan_layout(model, alike(1), options);
+  ASSERT_TRUE(alone) << alone.error().message();
+  const std::uint64_t memory = alone->prediction.workers.front().memory_bytes;
+  for (const std::uint32_t workers : {10U, 60U, 1000U}) {
+    const auto planned = plan_layout(model, alike(workers, memory), options);
+    EXPECT_TRUE(planned) << workers << ": " << (planned ? "" : planned.error().message());
+  }
 }
 
 TEST(Planner, NoWorkersIsAnErrorThatSaysSo) {
