@@ -4,6 +4,7 @@
 // Thread contract: cpu_quota is a pure function of the system; a QuotaTimer belongs to one thread.
 #pragma once
 
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -35,7 +36,7 @@ class QuotaTimer {
   const ControlGroupFiles files_;
   const SteadyClock clock_;
   const ProcessorClock spent_{1};
-  double quota_ = 0;  // processors' worth
+  double quota_ = std::numeric_limits<double>::infinity();  // processors' worth
   Instant look_at_{};
   Instant began_{};
 };
