@@ -357,7 +357,7 @@ class RecoveryPlanner {
     const bool same = in_.previous && same_members();
     const std::set<WorkerId> wanted = workers_of(in_.wanted);
     const bool all_there = std::ranges::all_of(wanted, [&](WorkerId id) { return stays(id); });
-    Forecast forecast(request_);
+    Forecast& forecast = forecast_.emplace(request_);
     if ((same || !in_.previous) && !wanted.empty() && all_there) {
       stages = in_.wanted;
     } else {
@@ -594,7 +594,7 @@ class RecoveryPlanner {
     }
     LostWork lost(*in_.map, {in_.block_shares, micro_batches_per_slot(), rate_}, std::move(takers));
     for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) {
-      for (const auto& [taker, part] : lost.share(gap, [this](std::uint32_t block) { return able_for(block); })) {
+      for (const auto& [taker, part] : lost.share(gap, [&](std::uint32_t block) { return able_for(block, gap); })) {
         plan().stages.push_back({taker, part, !in_.planned});
         lost_slots += part.slots.size() * share_of(in_.block_shares, part.blocks);
       }
@@ -604,31 +604,53 @@ class RecoveryPlanner {
     decision_.lost_work = lost_slots * micro_batches_per_slot();
   }
 
-  // Members that can compute a block, and those that have it after the step beside all that they have now.
-  [[nodiscard]] std::vector<LostWork::Candidate> able_for(std::uint32_t block) const {
-    std::vector<LostWork::Candidate> able, fetching;
+  // Members that can compute a block; those that have it after the step beside all that they have now; and the others
+  // of the broken pipeline, which wait for what is lost, if they have memory for any blocks.
+  [[nodiscard]] std::vector<LostWork::Candidate> able_for(std::uint32_t block, const StageWork& lost) {
+    std::vector<LostWork::Candidate> able, fetching, helping;
     for (const std::size_t i : members_) {
       if (can_compute(i, {block, block + 1})) {
         able.push_back({i, 0});
       } else if (duties_->of(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) {
-        fetching.push_back({i, fetching_seconds(i)});
+        fetching.push_back({i, fetching_seconds(i, lost.blocks)});
+      } else if (waits_for(i, lost.slots)) {
+        helping.push_back({i, fetching_seconds(i, lost.blocks)});
       }
     }
     if (able.empty()) return fetching;
-    std::ranges::copy_if(fetching, std::back_inserter(able), [&](const auto& one) { return keeps_blocks(one.taker); });
+    std::ranges::copy_if(fetching, std::back_inserter(able),
+                         [&](const auto& one) { return keeps_blocks(one.taker) || has_room(one.taker); });
+    std::ranges::copy_if(helping, std::back_inserter(able), [&](const auto& one) { return has_room(one.taker); });
     return able;
+  }
+  [[nodiscard]] bool waits_for(std::size_t i, SlotRange slots) const {
+    return std::ranges::any_of(own_work_[i], [&](const StageWork& own) { return !own.slots.common(slots).empty(); });
+  }
+  // Whoever can have all blocks can have any.
+  [[nodiscard]] bool has_room(std::size_t i) {
+    const auto [known, first] = has_room_.try_emplace(i);
+    if (first) known->second = stays(worker(i)) && forecast_->fits_memory(alone(i));
+    return known->second;
+  }
+  [[nodiscard]] std::vector<StageAssignment> alone(std::size_t i) const {
+    return {{worker(i), {{0, blocks()}, {0, in_.slots}}, false}};
   }
   [[nodiscard]] bool keeps_blocks(std::size_t i) const {
     return std::ranges::all_of(own_work_[i], [&](const StageWork& own) {
       return duties_->of(worker(i)).used.contains(in_.map->tiles_of(own.blocks));
     });
   }
-  [[nodiscard]] double fetching_seconds(std::size_t i) const {
-    if (const auto known = fetching_s_.find(i); known != fetching_s_.end()) return known->second;
-    const Duty& duty = duties_->of(worker(i));
-    const TileSet state = duty.kept.without(held(i, base_).state);
-    const TileSet parameters = duty.used.without(held(i, base_).parameters).without(state);
-    return fetching_s_[i] = seconds_to_fetch(state, parameters);
+  // All that it needs after the step, and these blocks.
+  [[nodiscard]] double fetching_seconds(std::size_t i, BlockRange lost) {
+    const auto [known, first] = fetching_s_.try_emplace({i, lost});
+    if (first) {
+      const Duty& duty = duties_->of(worker(i));
+      const TileSet state = duty.kept.without(held(i, base_).state);
+      TileSet used = duty.used;
+      used.add(in_.map->tiles_of(lost));
+      known->second = seconds_to_fetch(state, used.without(held(i, base_).parameters).without(state));
+    }
+    return known->second;
   }
 
   // A tile that is reduced already stays where it is; others are summed by those who keep them after the step, or,
@@ -725,9 +747,11 @@ class RecoveryPlanner {
   double step_left_s_ = 0;                        // until the last member has done its own
   std::map<WorkerId, Allowance> allowances_;
   std::optional<Duties> duties_;
-  LayoutRequest request_;                             // of who stays, for the planner
-  mutable std::map<std::size_t, double> fetching_s_;  // by member, of those that were asked for
-  double rate_ = 1;                                   // bytes a second between two members, about
+  LayoutRequest request_;                                            // of who stays, for the planner
+  std::map<std::pair<std::size_t, BlockRange>, double> fetching_s_;  // by member and lost blocks, when asked for
+  std::map<std::size_t, bool> has_room_;                             // by member, likewise
+  std::optional<Forecast> forecast_;                                 // of the request
+  double rate_ = 1;                                                  // bytes a second between two members, about
 };
 
 }  // namespace

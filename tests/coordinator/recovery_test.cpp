@@ -123,28 +123,49 @@ TEST_F(Recovery, WhoFetchesALostStagesBlocksTakesAPartOfItsWork) {
   EXPECT_GE(taken[WorkerId(1)], 3U);  // it has a third less left to do of its own
 }
 
-// The owner of the embedding dies before it has sent the head's copies.
-TEST_F(Recovery, WhoLacksLittleOfItsStageKeepsItsWork) {
-  ASSERT_FALSE(map_.tied_tiles().empty());
-  const std::uint32_t half = blocks() / 2;
-  const BlockRange lower{0, half}, upper{half, blocks()};
-  ViewRecord& previous = *input_.previous;
-  previous.stages = {{WorkerId(0), {lower, {0, 4}}, false},
-                     {WorkerId(1), {upper, {0, 4}}, false},
-                     {WorkerId(2), {lower, {4, 8}}, false},
-                     {WorkerId(3), {upper, {4, 8}}, false}};
-  previous.shards = split_shards(map_, previous.stages);
-  RecoveryMember fourth = input_.members[2];
-  fourth.member.worker = WorkerId(3);
-  input_.members.push_back(fourth);
-  previous.members.push_back(fourth.member);
-  input_.members.erase(input_.members.begin());
-  for (RecoveryMember& member : input_.members) {
-    const StageWork& work = previous.stages[member.member.worker.value()].work;
-    const TileSet kept = TileSet(map_.tiles_of(work.blocks)).common(map_.tiles_with_state());
-    member.report.stages = {{work, 0}};
-    member.report.holdings.states = {{Step(5), kept.runs(), {}, {}}};  // no tied copies
+// Workers 1, 2 and 3 of two pipelines of two stages, without tied copies.
+class RecoveryOfAStage : public Recovery {
+ protected:
+  RecoveryOfAStage() : Recovery(4) {
+    const std::uint32_t half = blocks() / 2;
+    const BlockRange lower{0, half}, upper{half, blocks()};
+    ViewRecord& previous = *input_.previous;
+    previous.stages = {{WorkerId(0), {lower, {0, 4}}, false},
+                       {WorkerId(1), {upper, {0, 4}}, false},
+                       {WorkerId(2), {lower, {4, 8}}, false},
+                       {WorkerId(3), {upper, {4, 8}}, false}};
+    previous.shards = split_shards(map_, previous.stages);
+    input_.members.erase(input_.members.begin());
+    for (RecoveryMember& member : input_.members) {
+      const StageWork& work = previous.stages[member.member.worker.value()].work;
+      const TileSet kept = TileSet(map_.tiles_of(work.blocks)).common(map_.tiles_with_state());
+      member.report.stages = {{work, 0}};
+      member.report.holdings.states = {{Step(5), kept.runs(), {}, {}}};
+    }
   }
+};
+
+TEST_F(RecoveryOfAStage, WhoWaitsForItFetchesItsBlocksForTheStepWhereThereIsMemory) {
+  input_.depths = {3};  // after the step it has other ones
+  input_.members[0].report.stages[0].done = 4;
+  const auto lost_slots = [&](std::uint64_t memory_bytes) {
+    for (RecoveryMember& member : input_.members) member.resources.memory_bytes = memory_bytes;
+    const auto decision = decide_recovery(input_);
+    std::map<WorkerId, std::uint32_t> slots;
+    for (const StageAssignment& stage : decision->record.resume.stages) {
+      if (stage.recompute) slots[stage.worker] += stage.work.slots.size();
+    }
+    return slots;
+  };
+  const std::map<WorkerId, std::uint32_t> alone{{WorkerId(2), 4}}, helped{{WorkerId(1), 4}};
+  EXPECT_EQ(lost_slots(0), helped);
+  EXPECT_EQ(lost_slots(1 << 30), helped);
+  EXPECT_EQ(lost_slots(145'000), alone);  // enough for each one's stage
+}
+
+// The owner of the embedding dies before it has sent the head's copies.
+TEST_F(RecoveryOfAStage, WhoLacksLittleOfItsStageKeepsItsWork) {
+  ASSERT_FALSE(map_.tied_tiles().empty());
   const auto own_slots = [&](double speed) {
     for (RecoveryMember& member : input_.members) member.speed = speed;
     const auto decision = decide_recovery(input_);
