@@ -7,7 +7,8 @@ set -eu
 
 compiler="build-essential cmake ninja-build pkg-config"
 libraries="libcaf-dev libssl-dev libucx-dev librocksdb-dev libzmq3-dev libprotobuf-dev protobuf-compiler
-  libtomlplusplus-dev libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libxxhash-dev libzstd-dev libboost-dev"
+  libtomlplusplus-dev libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libxxhash-dev libzstd-dev libisal-dev
+  libboost-dev"
 # The text that quickstart trains on, and the words that its sample is held against.
 text="perl perl-doc wamerican"
 testing="libgtest-dev libgmock-dev ccache mold clang libclang-rt-dev"
