@@ -1,0 +1,132 @@
+#include "proto/snapshot_layout.hpp"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+namespace planaria {
+namespace {
+
+// Hosts of each zone at even distances, so that neighbours are of different zones as far as that goes.
+std::vector<const ProtectedHost*> ring_of(std::span<const ProtectedHost> hosts) {
+  std::map<std::string, std::vector<const ProtectedHost*>> zones;
+  for (const ProtectedHost& host : hosts) zones[host.zone].push_back(&host);
+  struct Place {
+    std::uint64_t half_steps, count;  // (2 i + 1) of 2 n: where the zone's i-th of n hosts stands
+    const ProtectedHost* host;
+  };
+  std::vector<Place> places;
+  for (const auto& [zone, members] : zones) {
+    for (std::size_t i = 0; i < members.size(); ++i) places.push_back({2 * i + 1, members.size(), members[i]});
+  }
+  std::ranges::stable_sort(
+      places, [](const Place& a, const Place& b) { return a.half_steps * b.count < b.half_steps * a.count; });
+  std::vector<const ProtectedHost*> ring;
+  for (const Place& place : places) ring.push_back(place.host);
+  return ring;
+}
+
+// Runs of about the same bytes, cut between tiles.
+std::vector<std::vector<TileRange>> split_tiles(const StateMap& map, const TileSet& tiles, std::uint32_t parts) {
+  const std::uint64_t all = bytes_of(map, tiles);
+  std::vector<TileSet> sets(parts);
+  std::uint64_t before = 0;
+  for (const TileRange& run : tiles.runs()) {
+    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
+      const std::uint64_t bytes = map.bytes({tile, tile + 1});
+      const std::uint64_t middle = 2 * before + bytes;  // twice: by its middle a tile belongs to one part
+      sets[std::min<std::uint64_t>(parts - 1, middle * parts / (2 * all))].add({tile, tile + 1});
+      before += bytes;
+    }
+  }
+  std::vector<std::vector<TileRange>> split;
+  for (TileSet& set : sets) split.push_back(std::move(set).runs());
+  return split;
+}
+
+bool is_zeros(const Stripe& stripe, std::size_t fragment) {
+  return fragment < stripe.data && stripe.fragments[fragment].tiles.empty();
+}
+
+// Of which the data could be made: those of zeros are always there.
+std::uint32_t usable(const Stripe& stripe, const std::vector<bool>& present) {
+  std::uint32_t count = 0;
+  for (std::size_t i = 0; i < stripe.fragments.size(); ++i) count += present[i] || is_zeros(stripe, i) ? 1 : 0;
+  return count;
+}
+
+}  // namespace
+
+SnapshotLayout place_snapshots(const StateMap& map, std::span<const ProtectedHost> hosts, SnapshotShape shape) {
+  SnapshotLayout layout;
+  if (hosts.size() < 2) return layout;
+  const auto count = static_cast<std::uint32_t>(hosts.size());
+  const std::uint32_t parity = std::min(shape.parity, count - 1);
+  const std::uint32_t data = std::min(shape.data, count - parity);
+  const auto ring = ring_of(hosts);
+  layout.stripes.resize(count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    Stripe& stripe = layout.stripes[i];
+    stripe.data = data;
+    for (std::uint32_t j = 0; j < data + parity; ++j) stripe.fragments.push_back({ring[(i + j) % count]->keeper, {}});
+  }
+  for (std::uint32_t at = 0; at < count; ++at) {
+    auto parts = split_tiles(map, ring[at]->tiles, data);
+    for (std::uint32_t j = 0; j < data; ++j) {
+      layout.stripes[(at + count - j) % count].fragments[j].tiles = std::move(parts[j]);
+    }
+  }
+  std::erase_if(layout.stripes, [&](const Stripe& stripe) { return parity == 0 || stripe_bytes(map, stripe) == 0; });
+  return layout;
+}
+
+std::uint64_t fragment_bytes(const StateMap& map, const StripeFragment& fragment) {
+  std::uint64_t bytes = 0;
+  for (const TileRange& run : fragment.tiles) bytes += kTensorsOfState * map.bytes(run);
+  return bytes;
+}
+
+std::uint64_t stripe_bytes(const StateMap& map, const Stripe& stripe) {
+  std::uint64_t longest = 0;
+  for (const StripeFragment& fragment : stripe.fragments) longest = std::max(longest, fragment_bytes(map, fragment));
+  return longest;
+}
+
+bool recoverable(const Stripe& stripe, const std::vector<bool>& present) {
+  bool whole = true;
+  for (std::size_t i = 0; i < stripe.data; ++i) whole = whole && (present[i] || is_zeros(stripe, i));
+  return whole || usable(stripe, present) >= stripe.data;
+}
+
+std::uint32_t tolerated_losses(const SnapshotLayout& layout, const std::vector<std::vector<bool>>& present) {
+  std::optional<std::uint32_t> least;
+  for (std::size_t s = 0; s < layout.stripes.size(); ++s) {
+    const Stripe& stripe = layout.stripes[s];
+    const std::uint32_t spare = std::max(usable(stripe, present[s]), stripe.data) - stripe.data;
+    least = std::min(least.value_or(spare), spare);
+  }
+  return least.value_or(0);
+}
+
+Status check_snapshot_layout(const SnapshotLayout& layout, const StateMap& map) {
+  const auto refuse = [](const char* why) { return Error(ErrorCode::invalid_argument, why); };
+  TileSet seen;
+  for (const Stripe& stripe : layout.stripes) {
+    if (stripe.data == 0 || stripe.data > stripe.fragments.size()) return refuse("a stripe without data");
+    std::set<KeeperId> keepers;
+    for (std::size_t i = 0; i < stripe.fragments.size(); ++i) {
+      const StripeFragment& fragment = stripe.fragments[i];
+      if (!keepers.insert(fragment.keeper).second) return refuse("two fragments of a stripe at one keeper");
+      if (i >= stripe.data && !fragment.tiles.empty()) return refuse("parity that names tiles");
+      for (const TileRange& run : fragment.tiles) {
+        if (run.empty() || !TileSet(map.tiles_with_state()).contains(run)) return refuse("tiles without state");
+        if (seen.intersects(run)) return refuse("a tile in two fragments");
+        seen.add(run);
+      }
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace planaria

@@ -1,0 +1,86 @@
+// Which hosts protect which tiles against each other's loss: the stripes of an erasure code over the keepers of a view.
+//
+// A stripe has k data fragments, runs of tiles of k different hosts that stay where they are, and m parity fragments
+// on m further hosts; any k of its fragments give back the others (storage/erasure_code.hpp). Hosts stand in a ring in
+// which those of one zone lie far apart, and stripe i begins at the ring's i-th: so each host gives a k-th of its tiles
+// to each of k stripes and keeps parity of m others (rotating parity). A fragment is as long as its stripe's longest;
+// what a shorter one lacks is zeros, which nobody sends or keeps. Bytes of parity, over those protected: m / k, more
+// where hosts differ in what they have.
+//
+// Thread contract: plain values, pure functions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/ids.hpp"
+#include "common/result.hpp"
+#include "proto/state_map.hpp"
+#include "proto/tile_set.hpp"
+
+namespace planaria {
+
+// A host with a keeper, and what would be lost with it.
+struct ProtectedHost {
+  KeeperId keeper;
+  std::string zone;
+  TileSet tiles;  // that no other host holds
+};
+
+struct StripeFragment {
+  KeeperId keeper;
+  std::vector<TileRange> tiles;  // in order; none: it is all zeros, or parity
+  bool operator==(const StripeFragment&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(keeper, tiles);
+  }
+};
+
+struct Stripe {
+  std::uint32_t data = 0;                 // so many of the fragments, the first ones
+  std::vector<StripeFragment> fragments;  // of different keepers
+
+  [[nodiscard]] std::uint32_t parity() const { return static_cast<std::uint32_t>(fragments.size()) - data; }
+  bool operator==(const Stripe&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(data, fragments);
+  }
+};
+
+struct SnapshotLayout {
+  std::vector<Stripe> stripes;  // every tile that is protected is in one
+  bool operator==(const SnapshotLayout&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(stripes);
+  }
+};
+
+struct SnapshotShape {
+  std::uint32_t data = 3;    // k
+  std::uint32_t parity = 1;  // m
+};
+
+// With fewer hosts than k + m, k is lowered to what is left beside m, and then m, so that a stripe of one data fragment
+// remains; a single host has none. Hosts by KeeperId, each once. Precondition: shape.data > 0.
+[[nodiscard]] SnapshotLayout place_snapshots(const StateMap& map, std::span<const ProtectedHost> hosts,
+                                             SnapshotShape shape);
+
+// Bytes of state: master and moments.
+[[nodiscard]] std::uint64_t fragment_bytes(const StateMap& map, const StripeFragment& fragment);
+[[nodiscard]] std::uint64_t stripe_bytes(const StateMap& map, const Stripe& stripe);  // of its longest fragment
+
+// Whether the stripe's data is there or can be made from what is: `present` tells of each fragment.
+[[nodiscard]] bool recoverable(const Stripe& stripe, const std::vector<bool>& present);
+// So many hosts may be lost now, whichever they are; `present`: of each stripe, of each fragment. 0 without stripes.
+[[nodiscard]] std::uint32_t tolerated_losses(const SnapshotLayout& layout,
+                                             const std::vector<std::vector<bool>>& present);
+
+// Structural rules: fragments of a stripe on different keepers, tiles with state, each in one stripe.
+[[nodiscard]] Status check_snapshot_layout(const SnapshotLayout& layout, const StateMap& map);
+
+}  // namespace planaria
