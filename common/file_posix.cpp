@@ -11,26 +11,11 @@
 #include <cstdio>
 #include <utility>
 
+#include "common/descriptor.hpp"
 #include "common/file.hpp"
 
 namespace planaria {
 namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&&) = delete;
-
-  [[nodiscard]] int get() const { return fd_; }
-  [[nodiscard]] int release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
 
 Result<Descriptor> open_descriptor(const std::string& path, int flags, std::string_view verb) {
   const int fd = ::open(path.c_str(), flags | O_CLOEXEC, 0644);

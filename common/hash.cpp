@@ -10,11 +10,15 @@
 namespace planaria {
 namespace {
 
-Hash128 from_xxh(XXH128_hash_t hash) { return {hash.high64, hash.low64}; }
+Hash128 from_xxh(XXH128_hash_t hash) {
+  return {hash.high64, hash.low64};
+}
 
 }  // namespace
 
-std::string Hash128::hex() const { return fmt::format("{:016x}{:016x}", high, low); }
+std::string Hash128::hex() const {
+  return fmt::format("{:016x}{:016x}", high, low);
+}
 
 Result<Hash128> Hash128::from_hex(std::string_view text) {
   Hash128 hash;
@@ -29,7 +33,9 @@ Result<Hash128> Hash128::from_hex(std::string_view text) {
   return hash;
 }
 
-Hash128 hash_bytes(std::span<const std::byte> bytes) { return from_xxh(XXH3_128bits(bytes.data(), bytes.size())); }
+Hash128 hash_bytes(std::span<const std::byte> bytes) {
+  return from_xxh(XXH3_128bits(bytes.data(), bytes.size()));
+}
 
 struct Hasher::State {
   XXH3_state_t* xxh = XXH3_createState();
@@ -44,7 +50,9 @@ Hasher::~Hasher() = default;
 Hasher::Hasher(Hasher&&) noexcept = default;
 Hasher& Hasher::operator=(Hasher&&) noexcept = default;
 
-void Hasher::update(std::span<const std::byte> bytes) { XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size()); }
+void Hasher::update(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
+}
 
 void Hasher::update(const Hash128& hash) {
   update(hash.high);
@@ -56,6 +64,8 @@ void Hasher::update(std::uint64_t value) {
   update(std::as_bytes(std::span(&value, 1)));
 }
 
-Hash128 Hasher::digest() const { return from_xxh(XXH3_128bits_digest(state_->xxh)); }
+Hash128 Hasher::digest() const {
+  return from_xxh(XXH3_128bits_digest(state_->xxh));
+}
 
 }  // namespace planaria

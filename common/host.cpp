@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <fstream>
 
 namespace planaria {
 
@@ -15,6 +16,17 @@ std::uint64_t host_memory_bytes() {
   const long pages = ::sysconf(_SC_PHYS_PAGES);
   const long page = ::sysconf(_SC_PAGESIZE);
   return pages > 0 && page > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : 0;
+}
+
+// "MemAvailable:   12345 kB": proc(5).
+std::uint64_t available_memory_bytes() {
+  std::ifstream table("/proc/meminfo");
+  std::string key, unit;
+  std::uint64_t value = 0;
+  while (table >> key >> value && std::getline(table, unit)) {
+    if (key == "MemAvailable:") return value << 10;
+  }
+  return 0;
 }
 
 }  // namespace planaria

@@ -14,4 +14,7 @@ namespace planaria {
 // Main memory; 0 when the system doesn't tell.
 [[nodiscard]] std::uint64_t host_memory_bytes();
 
+// What of it new work can have without the system killing a process; 0 when the system doesn't tell.
+[[nodiscard]] std::uint64_t available_memory_bytes();
+
 }  // namespace planaria

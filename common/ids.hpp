@@ -31,16 +31,15 @@ class StrongId {
   Rep value_{};
 };
 
-using WorkerId = StrongId<struct WorkerIdTag, std::uint32_t>;           // order of first start, never reused
-using Incarnation = StrongId<struct IncarnationTag, std::uint32_t>;     // a worker's start, thaw or rejoin, from 1
-using ViewNumber = StrongId<struct ViewNumberTag, std::uint64_t>;       // 0 = no view yet
-using Generation = StrongId<struct GenerationTag, std::uint64_t>;       // a coordinator's start, durable, from 1
-using Step = StrongId<struct StepTag, std::uint64_t>;                   // optimizer updates, from 1; 0 = initial state
-using BlockIndex = StrongId<struct BlockIndexTag, std::uint32_t>;       // embed = 0, layer.i = i + 1, head = last
-using SlotIndex = StrongId<struct SlotIndexTag, std::uint32_t>;         // 0 … V-1
+using WorkerId = StrongId<struct WorkerIdTag, std::uint32_t>;        // order of first start, never reused
+using Incarnation = StrongId<struct IncarnationTag, std::uint32_t>;  // a worker's start, thaw or rejoin, from 1
+using ViewNumber = StrongId<struct ViewNumberTag, std::uint64_t>;    // 0 = no view yet
+using Generation = StrongId<struct GenerationTag, std::uint64_t>;    // a coordinator's start, durable, from 1
+using Step = StrongId<struct StepTag, std::uint64_t>;                // optimizer updates, from 1; 0 = initial state
+using BlockIndex = StrongId<struct BlockIndexTag, std::uint32_t>;    // embed = 0, layer.i = i + 1, head = last
+using SlotIndex = StrongId<struct SlotIndexTag, std::uint32_t>;      // 0 … V-1
 using MicroBatchIndex = StrongId<struct MicroBatchTag, std::uint32_t>;  // 0 … M-1 within a step
-using KeeperId = StrongId<struct KeeperIdTag, std::uint32_t>;           // order of first start of a host's keeper
-using TileIndex = StrongId<struct TileIndexTag, std::uint32_t>;  // over all blocks in order (proto/state_map.hpp)
+using TileIndex = StrongId<struct TileIndexTag, std::uint32_t>;      // over all blocks in order (proto/state_map.hpp)
 
 }  // namespace planaria
 
