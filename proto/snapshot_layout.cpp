@@ -114,7 +114,7 @@ Status check_snapshot_layout(const SnapshotLayout& layout, const StateMap& map) 
   TileSet seen;
   for (const Stripe& stripe : layout.stripes) {
     if (stripe.data == 0 || stripe.data > stripe.fragments.size()) return refuse("a stripe without data");
-    std::set<KeeperId> keepers;
+    std::set<WorkerId> keepers;
     for (std::size_t i = 0; i < stripe.fragments.size(); ++i) {
       const StripeFragment& fragment = stripe.fragments[i];
       if (!keepers.insert(fragment.keeper).second) return refuse("two fragments of a stripe at one keeper");

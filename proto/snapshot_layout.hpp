@@ -24,13 +24,13 @@ namespace planaria {
 
 // A host with a keeper, and what would be lost with it.
 struct ProtectedHost {
-  KeeperId keeper;
+  WorkerId keeper;
   std::string zone;
   TileSet tiles;  // that no other host holds
 };
 
 struct StripeFragment {
-  KeeperId keeper;
+  WorkerId keeper;
   std::vector<TileRange> tiles;  // in order; none: it is all zeros, or parity
   bool operator==(const StripeFragment&) const = default;
   template <class V>
@@ -66,7 +66,7 @@ struct SnapshotShape {
 };
 
 // With fewer hosts than k + m, k is lowered to what is left beside m, and then m, so that a stripe of one data fragment
-// remains; a single host has none. Hosts by KeeperId, each once. Precondition: shape.data > 0.
+// remains; a single host has none. Hosts by keeper, each once. Precondition: shape.data > 0.
 [[nodiscard]] SnapshotLayout place_snapshots(const StateMap& map, std::span<const ProtectedHost> hosts,
                                              SnapshotShape shape);
 

@@ -22,7 +22,7 @@ const StateMap& map() {
 std::vector<ProtectedHost> random_hosts(std::uint32_t count, PhiloxStream& random) {
   std::vector<ProtectedHost> hosts;
   for (std::uint32_t i = 0; i < count; ++i)
-    hosts.push_back({KeeperId(i), fmt::format("z{}", random.next_u32() % 4), {}});
+    hosts.push_back({WorkerId(i), fmt::format("z{}", random.next_u32() % 4), {}});
   for (std::uint32_t tile = 0; tile < map().tiles_with_state().end; ++tile) {
     const std::uint32_t draw = random.next_u32();
     hosts[std::min(draw % count, draw / 7 % count)].tiles.add({tile, tile + 1});
@@ -91,7 +91,7 @@ TEST(SnapshotLayout, EachHostGivesToAsManyStripesAsThereIsDataAndKeepsParityOfOt
     std::uint32_t data = 0, parity = 0;
     for (const Stripe& stripe : layout.stripes) {
       for (std::size_t i = 0; i < stripe.fragments.size(); ++i) {
-        if (stripe.fragments[i].keeper == KeeperId(host)) ++(i < stripe.data ? data : parity);
+        if (stripe.fragments[i].keeper == WorkerId(host)) ++(i < stripe.data ? data : parity);
       }
     }
     EXPECT_EQ(data, 4U);
@@ -104,7 +104,7 @@ TEST(SnapshotLayout, ParityOfEqualHostsIsItsPartOfWhatIsProtected) {
   std::vector<ProtectedHost> hosts;
   const std::uint32_t tiles = even.tiles_with_state().end;
   for (std::uint32_t i = 0; i < 5; ++i) {
-    hosts.push_back({KeeperId(i), "", TileSet(TileRange{tiles * i / 5, tiles * (i + 1) / 5})});
+    hosts.push_back({WorkerId(i), "", TileSet(TileRange{tiles * i / 5, tiles * (i + 1) / 5})});
   }
   std::uint64_t data = 0, parity = 0;
   for (const Stripe& stripe : place_snapshots(even, hosts, {3, 2}).stripes) {
@@ -118,7 +118,7 @@ TEST(SnapshotLayout, ParityOfEqualHostsIsItsPartOfWhatIsProtected) {
 TEST(SnapshotLayout, StripesSpreadOverZones) {
   std::vector<ProtectedHost> hosts;
   for (std::uint32_t i = 0; i < 6; ++i) {
-    hosts.push_back({KeeperId(i), i < 3 ? "a" : "b", TileSet(TileRange{10 * i, 10 * i + 10})});
+    hosts.push_back({WorkerId(i), i < 3 ? "a" : "b", TileSet(TileRange{10 * i, 10 * i + 10})});
   }
   for (const Stripe& stripe : place_snapshots(map(), hosts, {1, 1}).stripes) {
     EXPECT_NE(stripe.fragments[0].keeper.value() < 3, stripe.fragments[1].keeper.value() < 3);
@@ -126,25 +126,25 @@ TEST(SnapshotLayout, StripesSpreadOverZones) {
 }
 
 TEST(SnapshotLayout, FewHostsStillProtectEachOther) {
-  const std::vector<ProtectedHost> hosts{{KeeperId(0), "", TileSet(TileRange{0, 10})},
-                                         {KeeperId(1), "", TileSet(TileRange{10, 12})}};
+  const std::vector<ProtectedHost> hosts{{WorkerId(0), "", TileSet(TileRange{0, 10})},
+                                         {WorkerId(1), "", TileSet(TileRange{10, 12})}};
   const SnapshotLayout layout = place_snapshots(map(), hosts, {4, 2});
   EXPECT_EQ(tolerated_losses(layout, without(layout, 0)), 1U);
   EXPECT_TRUE(place_snapshots(map(), std::span(hosts).first(1), {4, 2}).stripes.empty());
 }
 
 TEST(SnapshotLayout, WhatNobodyCouldRebuildIsRefused) {
-  const StripeFragment data{KeeperId(0), {{0, 2}}}, parity{KeeperId(1), {}};
+  const StripeFragment data{WorkerId(0), {{0, 2}}}, parity{WorkerId(1), {}};
   const auto accepted = [](std::vector<Stripe> stripes) {
     return check_snapshot_layout({std::move(stripes)}, map()).ok();
   };
   EXPECT_TRUE(accepted({{1, {data, parity}}}));
   EXPECT_FALSE(accepted({{0, {parity}}}));
   EXPECT_FALSE(accepted({{2, {data}}}));
-  EXPECT_FALSE(accepted({{1, {data, {KeeperId(0), {}}}}}));
-  EXPECT_FALSE(accepted({{1, {data, {KeeperId(1), {{2, 3}}}}}}));
+  EXPECT_FALSE(accepted({{1, {data, {WorkerId(0), {}}}}}));
+  EXPECT_FALSE(accepted({{1, {data, {WorkerId(1), {{2, 3}}}}}}));
   EXPECT_FALSE(accepted({{1, {data, parity}}, {1, {data, parity}}}));
-  EXPECT_FALSE(accepted({{1, {{KeeperId(0), {{0, map().tile_count() + 1}}}, parity}}}));
+  EXPECT_FALSE(accepted({{1, {{WorkerId(0), {{0, map().tile_count() + 1}}}, parity}}}));
 }
 
 }  // namespace

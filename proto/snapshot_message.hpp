@@ -1,0 +1,53 @@
+// What keepers say to each other to make a snapshot whole. A snapshot is named by its step and by the view whose layout
+// of stripes it has (proto/snapshot_layout.hpp).
+//
+// Thread contract: plain values.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/hash.hpp"
+#include "common/ids.hpp"
+
+namespace planaria {
+
+struct SnapshotName {
+  Step step;
+  ViewNumber layout;
+  auto operator<=>(const SnapshotName&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(step, layout);
+  }
+};
+
+// Bytes [offset, offset + bytes) of a fragment, which follow. Of data: of its tiles, each with master, first and second
+// moment; of parity: of the sums. Parts of a fragment come in order.
+struct FragmentPart {
+  SnapshotName snapshot;
+  std::uint32_t stripe = 0;
+  std::uint32_t fragment = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  bool operator==(const FragmentPart&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(snapshot, stripe, fragment, offset, bytes);
+  }
+};
+
+// "All of my parity fragment is here", to the encoder; "the stripe is placed", from it.
+enum class StripeStatus : std::uint8_t { stored, placed, count_ };
+struct StripeWord {
+  SnapshotName snapshot;
+  std::uint32_t stripe = 0;
+  StripeStatus status = StripeStatus::stored;
+  bool operator==(const StripeWord&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(snapshot, stripe, status);
+  }
+};
+
+}  // namespace planaria
