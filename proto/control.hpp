@@ -104,9 +104,10 @@ struct WorkerResources {
 struct Register {
   std::uint32_t protocol = kProtocolVersion;
   std::optional<Hash128> job;  // absent: the worker asks for the job
+  Role role = Role::worker;
   std::string join_token;
-  std::string numeric_class;
-  Hash128 probe;
+  std::string numeric_class;         // of a worker; a keeper computes nothing
+  Hash128 probe;                     // likewise
   std::optional<WorkerId> wanted;    // proposed id of a first start
   std::optional<Identity> identity;  // of a worker that was registered before
   std::string host;
@@ -118,8 +119,8 @@ struct Register {
 
   template <class V>
   void fields(V& v) {
-    v(protocol, job, join_token, numeric_class, probe, wanted, identity, host, threads, process_id, resources, address,
-      holdings);
+    v(protocol, job, role, join_token, numeric_class, probe, wanted, identity, host, threads, process_id, resources,
+      address, holdings);
   }
 };
 

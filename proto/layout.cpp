@@ -116,8 +116,10 @@ Status check_stages(const ViewRecord& view, std::span<const StageAssignment> sta
                     std::uint32_t all_slots, bool whole, const char* what) {
   for (const StageAssignment& stage : stages) {
     const auto& [blocks, slots] = stage.work;
-    if (!view.has(stage.worker))
-      return Error(ErrorCode::corrupt, std::string(what) + ": a stage's worker is no member");
+    const Member* const member = view.member(stage.worker);
+    if (member == nullptr || member->role != Role::worker) {
+      return Error(ErrorCode::corrupt, std::string(what) + ": a stage's worker is no member, or a keeper");
+    }
     if (blocks.empty() || blocks.end > all_blocks || slots.begin > slots.end || slots.end > all_slots) {
       return Error(ErrorCode::corrupt, std::string(what) + ": a stage lies outside the blocks and slots");
     }

@@ -76,16 +76,20 @@ struct Allowance {
   }
 };
 
+// A keeper computes nothing: it holds snapshots of what its host's workers keep, and votes as the other members do.
+enum class Role : std::uint8_t { worker, keeper, count_ };
+
 struct Member {
   WorkerId worker;
   Incarnation incarnation;
   std::string host;
   ByteVector address;  // of its data plane
   Allowance allowance;
+  Role role = Role::worker;
 
   template <class V>
   void fields(V& v) {
-    v(worker, incarnation, host, address, allowance);
+    v(worker, incarnation, host, address, allowance, role);
   }
 };
 

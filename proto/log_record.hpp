@@ -39,9 +39,10 @@ struct WorkerAccepted {
   WorkerId worker;
   Incarnation incarnation;
   std::string host;
+  Role role = Role::worker;
   template <class V>
   void fields(V& v) {
-    v(worker, incarnation, host);
+    v(worker, incarnation, host, role);
   }
 };
 struct DrainAccepted {

@@ -177,13 +177,12 @@ void FaultInjector::strike_workers(const Fault& fault, WorkerProcess& victim) {
       victim.kill("killed");
       break;
     case FaultKind::kill_and_restart: {
-      const std::string host = victim.host();
-      const std::optional<WorkerId> wanted =
-          fault.flag && victim.core().identity() ? std::optional(victim.core().identity()->worker) : std::nullopt;
+      ProcessStart again{.host = victim.host(), .role = victim.role()};
+      if (fault.flag && victim.core().identity()) again.wanted = victim.core().identity()->worker;
       victim.kill("killed");
       last_effect_ = std::max(last_effect_, world_.now() + fault.lasts);
-      world_.queue.after(fault.lasts, [this, host, wanted] {
-        if (!simulation_.coordinator().exited()) simulation_.start_worker(host, wanted);
+      world_.queue.after(fault.lasts, [this, again] {
+        if (!simulation_.coordinator().exited()) simulation_.start(again);
       });
       break;
     }
@@ -209,7 +208,7 @@ void FaultInjector::strike_workers(const Fault& fault, WorkerProcess& victim) {
       }
       break;
     case FaultKind::join:
-      simulation_.start_worker(fault.flag ? victim.host() : "", std::nullopt);
+      simulation_.start({.host = fault.flag ? victim.host() : ""});
       break;
     case FaultKind::slow:
       victim.slow_down(2 + fault.other % 6);

@@ -71,19 +71,20 @@ std::string Fault::describe() const {
 
 std::string SimOptions::describe() const {
   std::string text = fmt::format(
-      "seed {}: {} workers, layout \"{}\"{}, {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on "
+      "seed {}: {} workers{}, layout \"{}\"{}, {} rescues; {} steps, {} slots of {}, {} tiles; checkpoints every {} on "
       "{} "
       "disks; "
       "integrity "
       "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
       "{} "
       "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}{}{}",
-      seed, starts.size(), job.cluster.layout, job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps,
-      job.batch.slots, job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps,
-      shared_checkpoints ? "shared" : "own", job.integrity.check_every, job.train.evaluate_every,
-      job.cluster.heartbeat_ms, job.cluster.lease_ms, job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms,
-      job.cluster.stall_timeout_ms, job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency),
-      duplicate_chance, known_speeds ? "; speeds are known" : "",
+      seed, starts.size(), keepers.empty() ? "" : fmt::format(" and {} keepers", keepers.size()), job.cluster.layout,
+      job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps, job.batch.slots,
+      job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own",
+      job.integrity.check_every, job.train.evaluate_every, job.cluster.heartbeat_ms, job.cluster.lease_ms,
+      job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms, job.cluster.stall_timeout_ms,
+      job.cluster.min_workers, to_ms(micro_batch), to_ms(latency), to_ms(sync_latency), duplicate_chance,
+      known_speeds ? "; speeds are known" : "",
       memory_bytes > 0 ? fmt::format("; {} bytes of memory each", memory_bytes) : "",
       direct_members < kDirectMembers ? fmt::format("; relays above {} members", direct_members) : "",
       shape.natural_nan ? fmt::format("; step {} is nonfinite by nature ({})", shape.natural_nan->value(),
@@ -277,6 +278,12 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   options.known_speeds = draw.chance(0.15);  // the planner, asked for a first view, takes as long as all else
   if (draw.chance(0.3)) options.direct_members = draw.between(1, 4);
   if (options.job.cluster.layout.empty() && draw.chance(0.5)) options.memory_bytes = draw_memory(draw, options);
+  if (draw.chance(0.25)) {
+    for (std::uint64_t i = draw.between(1, std::min<std::uint64_t>(workers, 4)); i > 0; --i) {
+      options.keepers.push_back(
+          draw.between(microseconds(100), draw.chance(0.7) ? milliseconds(20) : milliseconds(2000)));
+    }
+  }
   return options;
 }
 

@@ -90,8 +90,9 @@ struct SimOptions {
   MutationSet mutations;
   JobSpec job;
   JobShape shape;
-  std::vector<Duration> starts;  // of the first workers
-  std::vector<double> slowness;  // of worker processes, by order, repeated
+  std::vector<Duration> starts;   // of the first workers
+  std::vector<Duration> keepers;  // of their hosts, from the first on
+  std::vector<double> slowness;   // of worker processes, by order, repeated
   std::vector<Fault> faults;
   std::vector<Duration> rescues;   // workers that start this long after the last fault, so that the job can end
   bool shared_checkpoints = true;  // one directory for all, else one a host

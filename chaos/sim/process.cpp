@@ -18,14 +18,13 @@ constexpr Duration kMailboxWait = std::chrono::microseconds(400);
 
 }  // namespace
 
-WorkerProcess::WorkerProcess(Simulation& simulation, ProcessIndex index, std::string host, double slowness,
-                             std::optional<WorkerId> wanted)
+WorkerProcess::WorkerProcess(Simulation& simulation, ProcessIndex index, ProcessStart how, double slowness)
     : simulation_(simulation),
       world_(simulation.world()),
       index_(index),
-      host_(std::move(host)),
+      how_(std::move(how)),
       slowness_(slowness),
-      core_(simulation.worker_config(index, host_, wanted, disk())),
+      core_(simulation.worker_config(index, how_, disk())),
       trainer_(world_, *this) {}
 
 std::string WorkerProcess::name() const {
@@ -34,7 +33,7 @@ std::string WorkerProcess::name() const {
 }
 
 std::uint32_t WorkerProcess::disk() const {
-  return world_.options.shared_checkpoints ? 0 : static_cast<std::uint32_t>(std::stoul(host_.substr(1))) + 1;
+  return world_.options.shared_checkpoints ? 0 : static_cast<std::uint32_t>(std::stoul(how_.host.substr(1))) + 1;
 }
 
 Incarnation WorkerProcess::incarnation() const {

@@ -23,10 +23,17 @@ class Simulation;
 
 enum class ProcessState : std::uint8_t { running, frozen, dead };
 
+// How a worker or keeper is started.
+struct ProcessStart {
+  std::string host;  // empty: one of its own
+  std::optional<WorkerId> wanted;
+  Role role = Role::worker;
+};
+
 class WorkerProcess {
  public:
-  WorkerProcess(Simulation& simulation, ProcessIndex index, std::string host, double slowness,
-                std::optional<WorkerId> wanted);
+  // The host is named.
+  WorkerProcess(Simulation& simulation, ProcessIndex index, ProcessStart how, double slowness);
 
   // An event for the core, in order of arrival, perhaps after a short wait in the mailbox.
   void post(WorkerEvent event);
@@ -40,7 +47,8 @@ class WorkerProcess {
   void arm(std::uint32_t actions, std::function<void()> strike);
 
   [[nodiscard]] ProcessIndex index() const { return index_; }
-  [[nodiscard]] const std::string& host() const { return host_; }
+  [[nodiscard]] const std::string& host() const { return how_.host; }
+  [[nodiscard]] Role role() const { return how_.role; }
   [[nodiscard]] ProcessState state() const { return state_; }
   [[nodiscard]] bool alive() const { return state_ != ProcessState::dead; }
   [[nodiscard]] SimPhase phase() const;
@@ -74,7 +82,7 @@ class WorkerProcess {
   Simulation& simulation_;
   World& world_;
   const ProcessIndex index_;
-  const std::string host_;
+  const ProcessStart how_;
   const double slowness_;
   double slowed_ = 1;
   ProcessState state_ = ProcessState::running;

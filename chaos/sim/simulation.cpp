@@ -35,10 +35,10 @@ Simulation::Simulation(const SimOptions& options, std::size_t trace_lines)
 
 Simulation::~Simulation() = default;
 
-WorkerProcess& Simulation::start_worker(std::string host, std::optional<WorkerId> wanted) {
+WorkerProcess& Simulation::start(ProcessStart how) {
   const auto index = static_cast<ProcessIndex>(processes_.size());
-  if (host.empty()) host = "h" + std::to_string(index);
-  processes_.push_back(std::make_unique<WorkerProcess>(*this, index, host, slowness(index), wanted));
+  if (how.host.empty()) how.host = "h" + std::to_string(index);
+  processes_.push_back(std::make_unique<WorkerProcess>(*this, index, std::move(how), slowness(index)));
   WorkerProcess& process = *processes_.back();
   world_.trace.add(world_.now(), [&] { return process.name() + " starts on " + process.host(); });
   control_.connect(index, world_.about(std::chrono::milliseconds(1)));
@@ -68,8 +68,7 @@ double Simulation::slowness(ProcessIndex index) const {
   return options_.slowness.empty() ? 1 : options_.slowness[index % options_.slowness.size()];
 }
 
-WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string& host, std::optional<WorkerId> wanted,
-                                           std::uint32_t disk) {
+WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const ProcessStart& how, std::uint32_t disk) {
   const JobSpec& job = options_.job;
   WorkerCoreConfig config;
   config.slots = job.batch.slots;
@@ -90,8 +89,9 @@ WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const std::string
   config.heartbeat = std::chrono::milliseconds(job.cluster.heartbeat_ms);
   config.registration.job = job_hash_;
   config.registration.numeric_class = "simulated";
-  config.registration.wanted = wanted;
-  config.registration.host = host;
+  config.registration.role = how.role;
+  config.registration.wanted = how.wanted;
+  config.registration.host = how.host;
   config.registration.process_id = index + 1;
   if (options_.known_speeds) config.registration.resources.gflops = 1 / slowness(index);
   config.registration.resources.memory_bytes = options_.memory_bytes;
@@ -170,7 +170,11 @@ Instant Simulation::deadline() const {
 RunResult Simulation::run() {
   coordinator_.start();
   for (std::size_t i = 0; i < options_.starts.size(); ++i) {
-    world_.queue.after(options_.starts[i], [this, i] { start_worker("", WorkerId(static_cast<std::uint32_t>(i))); });
+    world_.queue.after(options_.starts[i], [this, i] { start({.wanted = WorkerId(static_cast<std::uint32_t>(i))}); });
+  }
+  for (std::size_t i = 0; i < options_.keepers.size(); ++i) {
+    world_.queue.after(options_.keepers[i],
+                       [this, i] { start({.host = "h" + std::to_string(i), .role = Role::keeper}); });
   }
   RunResult result;
   bool rescued = false;
@@ -189,7 +193,7 @@ RunResult Simulation::run() {
       rescued_at_ = world_.now();
       for (const Duration delay : options_.rescues) {
         world_.queue.after(delay, [this] {
-          if (!coordinator_.exited()) start_worker("", std::nullopt);
+          if (!coordinator_.exited()) start({});
         });
       }
     }
@@ -235,7 +239,9 @@ void Simulation::judge_end(RunResult& result) {
     return;
   }
   std::size_t able = 0;
-  for (const WorkerProcess* process : living()) able += process->state() == ProcessState::running ? 1 : 0;
+  for (const WorkerProcess* process : living()) {
+    able += process->state() == ProcessState::running && process->role() == Role::worker ? 1 : 0;
+  }
   if (waits && able < options_.job.cluster.min_workers) {
     result.ending = Ending::waiting;
     result.ending_reason = core->status_reason();

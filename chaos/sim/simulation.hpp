@@ -55,15 +55,14 @@ class Simulation {
   [[nodiscard]] FaultInjector& injector() { return injector_; }
   [[nodiscard]] Links& links() { return links_; }
 
-  // Starts a worker process; `host` empty: a host of its own.
-  WorkerProcess& start_worker(std::string host, std::optional<WorkerId> wanted);
+  // Starts a process.
+  WorkerProcess& start(ProcessStart how);
   [[nodiscard]] WorkerProcess& process(ProcessIndex index) { return *processes_[index]; }
   // Null for addresses of no process.
   [[nodiscard]] WorkerProcess* process_at(const ByteVector& address);
   [[nodiscard]] const std::vector<std::unique_ptr<WorkerProcess>>& processes() const { return processes_; }
   [[nodiscard]] std::vector<WorkerProcess*> living();
-  [[nodiscard]] WorkerCoreConfig worker_config(ProcessIndex index, const std::string& host,
-                                               std::optional<WorkerId> wanted, std::uint32_t disk);
+  [[nodiscard]] WorkerCoreConfig worker_config(ProcessIndex index, const ProcessStart& how, std::uint32_t disk);
   [[nodiscard]] CoordinatorCoreConfig coordinator_config() const;
   void start_send(WorkerProcess& process, WorkerAction& action);
   [[nodiscard]] std::uint64_t sequence_tokens() const;

@@ -183,6 +183,7 @@ void CoordinatorCore::replay(const log_record::WorkerAccepted& record) {
   worker.worker = record.worker;
   worker.incarnation = record.incarnation;
   worker.host = record.host;
+  worker.role = record.role;
   worker.status = WorkerStatus::joining;
 }
 

@@ -125,6 +125,7 @@ struct WorkerRecord {
   WorkerId worker;
   Incarnation incarnation;
   WorkerStatus status = WorkerStatus::joining;
+  Role role = Role::worker;
   std::optional<SessionId> session;
   std::string host;
   std::uint32_t threads = 1;
@@ -297,6 +298,9 @@ class CoordinatorCore {
   [[nodiscard]] bool in_view(WorkerId worker) const;
   [[nodiscard]] bool serving(const WorkerRecord& worker) const;  // alive and of this job
   [[nodiscard]] std::vector<WorkerId> pending_joiners() const;
+  // Without keepers. Precondition: all are known.
+  template <class Ids>
+  [[nodiscard]] std::size_t workers_among(const Ids& ids) const;
   [[nodiscard]] Instant joiners_worth_at(const std::vector<WorkerId>& joiners) const;
 
   // The layout.

@@ -52,14 +52,15 @@ void CoordinatorCore::consider_change() {
     }
     return;
   }
-  std::size_t members_alive = 0;
-  for_each_member([&](const Member&, const WorkerRecord* worker) {
-    if (worker != nullptr && serving(*worker)) ++members_alive;
+  std::size_t workers_alive = 0;  // of the members
+  for_each_member([&](const Member& member, const WorkerRecord* worker) {
+    if (worker != nullptr && serving(*worker) && member.role == Role::worker) ++workers_alive;
   });
   const std::vector<WorkerId> joiners = pending_joiners();
-  if (!waiting_ && members_alive == 0) wait(kNoWorkers);
+  const std::size_t workers = workers_alive + workers_among(joiners);
+  if (!waiting_ && workers_alive == 0) wait(kNoWorkers);
   if (waiting_) {
-    const bool enough = members_alive + joiners.size() >= config_.job.cluster.min_workers;
+    const bool enough = workers >= std::max(1U, config_.job.cluster.min_workers);
     if (enough && (too_few_.empty() || too_few_ != present())) {
       start_change({.reason = joiners.empty() ? "the members that are left go on"
                                               : "capacity is back: " + names(joiners) + " joined",
@@ -85,7 +86,7 @@ void CoordinatorCore::consider_change() {
     if (worker->status == WorkerStatus::draining) drainers.push_back(member.worker);
     newest = newest ? std::max(*newest, worker->heartbeat.step) : worker->heartbeat.step;
   });
-  const std::size_t staying = members_alive - drainers.size() + joiners.size();
+  const std::size_t staying = workers - workers_among(drainers);
   const std::size_t least = std::max(1U, config_.job.cluster.min_workers);
   if (!drainers.empty() && !too_few_.empty()) {
     std::set<WorkerId> left = present();
@@ -117,7 +118,7 @@ void CoordinatorCore::consider_change() {
 void CoordinatorCore::consider_first_view() {
   if (change_ || (waiting_ && too_few_ == present())) return;
   const ClusterSpec& cluster = config_.job.cluster;
-  const std::size_t ready = pending_joiners().size();
+  const std::size_t ready = workers_among(pending_joiners());
   const bool patient = now_ < started_at_ + std::chrono::milliseconds(cluster.join_timeout_ms);
   status_reason_ = std::to_string(ready) + " of " + std::to_string(cluster.workers) + " workers are here";
   if (ready == 0 || ready < (patient ? cluster.workers : cluster.min_workers)) return;
@@ -149,7 +150,8 @@ void CoordinatorCore::start_change(ChangeCause cause) {
       if (cause.planned && worker->status == WorkerStatus::draining) change.leaving.insert(member.worker);
     });
   }
-  const bool takes_joiners = cause.planned || cause.with_joiners || !view_ || waiting_ || change.members.empty();
+  const bool takes_joiners =
+      cause.planned || cause.with_joiners || !view_ || waiting_ || workers_among(change.members) == 0;
   if (cause.with_joiners && change_) change.rollback_at = change_->rollback_at;
   if (takes_joiners) {
     for (const WorkerId id : pending_joiners()) change.members.insert(id);
@@ -207,7 +209,7 @@ void CoordinatorCore::start_change(ChangeCause cause) {
   }
   change.recovery = recoveries_.size() - 1;
   change_ = std::move(change);
-  if (change_->members.empty()) {
+  if (workers_among(change_->members) == 0) {
     change_.reset();
     wait(kNoWorkers);
     return;
@@ -237,7 +239,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   MeasuredBlocks measured = measure_blocks(ids);
   for (const auto& [id, report] : change.reports) {
     const WorkerRecord& worker = workers_.at(id);
-    input.members.push_back({{id, worker.incarnation, worker.host, worker.address},
+    input.members.push_back({{id, worker.incarnation, worker.host, worker.address, {}, worker.role},
                              report,
                              in_view(id),
                              change.leaving.contains(id),
@@ -277,7 +279,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
 void CoordinatorCore::finish_change() {
   if (!change_) return;
   const RecoveryInput input = recovery_input(*change_);
-  const std::size_t staying = input.members.size() - change_->leaving.size();
+  const std::size_t staying = workers_among(change_->members) - workers_among(change_->leaving);
   if (staying < config_.job.cluster.min_workers) {
     wait(std::to_string(staying) +
          " worker(s) are here, cluster.min_workers = " + std::to_string(config_.job.cluster.min_workers));
@@ -407,7 +409,7 @@ void CoordinatorCore::commit(RecoveryDecision decision) {
     if (worker.status == WorkerStatus::joining) worker.status = WorkerStatus::member;
     worker.last_progress_at = now_;
     worker.unreachable_since.reset();
-    const bool idle = !at_work.contains(member.worker);
+    const bool idle = member.role == Role::worker && !at_work.contains(member.worker);
     if (!idle) worker.idle_since.reset();
     if (idle && !worker.idle_since) worker.idle_since = now_;
     send(worker, CommitView{packed_for(change.reports.at(member.worker))});

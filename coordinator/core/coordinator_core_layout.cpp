@@ -47,14 +47,16 @@ bool CoordinatorCore::settled() const {
   for (const Member& member : view_->members) {
     const WorkerRecord& worker = workers_.at(member.worker);
     if (worker.status == WorkerStatus::draining) return false;
-    if (worker.speed <= 0 && !worker.idle_since) ++unknown;
+    if (member.role == Role::worker && worker.speed <= 0 && !worker.idle_since) ++unknown;
   }
   return unknown * kFew <= view_->members.size();
 }
 
 LayoutRequest CoordinatorCore::layout_request() const {
   std::vector<WorkerId> ids;
-  for (const Member& member : view_->members) ids.push_back(member.worker);
+  for (const Member& member : view_->members) {
+    if (member.role == Role::worker) ids.push_back(member.worker);
+  }
   return layout_request(ids);
 }
 
@@ -172,7 +174,8 @@ void CoordinatorCore::ask_planner(LayoutRequest request) {
 
 // The first view waits for the planner, but not for long: any layout is better than none.
 bool CoordinatorCore::await_first_layout() {
-  const std::vector<WorkerId> ready = pending_joiners();
+  std::vector<WorkerId> ready = pending_joiners();
+  std::erase_if(ready, [this](WorkerId id) { return workers_.at(id).role != Role::worker; });
   const bool known = std::ranges::any_of(ready, [this](WorkerId id) { return workers_.at(id).resources.gflops > 0; });
   if (plans_ == 0 && ready.size() > 1 && known && depths_.empty()) ask_planner(layout_request(ready));
   return plan_asked_ && now_ < *plan_asked_ + kPatienceAtStart;

@@ -48,6 +48,14 @@ std::vector<WorkerId> CoordinatorCore::pending_joiners() const {
   return joiners;
 }
 
+template <class Ids>
+std::size_t CoordinatorCore::workers_among(const Ids& ids) const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(ids, [this](WorkerId id) { return workers_.at(id).role == Role::worker; }));
+}
+template std::size_t CoordinatorCore::workers_among(const std::vector<WorkerId>& ids) const;
+template std::size_t CoordinatorCore::workers_among(const std::set<WorkerId>& ids) const;
+
 Instant CoordinatorCore::joiners_worth_at(const std::vector<WorkerId>& joiners) const {
   std::vector<Instant> accepted;
   for (const WorkerId id : joiners) accepted.push_back(workers_.at(id).accepted_at);
@@ -112,7 +120,9 @@ std::optional<Refused> CoordinatorCore::objection(const Register& message) const
                        " at the coordinator: check model, data, optimizer, batch and seed",
                    true};
   }
-  if (job_recorded_ && message.job && (message.numeric_class != numeric_class_ || message.probe != probe_)) {
+  const bool computes = message.role == Role::worker;
+  if (job_recorded_ && message.job && computes &&
+      (message.numeric_class != numeric_class_ || message.probe != probe_)) {
     return Refused{"another numeric class: \"" + message.numeric_class + "\" here, \"" + numeric_class_ +
                        "\" in the job's record: its sums would have other bits",
                    true};
@@ -120,6 +130,10 @@ std::optional<Refused> CoordinatorCore::objection(const Register& message) const
   if (const Status sound = check_holdings(message.holdings); !sound) return Refused{sound.error().message(), true};
   if (message.wanted && *message.wanted > kLastWorker) {
     return Refused{"the highest worker id is " + std::to_string(kLastWorker.value()), true};
+  }
+  const auto known = message.identity ? workers_.find(message.identity->worker) : workers_.end();
+  if (known != workers_.end() && known->second.role != message.role) {
+    return Refused{"a keeper and a worker can't take each other's place", true};
   }
   if (message.identity && expelled_.contains(message.identity->worker)) {
     return Refused{"this worker computes wrongly: see the coordinator's log, and its hardware", true};
@@ -145,7 +159,7 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
     send(session, Welcome{{}, {}, config_.job_key, config_.frame_key, config_.job_toml});
     return;
   }
-  if (!job_recorded_) {
+  if (!job_recorded_ && message.role == Role::worker) {
     job_recorded_ = true;
     numeric_class_ = message.numeric_class;
     probe_ = message.probe;
@@ -208,8 +222,9 @@ WorkerRecord& CoordinatorCore::accept_worker(const WorkerRecord* earlier, const 
   worker.worker = id;
   worker.incarnation = incarnation;
   worker.accepted_at = now_;
-  log(log_record::WorkerAccepted{id, incarnation, message.host});
-  announce(name(id) + " of host " + message.host + " joins" +
+  worker.role = message.role;
+  log(log_record::WorkerAccepted{id, incarnation, message.host, message.role});
+  announce(name(id) + (message.role == Role::keeper ? ", a keeper," : "") + " of host " + message.host + " joins" +
            (incarnation.value() > 1 ? ", incarnation " + std::to_string(incarnation.value()) : ""));
   return worker;
 }
@@ -289,7 +304,7 @@ void CoordinatorCore::lose(const std::vector<Loss>& losses) {
         {.reason = std::move(reason), .planned = false, .victims = std::move(victims), .with_joiners = with_joiners});
   } else if (!entered) {  // who had not become a member yet: the change goes on without it
     name_excluded();
-    if (change_->members.empty()) {
+    if (workers_among(change_->members) == 0) {
       change_.reset();
     } else if (change_->reports.size() == change_->members.size()) {
       finish_change();
@@ -302,10 +317,10 @@ void CoordinatorCore::accept_drain(WorkerRecord& worker, const std::string& reas
   worker.status = WorkerStatus::draining;
   log(log_record::DrainAccepted{worker.worker, worker.incarnation, reason});
   announce(name(worker.worker) + " drains: " + reason);
-  const bool others_serve =
-      view_ && std::ranges::any_of(view_->members, [&](const Member& member) {
-        return member.worker != worker.worker && in_view(member.worker) && serving(workers_[member.worker]);
-      });
+  const bool others_serve = view_ && std::ranges::any_of(view_->members, [&](const Member& member) {
+                              return member.worker != worker.worker && member.role == Role::worker &&
+                                     in_view(member.worker) && serving(workers_[member.worker]);
+                            });
   if (in_view(worker.worker) || !others_serve || (change_ && change_->members.contains(worker.worker))) return;
   worker.status = WorkerStatus::left;  // it never became a member: nobody needs it
   log(log_record::WorkerReleased{worker.worker, worker.incarnation});

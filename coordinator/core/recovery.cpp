@@ -334,7 +334,8 @@ class RecoveryPlanner {
         decision_.released.push_back(worker(i));
       } else {
         members_.push_back(i);
-        if (!in_.members[i].leaving) staying_.push_back(i);
+        const RecoveryMember& member = in_.members[i];
+        if (!member.leaving && member.member.role == Role::worker) staying_.push_back(i);
       }
     }
   }
@@ -476,8 +477,9 @@ class RecoveryPlanner {
   }
 
   [[nodiscard]] bool same_members() const {
-    return staying_.size() == count() && std::ranges::equal(in_.previous->members, in_.members, {}, &Member::worker,
-                                                            [](const RecoveryMember& m) { return m.member.worker; });
+    return std::ranges::none_of(in_.members, &RecoveryMember::leaving) &&
+           std::ranges::equal(in_.previous->members, in_.members, {}, &Member::worker,
+                              [](const RecoveryMember& m) { return m.member.worker; });
   }
 
   [[nodiscard]] bool epilogue() const { return plan().step > in_.total_steps; }
@@ -725,7 +727,9 @@ class RecoveryPlanner {
     if (!fetching.empty() && source_ == StateSource::peer) {
       reason += ", " + std::to_string(fetching.size()) + " worker(s) fetch state";
     }
-    if (members_.size() > staying_.size()) reason += "; who drains hands over what nobody else holds";
+    if (std::ranges::any_of(members_, [this](std::size_t i) { return in_.members[i].leaving; })) {
+      reason += "; who drains hands over what nobody else holds";
+    }
   }
 
   const RecoveryInput& in_;
@@ -741,7 +745,7 @@ class RecoveryPlanner {
   std::vector<std::map<Step, HeldTiles>> held_;   // by member
   std::map<Step, TileSet> state_of_;              // what all of them hold together
   std::vector<std::size_t> members_;              // of the new view
-  std::vector<std::size_t> staying_;              // of those, who work on after the step
+  std::vector<std::size_t> staying_;              // of those, the workers that work on after the step
   std::vector<std::vector<StageWork>> own_work_;  // of the step, by member
   std::vector<double> work_left_;                 // whole micro-batches' time, in slots
   double step_left_s_ = 0;                        // until the last member has done its own

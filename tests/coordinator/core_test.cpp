@@ -62,8 +62,9 @@ class Core : public testing::Test {
     return std::nullopt;
   }
   void join(std::uint64_t session, std::optional<Identity> identity = {}, std::uint64_t process = 0,
-            std::uint64_t memory = 0, double gflops = 0) {
+            std::uint64_t memory = 0, double gflops = 0, Role role = Role::worker) {
     Register message;
+    message.role = role;
     message.resources.gflops = gflops;
     message.resources.memory_bytes = memory;
     message.job = Hash128{1, 1};
@@ -298,6 +299,70 @@ TEST_F(CoreWithLittleMemory, WhoComesWhileAChangeFindsTooLittleMemoryIsReckonedW
   report_nothing();
   ASSERT_TRUE(core_->view());
   EXPECT_EQ(core_->status(), JobStatus::training);
+}
+
+class CoreWithAKeeper : public Core {
+ protected:
+  void keeper_joins(std::uint64_t session, std::optional<Identity> identity = {}) {
+    join(session, identity, 0, 0, 0, Role::keeper);
+  }
+  // Workers 0 and 1, and keeper 2.
+  void begin_with_a_keeper() {
+    JobSpec job = small_job();
+    job.cluster.workers = 3;
+    fresh(job);
+    join(1);
+    join(2);
+    keeper_joins(3);
+    on(coordinator_event::Tick{}, 121s);  // a third worker is awaited no longer
+    report_nothing({1, 2, 3});
+    ASSERT_TRUE(core_->view());
+    ASSERT_EQ(core_->view()->members.size(), 3U);
+  }
+};
+
+TEST_F(CoreWithAKeeper, ItIsAMemberWithoutWork) {
+  begin_with_a_keeper();
+  EXPECT_EQ(core_->view()->member(WorkerId(2))->role, Role::keeper);
+  EXPECT_EQ(workers_of(core_->view()->stages), (std::set<WorkerId>{WorkerId(0), WorkerId(1)}));
+}
+
+TEST_F(CoreWithAKeeper, AloneItTrainsNothingAndPinsNoNumericClass) {
+  keeper_joins(1);
+  on(coordinator_event::Tick{}, 121s);
+  EXPECT_EQ(prepared(), ViewNumber(0));
+  EXPECT_EQ(core_->status(), JobStatus::starting);
+  Register worker;
+  worker.job = Hash128{1, 1};
+  worker.numeric_class = "some";
+  say(2, worker);
+  EXPECT_EQ(core_->numeric_class(), "some");
+  EXPECT_NE(prepared(), ViewNumber(0));
+}
+
+TEST_F(CoreWithAKeeper, WithoutWorkersTheJobWaitsUntilOneComes) {
+  begin_with_a_keeper();
+  for (const std::uint64_t session : {1U, 2U}) on(coordinator_event::SessionLost{SessionId(session)}, 0ms);
+  for (int i = 0; i < 5; ++i) {
+    heartbeat(3, Step(1), Phase::idle);
+    on(coordinator_event::Tick{}, 100ms);
+  }
+  EXPECT_EQ(core_->status(), JobStatus::waiting);
+  EXPECT_EQ(status(2), WorkerStatus::member);
+  join(4);
+  for (int i = 0; i < 30; ++i) {  // what the two held may come back
+    report_nothing({3, 4});
+    on(coordinator_event::Tick{}, 100ms);
+  }
+  EXPECT_EQ(core_->status(), JobStatus::training);
+  EXPECT_EQ(workers_of(core_->view()->stages), std::set<WorkerId>{WorkerId(3)});
+}
+
+TEST_F(CoreWithAKeeper, AWorkerCantTakeItsPlace) {
+  begin_with_a_keeper();
+  join(4, Identity{WorkerId(2), Incarnation(1), ViewNumber(0), ViewNumber(0)}, 3);
+  EXPECT_TRUE(std::holds_alternative<Refused>(sent_.back().envelope.message));
+  EXPECT_EQ(status(2), WorkerStatus::member);
 }
 
 TEST_F(Core, ThePlannersLayoutIsTakenWhenItsGainLasts) {
