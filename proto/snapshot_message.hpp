@@ -1,4 +1,5 @@
-// What keepers say to each other to make a snapshot whole. A snapshot is named by its step and by the view whose layout
+// What keepers say to each other to make a snapshot whole, what they tell of its fragments, and how lost ones are made
+// again. A snapshot is named by its step and by the view whose layout
 // of stripes it has (proto/snapshot_layout.hpp).
 //
 // Thread contract: plain values.
@@ -9,6 +10,7 @@
 
 #include "common/hash.hpp"
 #include "common/ids.hpp"
+#include "proto/snapshot_layout.hpp"
 
 namespace planaria {
 
@@ -47,6 +49,44 @@ struct StripeWord {
   template <class V>
   void fields(V& v) {
     v(snapshot, stripe, status);
+  }
+};
+
+// A parity fragment that a keeper holds whole. It tells its stripe, as a later view's layout has others.
+struct HeldFragment {
+  SnapshotName snapshot;
+  std::uint32_t stripe = 0;
+  std::uint32_t fragment = 0;
+  Stripe layout;
+  bool operator==(const HeldFragment&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(snapshot, stripe, fragment, layout);
+  }
+};
+
+// How a member makes tiles of a data fragment that nobody holds: each byte from the same byte of k other fragments.
+struct FragmentSource {
+  WorkerId from;
+  std::uint32_t fragment = 0;
+  bool operator==(const FragmentSource&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(from, fragment);
+  }
+};
+struct FragmentRebuild {
+  WorkerId worker;  // who makes them
+  SnapshotName snapshot;
+  std::uint32_t stripe = 0;
+  std::uint32_t fragment = 0;
+  Stripe layout;
+  std::vector<FragmentSource> sources;  // in order; with those fragments that are all zeros, and named by none, k
+  std::vector<TileRange> tiles;         // of the fragment
+  bool operator==(const FragmentRebuild&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(worker, snapshot, stripe, fragment, layout, sources, tiles);
   }
 };
 
