@@ -89,12 +89,15 @@ void QuotaTimer::begin() {
     quota_ = cpu_quota(files_);
     look_at_ = now + kLooksBetween;
   }
-  if (std::isfinite(quota_)) began_ = spent_.now();
+  if (std::isfinite(quota_)) began_ = processor_.now();
 }
 
-Duration QuotaTimer::end() const {
-  if (!std::isfinite(quota_)) return {};
-  return Duration(static_cast<std::int64_t>(static_cast<double>((spent_.now() - began_).count()) / quota_));
+Duration QuotaTimer::spent() const {
+  return std::isfinite(quota_) ? processor_.now() - began_ : Duration{};
+}
+
+Duration QuotaTimer::granted_in(Duration spent) const {
+  return Duration(static_cast<std::int64_t>(static_cast<double>(spent.count()) / quota_));
 }
 
 }  // namespace planaria

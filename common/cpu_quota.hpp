@@ -21,8 +21,8 @@ struct ControlGroupFiles {
 // and where the system doesn't tell.
 [[nodiscard]] double cpu_quota(const ControlGroupFiles& files = {});
 
-// How long the system takes to grant the processor time that work needs, as often as it is done: what is done now and
-// then lasts less, as time that wasn't used in a period of the limit is there at once.
+// The processor time that work needs, and how long the system takes to grant it, as often as it is done: what is done
+// now and then lasts less, as time that wasn't used in a period of the limit is there at once.
 class QuotaTimer {
  public:
   explicit QuotaTimer(ControlGroupFiles files = {}) : files_(std::move(files)) {}
@@ -30,12 +30,14 @@ class QuotaTimer {
   // The limit is looked at again from time to time: it may be changed while a process runs.
   void begin();
   // Since then, with what other threads of the process spent beside; 0 without a limit.
-  [[nodiscard]] Duration end() const;
+  [[nodiscard]] Duration spent() const;
+  // How long that much takes by the limit that was found last; 0 without one.
+  [[nodiscard]] Duration granted_in(Duration spent) const;
 
  private:
   const ControlGroupFiles files_;
   const SteadyClock clock_;
-  const ProcessorClock spent_{1};
+  const ProcessorClock processor_{1};
   double quota_ = std::numeric_limits<double>::infinity();  // processors' worth
   Instant look_at_{};
   Instant began_{};

@@ -377,7 +377,9 @@ void CoordinatorCore::check_stall() {
   });
   if (busy) return;  // the others wait for it rightly
   const auto most = std::ranges::max_element(blamed, {}, &std::pair<const WorkerId, std::size_t>::second);
-  if (most != blamed.end() && view_->members.size() > 1) {
+  std::set<WorkerId> others = present();
+  if (most != blamed.end()) others.erase(most->first);
+  if (most != blamed.end() && !others.empty()) {
     WorkerRecord& worker = workers_[most->first];
     if (blame(worker) >= 2) {
       lose(worker, "the others wait for it and it makes no progress");

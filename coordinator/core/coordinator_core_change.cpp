@@ -264,7 +264,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.nonfinite = config_.job.optimizer.nonfinite;
   input.rebalance_gain = config_.job.cluster.rebalance_gain;
   input.steps_ahead = timing_.steps_until_loss(now_);
-  input.losses_per_s = losses_per_s(ids.size());
+  input.losses_per_s = losses_per_s(workers_among(ids));
   input.planned = change.boundary.has_value();
   input.discard_work = suspicion_.discard_work;
   input.distrust_state = suspicion_.distrust_state;
@@ -322,13 +322,14 @@ void CoordinatorCore::finish_change() {
   commit(std::move(*decision));
 }
 
-// Who could have a part: members that serve and who waits to become one.
+// Workers that could have a part: members that serve and who waits to become one.
 std::set<WorkerId> CoordinatorCore::present() const {
   std::set<WorkerId> workers;
   for (const auto& [id, worker] : workers_) {
     if (serving(worker) && in_view(id)) workers.insert(id);
   }
   for (const WorkerId id : pending_joiners()) workers.insert(id);
+  std::erase_if(workers, [this](WorkerId id) { return workers_.at(id).role != Role::worker; });
   return workers;
 }
 
@@ -336,7 +337,8 @@ std::set<WorkerId> CoordinatorCore::present() const {
 void CoordinatorCore::wait_for_capacity(const std::string& why) {
   const bool drains = !change_->leaving.empty();
   too_few_ = change_->members;  // who came meanwhile was not reckoned with
-  for (const WorkerId id : change_->leaving) too_few_.erase(id);
+  std::erase_if(too_few_,
+                [this](WorkerId id) { return change_->leaving.contains(id) || workers_.at(id).role != Role::worker; });
   if (!drains) {
     wait("too few workers: " + why);
     return;

@@ -42,14 +42,16 @@ MeasuredBlocks CoordinatorCore::measure_blocks(const std::vector<WorkerId>& work
 
 // The view stands, and members that compute were measured: all but a few new ones.
 bool CoordinatorCore::settled() const {
-  if (!view_ || change_ || waiting_ || finished_ || view_->members.size() < 2 || rebalance_wanted_) return false;
-  std::size_t unknown = 0;
+  if (!view_ || change_ || waiting_ || finished_ || rebalance_wanted_) return false;
+  std::size_t unknown = 0, workers = 0;
   for (const Member& member : view_->members) {
     const WorkerRecord& worker = workers_.at(member.worker);
     if (worker.status == WorkerStatus::draining) return false;
-    if (member.role == Role::worker && worker.speed <= 0 && !worker.idle_since) ++unknown;
+    if (member.role != Role::worker) continue;
+    ++workers;
+    if (worker.speed <= 0 && !worker.idle_since) ++unknown;
   }
-  return unknown * kFew <= view_->members.size();
+  return workers > 1 && unknown * kFew <= workers;
 }
 
 LayoutRequest CoordinatorCore::layout_request() const {

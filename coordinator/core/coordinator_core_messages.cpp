@@ -289,7 +289,7 @@ void CoordinatorCore::lose(const std::vector<Loss>& losses) {
     done_.erase(id);
     announce(name(id) + " is lost: " + why);
     if (in_view(id)) {
-      timing_.member_lost(now_);
+      if (worker.role == Role::worker) timing_.member_lost(now_);
       victims.push_back(id);
       if (victims.size() <= kNamedLosses) reason += (reason.empty() ? "" : "; ") + name(id) + " lost: " + why;
     } else if (change_ && change_->members.erase(id) > 0) {
@@ -403,6 +403,11 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
 }
 
 void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
+  const bool works = !message.stages.empty() || !message.reduced.empty();
+  if (worker.role == Role::keeper && works) {
+    lose(worker, "its report makes no sense: a keeper has no work");
+    return;
+  }
   if (const Status sound = check_report(message); !sound) {
     lose(worker, "its report makes no sense: " + sound.error().message());
     return;

@@ -128,6 +128,25 @@ bool Forecast::fits_memory(std::span<const StageAssignment> stages) {
   });
 }
 
+// What it would need alone, with all blocks and slots; besides, for each of the two stages, borders on both sides,
+// which that has none of; micro-batches in flight, as many as there can be stages, and their gradients' sums; and the
+// sums that other pipelines send, each at most so many nodes as lie on both sides of a tree.
+bool Forecast::fits_any_work(WorkerId worker) {
+  const auto& workers = request_.cluster.workers;
+  const auto has = std::ranges::lower_bound(workers, worker, {}, &WorkerProfile::worker);
+  if (has == workers.end() || has->worker != worker) return false;
+  if (has->memory_bytes >= kNoLimit) return true;
+  const auto blocks = static_cast<std::uint32_t>(request_.model.blocks.size());
+  const StageAssignment alone{worker, {{0, blocks}, {0, request_.options.slots}}, false};
+  const Prediction* prediction = predicted(std::span(&alone, 1));
+  if (prediction == nullptr) return false;
+  const WorkerPrediction& needed = prediction->workers.front();
+  const std::uint64_t flights = 2 * std::uint64_t{blocks};
+  const std::uint64_t borders = 4 * (request_.options.micro_batches + flights) * request_.model.boundary_bytes;
+  return needed.memory_bytes + 2 * needed.gradient_bytes + flights * needed.activation_bytes + borders <=
+         has->memory_bytes;
+}
+
 std::map<WorkerId, Allowance> Forecast::allowances(std::span<const StageAssignment> stages) {
   std::map<WorkerId, Allowance> allowances;
   const Prediction* prediction = predicted(stages);

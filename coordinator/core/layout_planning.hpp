@@ -72,6 +72,8 @@ class Forecast {
   [[nodiscard]] std::vector<StageAssignment> with_slots_shared_out(std::vector<StageAssignment> stages);
   // Whether every worker of the layout has the memory that it is predicted to need.
   [[nodiscard]] bool fits_memory(std::span<const StageAssignment> stages);
+  // Whether the worker has memory for any two stages of a step at once, whatever their blocks and slots.
+  [[nodiscard]] bool fits_any_work(WorkerId worker);
   // Of each worker; who isn't in it is allowed nothing.
   [[nodiscard]] std::map<WorkerId, Allowance> allowances(std::span<const StageAssignment> stages);
 

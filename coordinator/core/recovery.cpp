@@ -57,6 +57,7 @@ class RecoveryPlanner {
   [[nodiscard]] std::size_t count() const { return in_.members.size(); }
   [[nodiscard]] const Report& report(std::size_t i) const { return in_.members[i].report; }
   [[nodiscard]] WorkerId worker(std::size_t i) const { return in_.members[i].member.worker; }
+  [[nodiscard]] bool computes(std::size_t i) const { return in_.members[i].member.role == Role::worker; }
   [[nodiscard]] std::uint32_t lineage() const { return in_.previous ? in_.previous->resume.lineage : 0; }
   // It missed that the newest states proved wrong: what it holds may be of them.
   [[nodiscard]] bool outdated(std::size_t i) const {
@@ -295,7 +296,9 @@ class RecoveryPlanner {
       return;
     }
     std::vector<WorkerId> members;
-    for (const RecoveryMember& member : in_.members) members.push_back(member.member.worker);
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (computes(i)) members.push_back(worker(i));
+    }
     log_record::NumericDecision now{plan().step, plan().attempt, {}, {}, {}, {}};
     for (const std::uint32_t slot : nonfinite) {
       if (now.nonfinite.empty() || now.nonfinite.back().end != slot) now.nonfinite.push_back({slot, slot});
@@ -334,8 +337,7 @@ class RecoveryPlanner {
         decision_.released.push_back(worker(i));
       } else {
         members_.push_back(i);
-        const RecoveryMember& member = in_.members[i];
-        if (!member.leaving && member.member.role == Role::worker) staying_.push_back(i);
+        if (!in_.members[i].leaving && computes(i)) staying_.push_back(i);
       }
     }
   }
@@ -355,7 +357,7 @@ class RecoveryPlanner {
   // there is, and then the planner is asked while all wait.
   Status choose_stages() {
     std::vector<StageAssignment>& stages = decision_.record.stages;
-    const bool same = in_.previous && same_members();
+    const bool same = in_.previous && same_workers();
     const std::set<WorkerId> wanted = workers_of(in_.wanted);
     const bool all_there = std::ranges::all_of(wanted, [&](WorkerId id) { return stays(id); });
     Forecast& forecast = forecast_.emplace(request_);
@@ -476,10 +478,13 @@ class RecoveryPlanner {
     return shares;
   }
 
-  [[nodiscard]] bool same_members() const {
-    return std::ranges::none_of(in_.members, &RecoveryMember::leaving) &&
-           std::ranges::equal(in_.previous->members, in_.members, {}, &Member::worker,
-                              [](const RecoveryMember& m) { return m.member.worker; });
+  [[nodiscard]] bool same_workers() const {
+    std::vector<WorkerId> before, now;
+    for (const Member& member : in_.previous->members) {
+      if (member.role == Role::worker) before.push_back(member.worker);
+    }
+    for (const std::size_t i : staying_) now.push_back(worker(i));
+    return before == now;
   }
 
   [[nodiscard]] bool epilogue() const { return plan().step > in_.total_steps; }
@@ -564,7 +569,7 @@ class RecoveryPlanner {
     std::map<WorkerId, std::vector<StageWork>> work;
     for (const StageAssignment& stage : previous_stages()) work[stage.worker].push_back(stage.work);
     for (const std::size_t i : members_) {
-      if (!in_.members[i].continuing) continue;
+      if (!in_.members[i].continuing || !computes(i)) continue;
       double& left = work_left_[i];
       for (const StageWork& own : work[worker(i)]) {
         if (own.empty() || !can_soon_compute(i, own)) continue;
@@ -611,6 +616,7 @@ class RecoveryPlanner {
   [[nodiscard]] std::vector<LostWork::Candidate> able_for(std::uint32_t block, const StageWork& lost) {
     std::vector<LostWork::Candidate> able, fetching, helping;
     for (const std::size_t i : members_) {
+      if (!computes(i)) continue;
       if (can_compute(i, {block, block + 1})) {
         able.push_back({i, 0});
       } else if (duties_->of(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) {
@@ -628,14 +634,10 @@ class RecoveryPlanner {
   [[nodiscard]] bool waits_for(std::size_t i, SlotRange slots) const {
     return std::ranges::any_of(own_work_[i], [&](const StageWork& own) { return !own.slots.common(slots).empty(); });
   }
-  // Whoever can have all blocks can have any.
   [[nodiscard]] bool has_room(std::size_t i) {
     const auto [known, first] = has_room_.try_emplace(i);
-    if (first) known->second = stays(worker(i)) && forecast_->fits_memory(alone(i));
+    if (first) known->second = stays(worker(i)) && forecast_->fits_any_work(worker(i));
     return known->second;
-  }
-  [[nodiscard]] std::vector<StageAssignment> alone(std::size_t i) const {
-    return {{worker(i), {{0, blocks()}, {0, in_.slots}}, false}};
   }
   [[nodiscard]] bool keeps_blocks(std::size_t i) const {
     return std::ranges::all_of(own_work_[i], [&](const StageWork& own) {

@@ -17,12 +17,13 @@ constexpr std::uint32_t kAllForms = 8;      // up to so many workers all forms o
 constexpr std::uint32_t kAllMoves = 24;     // up to so many workers all moves are tried
 constexpr std::size_t kImprovedStarts = 4;  // so many of the best are improved
 constexpr std::size_t kTunedStarts = 8;
-constexpr std::uint32_t kDeepest = 16;      // stages that a form of equally long pipelines is begun with
-constexpr std::size_t kImprovedOfForm = 4;  // and of each form of a small layout
-constexpr double kAllSplits = 300;          // up to so many splits of a line all are tried
-constexpr std::uint32_t kDeals = 16;        // further orders of a small layout's workers
-constexpr double kAllPairs = 1'500;         // likewise of two lines at once
-constexpr std::size_t kPartners = 12;       // pipelines that the slowest one exchanges workers with
+constexpr std::uint32_t kDeepest = 16;         // stages that a form of equally long pipelines is begun with
+constexpr std::uint32_t kManyWorkers = 2'000;  // whose layouts take long to score
+constexpr std::size_t kImprovedOfForm = 4;     // and of each form of a small layout
+constexpr double kAllSplits = 300;             // up to so many splits of a line all are tried
+constexpr std::uint32_t kDeals = 16;           // further orders of a small layout's workers
+constexpr double kAllPairs = 1'500;            // likewise of two lines at once
+constexpr std::size_t kPartners = 12;          // pipelines that the slowest one exchanges workers with
 
 using Depths = std::vector<std::uint32_t>;
 
@@ -169,9 +170,10 @@ class LocalSearch {
     std::iota(order.begin(), order.end(), 0U);
     std::ranges::stable_sort(order, {},
                              [&](std::uint32_t w) { return std::tuple(-e.memory(w), e.zone(w), e.host(w)); });
+    const std::uint32_t part = e.workers() > kManyWorkers ? 2 : 8;  // one count to the next, by so much of it
     for (std::uint32_t depth = 1; depth <= std::min(e.blocks(), kDeepest); ++depth) {
       const std::uint32_t most = std::min(e.workers() / depth, e.slots());
-      for (std::uint32_t count = 1; count <= most; count += 1 + count / 8) {
+      for (std::uint32_t count = 1; count <= most; count += 1 + count / part) {
         begin_with(build(order, Depths(count, depth)));
       }
     }

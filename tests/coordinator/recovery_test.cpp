@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
+#include "coordinator/core/layout_planning.hpp"
 #include "proto/tile_set.hpp"
 #include "tests/single_stages.hpp"
 #include "tests/small_model.hpp"
@@ -161,6 +163,28 @@ TEST_F(RecoveryOfAStage, WhoWaitsForItFetchesItsBlocksForTheStepWhereThereIsMemo
   EXPECT_EQ(lost_slots(0), helped);
   EXPECT_EQ(lost_slots(1 << 30), helped);
   EXPECT_EQ(lost_slots(145'000), alone);  // enough for each one's stage
+}
+
+TEST_F(RecoveryOfAStage, AKeeperGivesStateAndTakesNoWork) {
+  RecoveryMember keeper;
+  keeper.member = {WorkerId(4), Incarnation(1), "here", {}, {}, Role::keeper};
+  keeper.continuing = true;
+  keeper.report.view = ViewNumber(1);
+  keeper.report.holdings.states = {{Step(5), {map_.tiles_with_state()}, {}, {}}};
+  input_.previous->members.push_back(keeper.member);
+  input_.members.push_back(keeper);
+  for (RecoveryMember& member : input_.members) {  // whoever else had the lower blocks has lost them
+    if (member.member.worker == WorkerId(2)) member.report.holdings.states.clear();
+  }
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.tier, 0U);
+  for (const auto& stages : {decision->record.stages, decision->record.resume.stages}) {
+    EXPECT_FALSE(workers_of(stages).contains(WorkerId(4)));
+  }
+  EXPECT_TRUE(std::ranges::any_of(decision->record.resume.fetches,
+                                  [](const StateFetch& fetch) { return fetch.from == WorkerId(4); }));
+  EXPECT_TRUE(decision->record.has(WorkerId(4)));
 }
 
 // The owner of the embedding dies before it has sent the head's copies.

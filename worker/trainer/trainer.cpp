@@ -183,9 +183,9 @@ class Trainer::Impl {
     const Instant began = clock_.now();
     quota_.begin();
     auto done = work();
-    const Duration at_quota = quota_.end();
-    at_quota_ += at_quota;
-    computing_at_quota_ += at_quota;
+    const Duration spent = quota_.spent();
+    at_quota_ += quota_.granted_in(spent);
+    computing_spent_ += spent;
     computing_ns_.fetch_add((clock_.now() - began).count(), std::memory_order_relaxed);
     return done;
   }
@@ -196,9 +196,9 @@ class Trainer::Impl {
     if (!event) return event.error();
     const Duration took = std::exchange(beside_, Duration{}) + (clock_.now() - began);
     // The network's thread works for the exchange, too; without a limit it has a processor of its own.
-    const Duration at_quota = steps_quota_.end() - std::exchange(computing_at_quota_, Duration{});
-    steps_quota_.begin();
-    std::get<worker_event::UpdateDone>(*event).beside = std::max(took, at_quota);
+    const Duration spent = step_timer_.spent() - std::exchange(computing_spent_, Duration{});
+    step_timer_.begin();
+    std::get<worker_event::UpdateDone>(*event).beside = std::max(took, quota_.granted_in(spent));
     hooks_.completed(std::move(event).value());
     return ok_status();
   }
@@ -284,9 +284,9 @@ class Trainer::Impl {
   Duration idle_{};                                            // since then
   Duration beside_{};
   QuotaTimer quota_;
-  Duration at_quota_{};            // of what was computed since the last micro-batch was told
-  QuotaTimer steps_quota_;         // since the last update
-  Duration computing_at_quota_{};  // likewise, of micro-batches
+  Duration at_quota_{};         // of what was computed since the last micro-batch was told
+  QuotaTimer step_timer_;       // since the last update
+  Duration computing_spent_{};  // likewise, by micro-batches
 
   std::atomic<std::uint64_t> micro_batches_{0};
   std::atomic<std::uint64_t> recomputed_{0};
