@@ -45,14 +45,10 @@ std::vector<std::vector<TileRange>> split_tiles(const StateMap& map, const TileS
   return split;
 }
 
-bool is_zeros(const Stripe& stripe, std::size_t fragment) {
-  return fragment < stripe.data && stripe.fragments[fragment].tiles.empty();
-}
-
-// Of which the data could be made: those of zeros are always there.
+// Of which the data could be made.
 std::uint32_t usable(const Stripe& stripe, const std::vector<bool>& present) {
   std::uint32_t count = 0;
-  for (std::size_t i = 0; i < stripe.fragments.size(); ++i) count += present[i] || is_zeros(stripe, i) ? 1 : 0;
+  for (std::size_t i = 0; i < stripe.fragments.size(); ++i) count += present[i] || stripe.is_zeros(i) ? 1 : 0;
   return count;
 }
 
@@ -95,7 +91,7 @@ std::uint64_t stripe_bytes(const StateMap& map, const Stripe& stripe) {
 
 bool recoverable(const Stripe& stripe, const std::vector<bool>& present) {
   bool whole = true;
-  for (std::size_t i = 0; i < stripe.data; ++i) whole = whole && (present[i] || is_zeros(stripe, i));
+  for (std::size_t i = 0; i < stripe.data; ++i) whole = whole && (present[i] || stripe.is_zeros(i));
   return whole || usable(stripe, present) >= stripe.data;
 }
 

@@ -44,6 +44,10 @@ struct Stripe {
   std::vector<StripeFragment> fragments;  // of different keepers
 
   [[nodiscard]] std::uint32_t parity() const { return static_cast<std::uint32_t>(fragments.size()) - data; }
+  // A data fragment without tiles: always there.
+  [[nodiscard]] bool is_zeros(std::size_t fragment) const {
+    return fragment < data && fragments[fragment].tiles.empty();
+  }
   bool operator==(const Stripe&) const = default;
   template <class V>
   void fields(V& v) {

@@ -5,8 +5,11 @@
 namespace planaria {
 namespace {
 
-bool is_zeros(const Stripe& stripe, std::uint32_t fragment) {
-  return fragment < stripe.data && stripe.fragments[fragment].tiles.empty();
+// Sources that a fragment is made from.
+std::size_t sources_needed(const Stripe& stripe) {
+  std::size_t count = 0;
+  for (std::uint32_t i = 0; i < stripe.data; ++i) count += stripe.is_zeros(i) ? 0 : 1;
+  return count;
 }
 
 }  // namespace
@@ -26,19 +29,15 @@ void StateRebuilds::add_fragment(WorkerId holder, const HeldFragment& held) {
 
 std::optional<StateRebuilds::Available> StateRebuilds::available(const Group& group) const {
   Available there;
-  std::uint32_t zeros = 0;
   for (std::uint32_t i = 0; i < group.layout.data; ++i) {
-    if (is_zeros(group.layout, i)) {
-      ++zeros;
-      continue;
-    }
+    if (group.layout.is_zeros(i)) continue;
     const TileSet tiles(group.layout.fragments[i].tiles);
     for (const auto& [holder, held] : holders_) {
       if (held.contains(tiles)) there[i].push_back(holder);
     }
   }
   there.insert(group.parity.begin(), group.parity.end());
-  if (there.size() + zeros < group.layout.data) return std::nullopt;
+  if (there.size() < sources_needed(group.layout)) return std::nullopt;
   return there;
 }
 
@@ -60,9 +59,6 @@ std::vector<FragmentRebuild> StateRebuilds::plan(const std::map<WorkerId, TileSe
     const auto there = available(group);
     if (!there) continue;
     const Stripe& stripe = group.layout;
-    const auto zeros = static_cast<std::size_t>(
-        std::ranges::count_if(stripe.fragments, [](const StripeFragment& fragment) { return fragment.tiles.empty(); }) -
-        stripe.parity());
     for (std::uint32_t i = 0; i < stripe.data; ++i) {
       const TileSet fragment(stripe.fragments[i].tiles);
       for (auto& [worker, tiles] : open) {
@@ -76,7 +72,7 @@ std::vector<FragmentRebuild> StateRebuilds::plan(const std::map<WorkerId, TileSe
           ranked.push_back({gives[least], {least, index}});
         }
         std::ranges::stable_sort(ranked, {}, [](const auto& entry) { return entry.first; });
-        ranked.resize(stripe.data - zeros);
+        ranked.resize(sources_needed(stripe));
         FragmentRebuild rebuild{worker, {stamp_, key.first}, key.second, i, stripe, {}, made.runs()};
         for (const auto& [given, source] : ranked) {
           rebuild.sources.push_back(source);
