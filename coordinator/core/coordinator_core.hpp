@@ -9,6 +9,7 @@
 // Thread contract: one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -271,7 +272,7 @@ class CoordinatorCore {
   void register_worker(SessionId session, const Register& message);
   [[nodiscard]] std::optional<Refused> objection(const Register& message) const;
   [[nodiscard]] Status check_holdings(const Holdings& holdings) const;
-  [[nodiscard]] Status check_report(const Report& report) const;
+  [[nodiscard]] Status check_report(Role role, const Report& report) const;
   [[nodiscard]] Status check_weights(const Done& message) const;
   [[nodiscard]] static bool same_process(const WorkerRecord& worker, const Register& message);
   WorkerRecord& accept_worker(const WorkerRecord* earlier, const Register& message);
@@ -298,9 +299,12 @@ class CoordinatorCore {
   [[nodiscard]] bool in_view(WorkerId worker) const;
   [[nodiscard]] bool serving(const WorkerRecord& worker) const;  // alive and of this job
   [[nodiscard]] std::vector<WorkerId> pending_joiners() const;
-  // Without keepers. Precondition: all are known.
+  // And no keeper. Precondition here and below: known.
+  [[nodiscard]] bool is_worker(WorkerId id) const { return workers_.at(id).role == Role::worker; }
   template <class Ids>
-  [[nodiscard]] std::size_t workers_among(const Ids& ids) const;
+  [[nodiscard]] std::size_t workers_among(const Ids& ids) const {
+    return static_cast<std::size_t>(std::ranges::count_if(ids, [this](WorkerId id) { return is_worker(id); }));
+  }
   [[nodiscard]] Instant joiners_worth_at(const std::vector<WorkerId>& joiners) const;
 
   // The layout.

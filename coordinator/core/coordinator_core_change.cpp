@@ -329,7 +329,7 @@ std::set<WorkerId> CoordinatorCore::present() const {
     if (serving(worker) && in_view(id)) workers.insert(id);
   }
   for (const WorkerId id : pending_joiners()) workers.insert(id);
-  std::erase_if(workers, [this](WorkerId id) { return workers_.at(id).role != Role::worker; });
+  std::erase_if(workers, [this](WorkerId id) { return !is_worker(id); });
   return workers;
 }
 
@@ -337,8 +337,7 @@ std::set<WorkerId> CoordinatorCore::present() const {
 void CoordinatorCore::wait_for_capacity(const std::string& why) {
   const bool drains = !change_->leaving.empty();
   too_few_ = change_->members;  // who came meanwhile was not reckoned with
-  std::erase_if(too_few_,
-                [this](WorkerId id) { return change_->leaving.contains(id) || workers_.at(id).role != Role::worker; });
+  std::erase_if(too_few_, [this](WorkerId id) { return change_->leaving.contains(id) || !is_worker(id); });
   if (!drains) {
     wait("too few workers: " + why);
     return;

@@ -177,7 +177,7 @@ void CoordinatorCore::ask_planner(LayoutRequest request) {
 // The first view waits for the planner, but not for long: any layout is better than none.
 bool CoordinatorCore::await_first_layout() {
   std::vector<WorkerId> ready = pending_joiners();
-  std::erase_if(ready, [this](WorkerId id) { return workers_.at(id).role != Role::worker; });
+  std::erase_if(ready, [this](WorkerId id) { return !is_worker(id); });
   const bool known = std::ranges::any_of(ready, [this](WorkerId id) { return workers_.at(id).resources.gflops > 0; });
   if (plans_ == 0 && ready.size() > 1 && known && depths_.empty()) ask_planner(layout_request(ready));
   return plan_asked_ && now_ < *plan_asked_ + kPatienceAtStart;

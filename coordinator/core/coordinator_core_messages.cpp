@@ -48,14 +48,6 @@ std::vector<WorkerId> CoordinatorCore::pending_joiners() const {
   return joiners;
 }
 
-template <class Ids>
-std::size_t CoordinatorCore::workers_among(const Ids& ids) const {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(ids, [this](WorkerId id) { return workers_.at(id).role == Role::worker; }));
-}
-template std::size_t CoordinatorCore::workers_among(const std::vector<WorkerId>& ids) const;
-template std::size_t CoordinatorCore::workers_among(const std::set<WorkerId>& ids) const;
-
 Instant CoordinatorCore::joiners_worth_at(const std::vector<WorkerId>& joiners) const {
   std::vector<Instant> accepted;
   for (const WorkerId id : joiners) accepted.push_back(workers_.at(id).accepted_at);
@@ -357,7 +349,10 @@ Status CoordinatorCore::check_holdings(const Holdings& holdings) const {
 }
 
 // Recovery plans memory and loops by these numbers.
-Status CoordinatorCore::check_report(const Report& report) const {
+Status CoordinatorCore::check_report(Role role, const Report& report) const {
+  if (role == Role::keeper && !(report.stages.empty() && report.reduced.empty())) {
+    return Error(ErrorCode::corrupt, "a keeper has no work");
+  }
   PLANARIA_TRY(check_holdings(report.holdings));
   const std::uint32_t slots = config_.job.batch.slots;
   const std::uint64_t blocks = map_.blocks().size();
@@ -403,12 +398,7 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
 }
 
 void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
-  const bool works = !message.stages.empty() || !message.reduced.empty();
-  if (worker.role == Role::keeper && works) {
-    lose(worker, "its report makes no sense: a keeper has no work");
-    return;
-  }
-  if (const Status sound = check_report(message); !sound) {
+  if (const Status sound = check_report(worker.role, message); !sound) {
     lose(worker, "its report makes no sense: " + sound.error().message());
     return;
   }

@@ -123,8 +123,7 @@ bool Forecast::fits_memory(std::span<const StageAssignment> stages) {
   const Prediction* prediction = limited ? predicted(stages) : nullptr;
   if (prediction == nullptr) return true;
   return std::ranges::all_of(prediction->workers, [&](const WorkerPrediction& needed) {
-    const auto has = std::ranges::lower_bound(workers, needed.worker, {}, &WorkerProfile::worker);
-    return needed.memory_bytes <= has->memory_bytes;
+    return needed.memory_bytes <= find_worker(request_.cluster, needed.worker)->memory_bytes;
   });
 }
 
@@ -132,9 +131,8 @@ bool Forecast::fits_memory(std::span<const StageAssignment> stages) {
 // which that has none of; micro-batches in flight, as many as there can be stages, and their gradients' sums; and the
 // sums that other pipelines send, each at most so many nodes as lie on both sides of a tree.
 bool Forecast::fits_any_work(WorkerId worker) {
-  const auto& workers = request_.cluster.workers;
-  const auto has = std::ranges::lower_bound(workers, worker, {}, &WorkerProfile::worker);
-  if (has == workers.end() || has->worker != worker) return false;
+  const WorkerProfile* const has = find_worker(request_.cluster, worker);
+  if (has == nullptr) return false;
   if (has->memory_bytes >= kNoLimit) return true;
   const auto blocks = static_cast<std::uint32_t>(request_.model.blocks.size());
   const StageAssignment alone{worker, {{0, blocks}, {0, request_.options.slots}}, false};

@@ -41,13 +41,18 @@ std::optional<StateRebuilds::Available> StateRebuilds::available(const Group& gr
   return there;
 }
 
+TileSet StateRebuilds::lost(const Group& group) const {
+  TileSet tiles;
+  for (std::uint32_t i = 0; i < group.layout.data; ++i) tiles.add(TileSet(group.layout.fragments[i].tiles));
+  return tiles.without(held_);
+}
+
 TileSet StateRebuilds::possible() const {
   TileSet tiles;
   for (const auto& [key, group] : groups_) {
-    if (!available(group)) continue;
-    for (std::uint32_t i = 0; i < group.layout.data; ++i) tiles.add(TileSet(group.layout.fragments[i].tiles));
+    if (const TileSet gone = lost(group); !gone.empty() && available(group)) tiles.add(gone);
   }
-  return tiles.without(held_);
+  return tiles;
 }
 
 std::vector<FragmentRebuild> StateRebuilds::plan(const std::map<WorkerId, TileSet>& needs) const {
@@ -56,6 +61,7 @@ std::vector<FragmentRebuild> StateRebuilds::plan(const std::map<WorkerId, TileSe
   for (const auto& [worker, tiles] : needs) open[worker] = tiles.without(held_);
   std::map<WorkerId, std::uint64_t> gives;  // bytes
   for (const auto& [key, group] : groups_) {
+    if (lost(group).empty()) continue;
     const auto there = available(group);
     if (!there) continue;
     const Stripe& stripe = group.layout;

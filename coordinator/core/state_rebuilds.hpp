@@ -39,6 +39,8 @@ class StateRebuilds {
   // Holders of each fragment that is there; zeros have none and are always there. Nothing: too few of them are.
   using Available = std::map<std::uint32_t, std::vector<WorkerId>>;
   [[nodiscard]] std::optional<Available> available(const Group& group) const;
+  // Tiles of its data that nobody holds. Most groups have none, and need no further look.
+  [[nodiscard]] TileSet lost(const Group& group) const;
 
   const StateMap& map_;
   const Step stamp_;

@@ -13,7 +13,7 @@ Error corrupt(const char* why) {
 }  // namespace
 
 SnapshotWork::SnapshotWork(const StateMap& map, const SnapshotLayout& layout, SnapshotName name, WorkerId self)
-    : map_(map), layout_(layout), name_(name) {
+    : layout_(layout), name_(name) {
   for (std::uint32_t s = 0; s < layout.stripes.size(); ++s) {
     const Stripe& stripe = layout.stripes[s];
     const auto own = std::ranges::find(stripe.fragments, self, &StripeFragment::keeper);
@@ -26,6 +26,7 @@ SnapshotWork::SnapshotWork(const StateMap& map, const SnapshotLayout& layout, Sn
       own_.add(TileSet(own->tiles));
       part.sent = own->tiles.empty();
     } else if (part.fragment == stripe.data) {
+      for (std::uint32_t i = 0; i < stripe.data; ++i) part.data.push_back(fragment_bytes(map, stripe.fragments[i]));
       part.arrived.resize(stripe.data);
       part.stored.resize(stripe.parity());
     } else {
@@ -64,7 +65,7 @@ Result<std::vector<SnapshotAction>> SnapshotWork::take(WorkerId from, const Frag
   const bool of_own_parity = part->fragment > of.data && message.fragment == part->fragment;
   if (!of_data && !of_own_parity) return corrupt("a fragment's part that isn't wanted here");
   const WorkerId sender = of_data ? of.fragments[message.fragment].keeper : encoder(*part);
-  const std::uint64_t whole = of_data ? fragment_bytes(map_, of.fragments[message.fragment]) : part->bytes;
+  const std::uint64_t whole = of_data ? part->data[message.fragment] : part->bytes;
   std::uint64_t& arrived = part->arrived[of_data ? message.fragment : 0];
   if (from != sender) return corrupt("a fragment's part from another than its keeper");
   if (message.offset != arrived || message.bytes == 0 || message.bytes > whole - arrived) {
@@ -89,7 +90,7 @@ void SnapshotWork::sums_advance(Part& part, std::vector<SnapshotAction>& actions
   const Stripe& of = stripe(part);
   std::uint64_t whole = part.bytes;
   for (std::uint32_t i = 0; i < of.data; ++i) {
-    if (part.arrived[i] < fragment_bytes(map_, of.fragments[i])) whole = std::min(whole, part.arrived[i]);
+    if (part.arrived[i] < part.data[i]) whole = std::min(whole, part.arrived[i]);
   }
   if (whole == part.summed) return;
   for (std::uint32_t i = of.data + 1; i < of.fragments.size(); ++i) {

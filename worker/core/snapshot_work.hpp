@@ -59,7 +59,7 @@ using SnapshotAction = std::variant<snapshot_action::SendFragment, snapshot_acti
 
 class SnapshotWork {
  public:
-  // Map and layout outlive this. Precondition: check_snapshot_layout() holds.
+  // The layout outlives this. Precondition: check_snapshot_layout() holds.
   SnapshotWork(const StateMap& map, const SnapshotLayout& layout, SnapshotName name, WorkerId self);
 
   [[nodiscard]] const SnapshotName& name() const { return name_; }
@@ -80,6 +80,7 @@ class SnapshotWork {
     std::uint32_t stripe = 0;
     std::uint32_t fragment = 0;
     std::uint64_t bytes = 0;             // of the longest fragment
+    std::vector<std::uint64_t> data;     // encoder: bytes of each data fragment
     std::vector<std::uint64_t> arrived;  // encoder: of each data fragment; else of the own parity
     std::uint64_t summed = 0;            // encoder: so far the sums are whole
     std::vector<bool> stored;            // encoder: by parity fragment
@@ -94,7 +95,6 @@ class SnapshotWork {
   void sums_advance(Part& part, std::vector<SnapshotAction>& actions);
   void consider_placed(Part& part, std::vector<SnapshotAction>& actions);
 
-  const StateMap& map_;
   const SnapshotLayout& layout_;
   const SnapshotName name_;
   TileSet own_, sealed_;
