@@ -220,6 +220,28 @@ double Evaluator::guess_memory(BlockRange blocks, const MemoryGuide& guide) cons
          neighbours * (static_cast<double>(guide.flights.kept) + ahead) * static_cast<double>(model_->boundary_bytes);
 }
 
+bool Evaluator::may_fit(const Line& line, std::uint32_t slots) const {
+  const std::uint64_t micro_batches = std::uint64_t{slots} * per_slot();
+  std::uint32_t begin = 0;
+  for (std::size_t s = 0; s < line.workers.size(); ++s) {
+    const std::uint32_t end = line.ends[s];
+    const bool head = end == blocks();
+    const std::uint64_t elements = elements_[end] - elements_[begin];
+    const std::uint64_t tied = head ? model_->tied_elements : 0;
+    const Flights flights = flights_of(s, line.workers.size(), micro_batches);
+    const std::uint64_t neighbours = (begin > 0 ? 1 : 0) + (head ? 0 : 1);
+    const bool copies = options_->shard_optimizer || !model_->master_is_working;
+    std::uint64_t bytes = model_->gradient_width * (elements + tied);
+    if (!options_->shard_optimizer) bytes += elements * model_->state_width * options_->state_generations;
+    bytes += 2 * model_->parameter_width * ((copies ? elements : 0) + tied);
+    bytes += flights.ahead * (saved_[end] - saved_[begin]);
+    bytes += neighbours * (flights.kept + flights.ahead) * model_->boundary_bytes;
+    if (static_cast<double>(bytes) > memory_[line.workers[s]]) return false;
+    begin = end;
+  }
+  return true;
+}
+
 std::uint64_t Evaluator::shard_elements(std::uint32_t block, std::uint32_t pipeline, std::uint32_t pipelines) const {
   const std::uint64_t elements = model_->blocks[block].elements;
   const std::uint64_t tiles = (elements + model_->tile_elements - 1) / model_->tile_elements;

@@ -94,6 +94,9 @@ class Evaluator {
     std::uint32_t open_sums = 1;
   };
   [[nodiscard]] double guess_memory(BlockRange blocks, const MemoryGuide& guide) const;
+  // Whether each of the line's workers has memory for what it needs with so many slots, whatever the other lines are;
+  // shards and others' sums come on top.
+  [[nodiscard]] bool may_fit(const Line& line, std::uint32_t slots) const;
 
   // Preconditions: time_line() was called on all; every line has slots; they sum up to V.
   [[nodiscard]] Score score(const Candidate& candidate);

@@ -14,11 +14,11 @@ constexpr double kMostSplits = 200'000;  // lines with their blocks, over all or
 constexpr std::uint64_t kMostNodes = 4'000'000;  // of the search tree
 constexpr std::uint64_t kMostScores = 250'000;   // beyond those of the local search
 
-// One ordered list of workers with all its splits of blocks.
+// One ordered list of workers with all its splits of blocks that may fit into memory.
 struct Order {
   std::vector<std::uint32_t> workers;
   std::vector<Line> splits;
-  std::vector<double> least_s;  // [slots]: of the fastest split
+  std::vector<double> least_s;  // [slots]: of the fastest split that may fit
 };
 
 double permutations(std::uint32_t of, std::uint32_t taken) {
@@ -70,8 +70,10 @@ class ExactSearch {
       add_splits(order, line, 0);
       for (std::uint32_t slots = 0; slots <= evaluator_->slots(); ++slots) {
         double least = std::numeric_limits<double>::infinity();
-        for (const Line& split : order.splits)
+        for (const Line& split : order.splits) {
+          if (!evaluator_->may_fit(split, slots)) continue;
           least = std::min(least, split.flow.seconds(slots * double(evaluator_->per_slot())));
+        }
         order.least_s.push_back(least);
       }
       by_mask_[mask].push_back(std::move(order));
@@ -88,6 +90,7 @@ class ExactSearch {
   void add_splits(Order& order, Line& line, std::size_t stage) {
     if (stage + 1 == line.workers.size()) {
       line.ends[stage] = evaluator_->blocks();
+      if (!evaluator_->may_fit(line, 1)) return;
       evaluator_->time_line(line);
       order.splits.push_back(line);
       return;
@@ -251,7 +254,7 @@ class ExactSearch {
     const auto& [order, at, share] = placed_[p];
     for (const Line& split : order->splits) {
       const double slowest = std::max(compute_s, split.flow.seconds(share * double(evaluator_->per_slot())));
-      if (hopeless(slowest)) continue;
+      if (hopeless(slowest) || !evaluator_->may_fit(split, share)) continue;
       candidate_[p] = split;
       candidate_[p].slots = share;
       choose_splits(p + 1, slowest);
