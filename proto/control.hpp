@@ -62,6 +62,7 @@ struct Holdings {
   std::optional<ComparedState> compared;  // the newest that it knows
   std::uint32_t lineage = 0;              // of the last view that it took part in: ResumePlan
   std::vector<Step> checkpoints;          // steps of durable checkpoints it can load
+  std::vector<HeldFragment> fragments;    // of a keeper: parity; data is among `states`
 
   // The newest step of which it holds anything.
   [[nodiscard]] std::optional<Step> newest() const {
@@ -70,7 +71,7 @@ struct Holdings {
 
   template <class V>
   void fields(V& v) {
-    v(states, compared, lineage, checkpoints);
+    v(states, compared, lineage, checkpoints, fragments);
   }
 };
 

@@ -12,6 +12,7 @@
 
 #include "common/config.hpp"
 #include "proto/job_spec.hpp"
+#include "proto/snapshot_layout.hpp"
 
 namespace planaria {
 
@@ -100,6 +101,11 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.key("every_steps", job.checkpoint.every_steps, IntegerRange{0, kMaxSteps});
   v.key("keep", job.checkpoint.keep, IntegerRange{1, 1 << 20});
   v.key("final_retries", job.checkpoint.final_retries, IntegerRange{0, 1 << 20});
+
+  v.section("snapshot");
+  v.key("every_steps", job.snapshot.every_steps, IntegerRange{0, kMaxSteps});
+  v.key("data", job.snapshot.data, IntegerRange{1, kMaxFragments});
+  v.key("parity", job.snapshot.parity, IntegerRange{0, kMaxFragments - 1});
 
   v.section("metrics");
   v.key("jsonl", job.metrics.jsonl);

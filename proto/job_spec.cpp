@@ -158,6 +158,14 @@ void check_batch(const JobSpec& job, Problems& problems) {
   }
 }
 
+void check_snapshot(const JobSpec& job, Problems& problems) {
+  const auto [every_steps, data, parity] = job.snapshot;
+  if (data + parity > kMaxFragments) {
+    problems.add(fmt::format("snapshot.data + snapshot.parity = {} exceeds {}; lower one of them", data + parity,
+                             kMaxFragments));
+  }
+}
+
 void check_optimizer(const JobSpec& job, Problems& problems) {
   const OptimizerSpec& optimizer = job.optimizer;
   if (optimizer.learning_rate <= 0.0) problems.add("optimizer.learning_rate = 0 trains nothing; try 6e-4");
@@ -302,6 +310,7 @@ Status validate(const JobSpec& job) {
   check_name(job, problems);
   check_data(job, problems);
   check_batch(job, problems);
+  check_snapshot(job, problems);
   check_optimizer(job, problems);
   check_cluster(job, problems);
   check_security(job, problems);

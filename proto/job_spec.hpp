@@ -176,6 +176,18 @@ struct CheckpointSpec {
   }
 };
 
+// What keepers hold of the state after each few steps, against the loss of hosts.
+struct SnapshotSpec {
+  std::uint64_t every_steps = 1;  // 0 = none
+  std::uint32_t data = 3;         // k and m of a stripe's erasure code, each fragment at another host
+  std::uint32_t parity = 1;
+
+  template <class V>
+  void fields(V& v) {
+    v(every_steps, data, parity);
+  }
+};
+
 struct MetricsSpec {
   bool jsonl = true;
   bool tensorboard = true;
@@ -215,6 +227,7 @@ struct JobSpec {
   TrainSpec train;
   ClusterSpec cluster;
   CheckpointSpec checkpoint;
+  SnapshotSpec snapshot;
   MetricsSpec metrics;
   SecuritySpec security;
   IntegritySpec integrity;
@@ -232,7 +245,7 @@ struct JobSpec {
 
   template <class V>
   void fields(V& v) {
-    v(name, model, data, batch, optimizer, train, cluster, checkpoint, metrics, security, integrity);
+    v(name, model, data, batch, optimizer, train, cluster, checkpoint, snapshot, metrics, security, integrity);
   }
 };
 

@@ -274,6 +274,12 @@ const Member* ViewRecord::member(WorkerId worker) const {
   return found != members.end() && found->worker == worker ? &*found : nullptr;
 }
 
+const Member* ViewRecord::keeper_of(const std::string& host) const {
+  const auto found = std::ranges::find_if(
+      members, [&](const Member& member) { return member.role == Role::keeper && member.host == host; });
+  return found == members.end() ? nullptr : &*found;
+}
+
 std::vector<SlotRange> ResumePlan::lost_slots() const {
   std::vector<SlotRange> ranges;
   for (const StageAssignment& stage : stages) {
@@ -402,6 +408,29 @@ Status check_shard_users(const ViewRecord& view, const StateMap& map) {
   return ok_status();
 }
 
+// Snapshots lie at members that are keepers, and what is lost is made by members from what members have.
+Status check_snapshots(const ViewRecord& view, const StateMap& map) {
+  if (auto sound = check_snapshot_layout(view.snapshots, map); !sound) return sound;
+  for (const Stripe& stripe : view.snapshots.stripes) {
+    for (const StripeFragment& fragment : stripe.fragments) {
+      const Member* const member = view.member(fragment.keeper);
+      if (member == nullptr || member->role != Role::keeper) {
+        return Error(ErrorCode::corrupt, "a snapshot's fragment lies at no keeper of the view");
+      }
+    }
+  }
+  for (const FragmentRebuild& rebuild : view.resume.rebuilds) {
+    PLANARIA_TRY(check_rebuild(rebuild, map));
+    const bool members = view.has(rebuild.worker) && std::ranges::all_of(rebuild.sources, [&](const auto& source) {
+                           return view.has(source.from);
+                         });
+    if (!members || rebuild.snapshot.step.next() != view.resume.step) {
+      return Error(ErrorCode::corrupt, "a rebuild of another step, or by or from others than members");
+    }
+  }
+  return ok_status();
+}
+
 }  // namespace
 
 Status check_view(const ViewRecord& view, const StateMap& map, std::uint32_t slots) {
@@ -426,7 +455,7 @@ Status check_view(const ViewRecord& view, const StateMap& map, std::uint32_t slo
       return Error(ErrorCode::corrupt, "a state fetch names no members or no tiles");
     }
   }
-  return ok_status();
+  return check_snapshots(view, map);
 }
 
 }  // namespace planaria

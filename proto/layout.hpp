@@ -15,6 +15,7 @@
 #include "common/codec.hpp"
 #include "common/ids.hpp"
 #include "common/result.hpp"
+#include "proto/snapshot_message.hpp"
 #include "proto/state_map.hpp"
 
 namespace planaria {
@@ -182,6 +183,7 @@ struct ResumePlan {
   std::vector<StageAssignment> stages;  // a worker may have several; each is folded on its own
   std::vector<ShardAssignment> shards;
   std::vector<StateFetch> fetches;
+  std::vector<FragmentRebuild> rebuilds;  // of state that nobody holds
 
   // Slots of which something is computed anew, in order.
   [[nodiscard]] std::vector<SlotRange> lost_slots() const;
@@ -189,7 +191,7 @@ struct ResumePlan {
 
   template <class V>
   void fields(V& v) {
-    v(step, attempt, discard, skip_update, compute, tier, lineage, distrusted, stages, shards, fetches);
+    v(step, attempt, discard, skip_update, compute, tier, lineage, distrusted, stages, shards, fetches, rebuilds);
   }
 };
 
@@ -201,15 +203,23 @@ struct ViewRecord {
   std::vector<ShardAssignment> shards;  // covers all tiles
   bool sharded = false;                 // a shard's state is at its owner alone (proto/duty.hpp)
   WorkerId checkpoint_writer;           // the member that writes durable checkpoints
+  std::uint64_t snapshot_every = 0;     // steps; 0: none are made
+  SnapshotLayout snapshots;             // of the states after such steps, from the one before resume.step on
   ResumePlan resume;
   std::string reason;
 
   [[nodiscard]] const Member* member(WorkerId worker) const;
   [[nodiscard]] bool has(WorkerId worker) const { return member(worker) != nullptr; }
+  // The first keeper of a host.
+  [[nodiscard]] const Member* keeper_of(const std::string& host) const;
+  // A snapshot is made of the state after the step. The initial one everybody can make.
+  [[nodiscard]] bool protects(Step step) const {
+    return snapshot_every != 0 && step != Step(0) && step.value() % snapshot_every == 0;
+  }
 
   template <class V>
   void fields(V& v) {
-    v(view, members, stages, shards, sharded, checkpoint_writer, resume, reason);
+    v(view, members, stages, shards, sharded, checkpoint_writer, snapshot_every, snapshots, resume, reason);
   }
 };
 

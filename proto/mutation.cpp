@@ -30,6 +30,8 @@ const char* to_string(Mutation mutation) {
       return "accept_old_generation";
     case Mutation::gate_without_all:
       return "gate_without_all";
+    case Mutation::gate_without_snapshot:
+      return "gate_without_snapshot";
     case Mutation::trust_old_lineage:
       return "trust_old_lineage";
     case Mutation::forget_fenced_state:

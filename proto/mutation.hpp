@@ -32,6 +32,7 @@ enum class Mutation : std::uint8_t {
   nonfinite_at_once,           // rule 15: a nonfinite gradient is taken for one by nature without a second look
   ignore_different_sums,       // the gate opens though keepers of a tile have different gradients
   trust_majority,              // members that disagree about their state go on with what most of them hold
+  gate_without_snapshot,       // rules 1, 4, 5: keepers vote before the snapshot of the step before is placed
   trust_old_lineage,           // who missed that states proved wrong brings them back
   count_
 };

@@ -30,18 +30,21 @@ std::vector<const ProtectedHost*> ring_of(std::span<const ProtectedHost> hosts) 
 // Runs of about the same bytes, cut between tiles.
 std::vector<std::vector<TileRange>> split_tiles(const StateMap& map, const TileSet& tiles, std::uint32_t parts) {
   const std::uint64_t all = bytes_of(map, tiles);
-  std::vector<TileSet> sets(parts);
+  std::vector<TileSet> sets;
   std::uint64_t before = 0;
   for (const TileRange& run : tiles.runs()) {
     for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
       const std::uint64_t bytes = map.bytes({tile, tile + 1});
       const std::uint64_t middle = 2 * before + bytes;  // twice: by its middle a tile belongs to one part
-      sets[std::min<std::uint64_t>(parts - 1, middle * parts / (2 * all))].add({tile, tile + 1});
+      const std::uint64_t part = std::min<std::uint64_t>(parts - 1, middle * parts / (2 * all));
+      while (sets.size() <= part) sets.emplace_back();
+      sets.back().add({tile, tile + 1});
       before += bytes;
     }
   }
   std::vector<std::vector<TileRange>> split;
   for (TileSet& set : sets) split.push_back(std::move(set).runs());
+  split.resize(parts);
   return split;
 }
 
@@ -56,10 +59,10 @@ std::uint32_t usable(const Stripe& stripe, const std::vector<bool>& present) {
 
 SnapshotLayout place_snapshots(const StateMap& map, std::span<const ProtectedHost> hosts, SnapshotShape shape) {
   SnapshotLayout layout;
-  if (hosts.size() < 2) return layout;
+  if (hosts.empty()) return layout;
   const auto count = static_cast<std::uint32_t>(hosts.size());
   const std::uint32_t parity = std::min(shape.parity, count - 1);
-  const std::uint32_t data = std::min(shape.data, count - parity);
+  const std::uint32_t data = parity == 0 ? 1 : std::min(shape.data, count - parity);
   const auto ring = ring_of(hosts);
   layout.stripes.resize(count);
   for (std::uint32_t i = 0; i < count; ++i) {
@@ -73,7 +76,7 @@ SnapshotLayout place_snapshots(const StateMap& map, std::span<const ProtectedHos
       layout.stripes[(at + count - j) % count].fragments[j].tiles = std::move(parts[j]);
     }
   }
-  std::erase_if(layout.stripes, [&](const Stripe& stripe) { return parity == 0 || stripe_bytes(map, stripe) == 0; });
+  std::erase_if(layout.stripes, [&](const Stripe& stripe) { return stripe_bytes(map, stripe) == 0; });
   return layout;
 }
 
@@ -87,6 +90,51 @@ std::uint64_t stripe_bytes(const StateMap& map, const Stripe& stripe) {
   std::uint64_t longest = 0;
   for (const StripeFragment& fragment : stripe.fragments) longest = std::max(longest, fragment_bytes(map, fragment));
   return longest;
+}
+
+std::vector<TilePiece> pieces_of(const StateMap& map, std::span<const TileRange> tiles, std::uint64_t offset,
+                                 std::uint64_t bytes) {
+  std::vector<TilePiece> pieces;
+  for (const TileRange& run : tiles) {
+    for (std::uint32_t tile = run.begin; tile < run.end && bytes > 0; ++tile) {
+      const std::uint64_t of_vector = map.bytes({tile, tile + 1});
+      for (std::uint32_t vector = 0; vector < kTensorsOfState && bytes > 0; ++vector) {
+        if (offset >= of_vector) {
+          offset -= of_vector;
+          continue;
+        }
+        const std::uint64_t taken = std::min(bytes, of_vector - offset);
+        pieces.push_back({tile, vector, offset, taken});
+        offset = 0;
+        bytes -= taken;
+      }
+    }
+  }
+  return pieces;
+}
+
+TileSet tiles_of(const SnapshotLayout& layout, WorkerId keeper) {
+  TileSet tiles;
+  for (const Stripe& stripe : layout.stripes) {
+    for (const StripeFragment& fragment : stripe.fragments) {
+      if (fragment.keeper == keeper) tiles.add(TileSet(fragment.tiles));
+    }
+  }
+  return tiles;
+}
+
+std::uint64_t snapshot_memory(const StateMap& map, const SnapshotLayout& layout, WorkerId keeper) {
+  constexpr std::uint64_t kGenerations = 3;
+  std::uint64_t bytes = 0;
+  for (const Stripe& stripe : layout.stripes) {
+    const std::uint64_t longest = stripe_bytes(map, stripe);
+    for (std::uint32_t i = 0; i < stripe.fragments.size(); ++i) {
+      if (stripe.fragments[i].keeper != keeper) continue;
+      bytes += kGenerations * (i < stripe.data ? fragment_bytes(map, stripe.fragments[i]) : longest);
+      if (i == stripe.data) bytes += (stripe.parity() - 1) * longest;
+    }
+  }
+  return bytes;
 }
 
 bool recoverable(const Stripe& stripe, const std::vector<bool>& present) {
@@ -110,6 +158,7 @@ Status check_snapshot_layout(const SnapshotLayout& layout, const StateMap& map) 
   TileSet seen;
   for (const Stripe& stripe : layout.stripes) {
     if (stripe.data == 0 || stripe.data > stripe.fragments.size()) return refuse("a stripe without data");
+    if (stripe.fragments.size() > kMaxFragments) return refuse("a stripe of too many fragments");
     std::set<WorkerId> keepers;
     for (std::size_t i = 0; i < stripe.fragments.size(); ++i) {
       const StripeFragment& fragment = stripe.fragments[i];

@@ -29,6 +29,9 @@ struct ProtectedHost {
   TileSet tiles;  // that no other host holds
 };
 
+// Of a stripe: ISA-L's matrices are small ones.
+inline constexpr std::uint32_t kMaxFragments = 32;
+
 struct StripeFragment {
   WorkerId keeper;
   std::vector<TileRange> tiles;  // in order; none: it is all zeros, or parity
@@ -70,7 +73,7 @@ struct SnapshotShape {
 };
 
 // With fewer hosts than k + m, k is lowered to what is left beside m, and then m, so that a stripe of one data fragment
-// remains; a single host has none. Hosts by keeper, each once. Precondition: shape.data > 0.
+// remains; that of a single host has no parity. Hosts by keeper, each once. Precondition: shape.data > 0.
 [[nodiscard]] SnapshotLayout place_snapshots(const StateMap& map, std::span<const ProtectedHost> hosts,
                                              SnapshotShape shape);
 
@@ -78,13 +81,35 @@ struct SnapshotShape {
 [[nodiscard]] std::uint64_t fragment_bytes(const StateMap& map, const StripeFragment& fragment);
 [[nodiscard]] std::uint64_t stripe_bytes(const StateMap& map, const Stripe& stripe);  // of its longest fragment
 
+// Bytes of one vector of one tile, as they lie in a fragment of data: tile after tile, each with its master, its first
+// and its second moment.
+struct TilePiece {
+  std::uint32_t tile = 0;
+  std::uint32_t vector = 0;  // 0 to 2
+  std::uint64_t offset = 0;  // in the tile's vector
+  std::uint64_t bytes = 0;
+  bool operator==(const TilePiece&) const = default;
+};
+// Those of bytes [offset, offset + bytes), in order, as far as there are so many.
+[[nodiscard]] std::vector<TilePiece> pieces_of(const StateMap& map, std::span<const TileRange> tiles,
+                                               std::uint64_t offset, std::uint64_t bytes);
+
+// What the keeper's host hands over to it.
+[[nodiscard]] TileSet tiles_of(const SnapshotLayout& layout, WorkerId keeper);
+
+// Memory that the keeper needs for it, at most: its host's state three times (a whole snapshot, one that is being made,
+// one that a worker is writing), its own parity as often, and, where it encodes, the other parities' sums until they
+// are sent.
+[[nodiscard]] std::uint64_t snapshot_memory(const StateMap& map, const SnapshotLayout& layout, WorkerId keeper);
+
 // Whether the stripe's data is there or can be made from what is: `present` tells of each fragment.
 [[nodiscard]] bool recoverable(const Stripe& stripe, const std::vector<bool>& present);
 // So many hosts may be lost now, whichever they are; `present`: of each stripe, of each fragment. 0 without stripes.
 [[nodiscard]] std::uint32_t tolerated_losses(const SnapshotLayout& layout,
                                              const std::vector<std::vector<bool>>& present);
 
-// Structural rules: fragments of a stripe on different keepers, tiles with state, each in one stripe.
+// Structural rules: at most kMaxFragments fragments of a stripe, on different keepers; tiles with state, each in one
+// stripe.
 [[nodiscard]] Status check_snapshot_layout(const SnapshotLayout& layout, const StateMap& map);
 
 }  // namespace planaria

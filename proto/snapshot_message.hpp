@@ -1,6 +1,5 @@
 // What keepers say to each other to make a snapshot whole, what they tell of its fragments, and how lost ones are made
-// again. A snapshot is named by its step and by the view whose layout
-// of stripes it has (proto/snapshot_layout.hpp).
+// again. A snapshot is named by its step and by the view whose layout of stripes it has (proto/snapshot_layout.hpp).
 //
 // Thread contract: plain values.
 #pragma once
@@ -32,10 +31,31 @@ struct FragmentPart {
   std::uint32_t fragment = 0;
   std::uint64_t offset = 0;
   std::uint64_t bytes = 0;
-  bool operator==(const FragmentPart&) const = default;
+  auto operator<=>(const FragmentPart&) const = default;
   template <class V>
   void fields(V& v) {
     v(snapshot, stripe, fragment, offset, bytes);
+  }
+};
+
+// "Send me these bytes of a fragment that you hold", of tiles that are told, or of parity; `part.bytes` is what the
+// fragment has, at most as long as the asker wants it. The answer: they follow, or aren't there any more.
+struct FragmentRequest {
+  FragmentPart part;
+  std::vector<TileRange> tiles;  // of the whole fragment; none: it is parity
+  bool operator==(const FragmentRequest&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(part, tiles);
+  }
+};
+struct FragmentReply {
+  FragmentPart part;
+  bool available = true;
+  bool operator==(const FragmentReply&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(part, available);
   }
 };
 
@@ -89,5 +109,9 @@ struct FragmentRebuild {
     v(worker, snapshot, stripe, fragment, layout, sources, tiles);
   }
 };
+
+// corrupt: its stripe makes no sense, its tiles aren't its fragment's, or its sources aren't as many different ones as
+// are needed.
+[[nodiscard]] Status check_rebuild(const FragmentRebuild& rebuild, const StateMap& map);
 
 }  // namespace planaria

@@ -113,10 +113,12 @@ struct ViewColumns {
     rest.members = record.members;
     rest.sharded = record.sharded;
     rest.checkpoint_writer = record.checkpoint_writer;
+    rest.snapshot_every = record.snapshot_every;
+    rest.snapshots = record.snapshots;
     rest.reason = record.reason;
     const ResumePlan& plan = record.resume;
     rest.resume = {plan.step,       plan.attempt, plan.discard, plan.skip_update, plan.compute, plan.tier, plan.lineage,
-                   plan.distrusted, {},           {},           plan.fetches};
+                   plan.distrusted, {},           {},           plan.fetches,     plan.rebuilds};
     return columns;
   }
 

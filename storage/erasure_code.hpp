@@ -1,5 +1,5 @@
 // Reed–Solomon over GF(2^8): k data fragments of one length get m parity fragments, and any k of all k + m give back
-// every other (Reed, Solomon 1960; the field's arithmetic is ISA-L's).
+// every other; they are numbered, data first (Reed, Solomon 1960; the field's arithmetic is ISA-L's).
 //
 // The parity's matrix is a Cauchy matrix, every square part of which can be inverted, with columns scaled so that its
 // first row is all ones: the first parity fragment is the exclusive or of the data.
@@ -12,11 +12,9 @@
 #include <vector>
 
 #include "common/result.hpp"
+#include "proto/snapshot_layout.hpp"
 
 namespace planaria {
-
-// Of data and parity fragments together; fragments are numbered, data first.
-inline constexpr unsigned kMaxFragments = 32;
 
 using FragmentBytes = std::span<const std::byte>;
 using FragmentBuffer = std::span<std::byte>;
@@ -44,7 +42,7 @@ class FragmentSums {
 
 class ErasureCode {
  public:
-  // invalid_argument: no data, or more than kMaxFragments together.
+  // invalid_argument: no data, or more than kMaxFragments (proto/snapshot_layout.hpp) together.
   [[nodiscard]] static Result<ErasureCode> make(unsigned data, unsigned parity);
 
   [[nodiscard]] unsigned data() const { return data_; }

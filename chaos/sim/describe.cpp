@@ -32,7 +32,16 @@ std::string held(const Holdings& holdings) {
     text += fmt::format(" {}:", state.stamp.value());
     for (const TileRange run : state.state) text += fmt::format("{},", range(run));
   }
+  for (const HeldFragment& fragment : holdings.fragments) {
+    text += fmt::format(" {}/{}#{}.{}", fragment.snapshot.step.value(), fragment.snapshot.layout.value(),
+                        fragment.stripe, fragment.fragment);
+  }
   return text;
+}
+
+std::string describe(const FragmentPart& part) {
+  return fmt::format("{} of stripe {} of snapshot {} in view {}, bytes {}+{}", part.fragment, part.stripe,
+                     part.snapshot.step.value(), part.snapshot.layout.value(), part.offset, part.bytes);
 }
 
 std::string describe(const BoundaryId& id) {
@@ -75,6 +84,16 @@ std::string describe(const DataMeta& meta) {
                                m.available ? "" : " (not held)");
           },
           [](const Parameters& m) { return fmt::format("Parameters step {}", m.step.value()); },
+          [](const FragmentPart& m) { return "FragmentPart " + describe(m); },
+          [](const StripeWord& m) {
+            return fmt::format("StripeWord {} of stripe {} of snapshot {} in view {}",
+                               m.status == StripeStatus::stored ? "stored" : "placed", m.stripe,
+                               m.snapshot.step.value(), m.snapshot.layout.value());
+          },
+          [](const FragmentRequest& m) { return "FragmentRequest " + describe(m.part); },
+          [](const FragmentReply& m) {
+            return "FragmentReply " + describe(m.part) + (m.available ? "" : " (not held)");
+          },
       },
       meta);
 }
@@ -130,6 +149,16 @@ std::string describe(const ViewRecord& record) {
     stages += fmt::format(" {}:{}x{}{}", stage.worker.value(), range(stage.work.blocks), range(stage.work.slots),
                           stage.recompute ? " anew" : "");
   }
+  std::string snapshots;
+  for (const Stripe& stripe : record.snapshots.stripes) {
+    snapshots += " [";
+    for (std::size_t i = 0; i < stripe.fragments.size(); ++i) {
+      const StripeFragment& fragment = stripe.fragments[i];
+      snapshots += fmt::format("{}{}", i == 0 ? "" : i == stripe.data ? " + " : " ", fragment.keeper.value());
+      for (const TileRange run : fragment.tiles) snapshots += fmt::format(":{}", range(run));
+    }
+    snapshots += "]";
+  }
   std::string fetches;
   for (const StateFetch& fetch : record.resume.fetches) {
     fetches += fmt::format(" {}<-{}{}:{}{}", fetch.worker.value(),
@@ -139,11 +168,15 @@ std::string describe(const ViewRecord& record) {
                            fetch.source == StateSource::peer ? std::to_string(fetch.from.value()) : "",
                            range(fetch.tiles), fetch.parameters_only ? "p" : "");
   }
-  return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; stages{}; fetches{}; {}",
+  for (const FragmentRebuild& rebuild : record.resume.rebuilds) {
+    fetches += fmt::format(" {}<-fragments:", rebuild.worker.value());
+    for (const TileRange run : rebuild.tiles) fetches += fmt::format("{},", range(run));
+  }
+  return fmt::format("view {} members{}; resume step {} attempt {} tier {}{}{}{}; stages{}; snapshots{}; fetches{}; {}",
                      record.view.value(), members, record.resume.step.value(), record.resume.attempt,
                      record.resume.tier, record.resume.discard ? " discard" : "",
                      record.resume.skip_update ? " skip" : "", record.resume.compute ? "" : " no compute", stages,
-                     fetches, record.reason);
+                     snapshots, fetches, record.reason);
 }
 
 std::string describe(const CoordinatorMessage& message) {
@@ -217,6 +250,7 @@ std::string describe(const WorkerAction& action) {
           [](const StoreParameters& a) { return fmt::format("StoreParameters {}", a.stamp.value()); },
           [](const InitializeState&) { return std::string("InitializeState"); },
           [](const LoadCheckpoint& a) { return fmt::format("LoadCheckpoint {}", a.step.value()); },
+          [](const DropState& a) { return fmt::format("DropState before {}", a.before.value()); },
           [](const RevertState& a) { return fmt::format("RevertState {}", to_string(a.stamp)); },
           [](const ListCheckpoints&) { return std::string("ListCheckpoints"); },
           [](const HashState& a) { return fmt::format("HashState {}", a.stamp.value()); },
@@ -226,6 +260,16 @@ std::string describe(const WorkerAction& action) {
             return fmt::format("AddToCheckpoint {} tiles {}", a.step.value(), range(a.tiles));
           },
           [](const WriteCheckpoint& a) { return fmt::format("WriteCheckpoint {}", a.step.value()); },
+          [](const SnapshotState& a) {
+            return fmt::format("SnapshotState {} for keeper {}", a.stamp.value(), a.keeper.value());
+          },
+          [](const AddFragmentPart& a) { return "AddFragmentPart " + describe(a.part); },
+          [](const StoreFragmentPart& a) { return "StoreFragmentPart " + describe(a.part); },
+          [](const KeepFragments& a) { return fmt::format("KeepFragments {}", a.whole.size()); },
+          [](const RebuildState& a) {
+            return fmt::format("RebuildState {} fragment {} of stripe {}", a.snapshot.step.value(), a.fragment,
+                               a.stripe);
+          },
           [](const ReleaseStep& a) { return fmt::format("ReleaseStep {}", a.step.value()); },
           [](const EnterView& a) { return fmt::format("EnterView {}", a.view.value()); },
           [](const FenceView& a) { return fmt::format("FenceView {} closing [{}]", a.view.value(), list(a.excluded)); },
@@ -236,6 +280,13 @@ std::string describe(const WorkerAction& action) {
           },
           [](const SendReduced& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
           [](const SendSmall& a) { return fmt::format("send {} to {}", describe(a.meta), a.to.value()); },
+          [](const SendFragment& a) {
+            return fmt::format("send fragment {} of stripe {} to {}", a.fragment, a.stripe, a.to.value());
+          },
+          [](const SendParity& a) { return fmt::format("send parity {} to {}", describe(a.part), a.to.value()); },
+          [](const SendFragmentReply& a) {
+            return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value());
+          },
           [](const SendState& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },
           [](const SendControl& a) { return fmt::format("tell {}", describe(a.message)); },
           [](const Note& a) { return fmt::format("note: {}", a.text); },

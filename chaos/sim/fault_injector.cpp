@@ -174,6 +174,11 @@ void FaultInjector::strike_workers(const Fault& fault, WorkerProcess& victim) {
   const ProcessIndex index = victim.index();
   switch (fault.kind) {
     case FaultKind::kill:
+      if (fault.flag) {
+        for (WorkerProcess* process : simulation_.living()) {
+          if (process != &victim && process->host() == victim.host()) process->kill("lost with its host");
+        }
+      }
       victim.kill("killed");
       break;
     case FaultKind::kill_and_restart: {

@@ -18,8 +18,10 @@ Hash128 content(const ViewRecord& record) {
 }
 
 bool fetches(const ViewRecord& view, WorkerId worker, Step stamp) {
-  return stamp == view.resume.step.previous() &&
-         std::ranges::any_of(view.resume.fetches, [&](const StateFetch& fetch) { return fetch.worker == worker; });
+  const ResumePlan& plan = view.resume;
+  return stamp == plan.step.previous() &&
+         (std::ranges::any_of(plan.fetches, [&](const StateFetch& fetch) { return fetch.worker == worker; }) ||
+          std::ranges::any_of(plan.rebuilds, [&](const FragmentRebuild& rebuild) { return rebuild.worker == worker; }));
 }
 
 }  // namespace
@@ -112,6 +114,7 @@ void Oracle::check_holdings(const WorkerProcess& process, const Holdings& holdin
     }
     return fail("8: state is offered that isn't held", process, std::string(what) + " offers " + to_string(held.stamp));
   }
+  check_fragments(process, holdings, what);
   if (damaged_ || process.busy() || !newest || !process.trainer().idle()) return;
   const auto offered = std::ranges::find(holdings.states, *newest, &HeldState::stamp);
   const bool all =
@@ -119,6 +122,23 @@ void Oracle::check_holdings(const WorkerProcess& process, const Holdings& holdin
   if (!all) {
     fail("12: good state isn't offered", process,
          std::string(what) + " offers " + to_string(holdings.newest()) + " of " + to_string(newest));
+  }
+}
+
+// Parity that is told of is held, and is that of the undisturbed run's state.
+void Oracle::check_fragments(const WorkerProcess& process, const Holdings& holdings, const char* what) {
+  if (process.busy() || !process.trainer().idle()) return;  // its trainer may be behind
+  for (const HeldFragment& told : holdings.fragments) {
+    const TermVector* const held = process.trainer().parity(told);
+    if (held == nullptr) return fail("8: a fragment is offered that isn't held", process, what);
+    if (damaged_) continue;
+    const TermVector& expected = world_.reference.state(told.snapshot.step);
+    for (std::uint32_t i = 0; i < told.layout.data; ++i) {
+      for (const TileRange run : told.layout.fragments[i].tiles) {
+        if (std::equal(held->begin() + run.begin, held->begin() + run.end, expected.begin() + run.begin)) continue;
+        return fail("10: parity isn't of its snapshot's step", process, what);
+      }
+    }
   }
 }
 
@@ -225,6 +245,7 @@ void Oracle::update_starts(WorkerProcess& process, const ApplyUpdate& action) {
   }
   if (action.step.value() > 1)
     members_hold(process, action.step.previous(), "9: state is overwritten before the next is everywhere");
+  if (view->protects(action.step.previous())) snapshot_complete(process, *view, action.step.previous());
   const bool rolled_back = view->resume.tier > 0 || view->resume.discard || damaged_;
   if (process.trainer().state_tiles(action.step).intersects(TileSet(action.tiles)) && !rolled_back) {
     fail("2: an update is made twice", process, describe(WorkerAction(action)));
@@ -242,11 +263,36 @@ void Oracle::state_written(const WorkerProcess& process, const Buffer& state) {
   }
 }
 
+// Each fragment of the view's layout is, or was, at its keeper.
+void Oracle::snapshot_complete(const WorkerProcess& process, const ViewRecord& view, Step step) {
+  if (complete_.contains({view.view, step})) return;
+  for (std::uint32_t s = 0; s < view.snapshots.stripes.size(); ++s) {
+    const Stripe& stripe = view.snapshots.stripes[s];
+    for (std::uint32_t i = 0; i < stripe.fragments.size(); ++i) {
+      const StripeFragment& fragment = stripe.fragments[i];
+      const WorkerProcess* const keeper = simulation_.process_at(view.member(fragment.keeper)->address);
+      const bool held = i < stripe.data ? keeper->trainer().reached(step, TileSet(fragment.tiles))
+                                        : keeper->trainer().held_parity({step, view.view}, s, i);
+      if (held) continue;
+      return fail("9: a gate opens before the snapshot of the step before is complete", process,
+                  keeper->name() + " lacks fragment " + std::to_string(i) + " of stripe " + std::to_string(s) +
+                      " of step " + to_string(step));
+    }
+  }
+  complete_.insert({view.view, step});
+}
+
+void Oracle::state_made_again(const WorkerProcess&, const RebuildState& action) {
+  tiles_rebuilt_ += TileSet(action.tiles).size();
+}
+
 void Oracle::state_fetched(const WorkerProcess& process, Step stamp, TileRange tiles) {
   const auto& view = process.core().view_record();
   if (!view || damaged_ || view->resume.tier > 0 || view->resume.discard) return;
   for (const BufferRef& held : process.trainer().states()) {
-    if (held->stamp < stamp || !held->state.intersects(tiles)) continue;
+    // A keeper may lack the older of two states that a new layout asks it to have.
+    const bool older = process.role() == Role::keeper ? held->stamp != stamp : held->stamp < stamp;
+    if (older || !held->state.intersects(tiles)) continue;
     fail("8: fetched state replaces state that is as new", process,
          to_string(stamp) + " over " + to_string(held->stamp));
   }
@@ -350,6 +396,7 @@ void Oracle::check_view_record(const ViewRecord& record) {
     }
   }
   if (record.resume.tier > 0 && !damaged_) check_nothing_better(record);
+  if (record.resume.tier > 1 && !damaged_) check_promise(record);
   if (record.resume.tier == 0 && record.resume.step < highest_commit_) {
     world_.fail("13: the highest committed step falls", describe(record));
   }
@@ -367,19 +414,75 @@ void Oracle::wrong(const std::string& invariant, const std::string& detail) {
 // A worse tier is for when those within reach don't hold all of anything newer.
 void Oracle::check_nothing_better(const ViewRecord& record) {
   std::map<Step, TileSet> held;
+  std::map<Step, std::map<std::pair<SnapshotName, std::uint32_t>, std::set<std::uint32_t>>> parity;
+  std::map<std::pair<SnapshotName, std::uint32_t>, Stripe> layouts;
+  std::map<Step, std::vector<TileSet>> holders;
   for (const auto& [id, worker] : simulation_.coordinator().core()->workers()) {
     const WorkerProcess* process = simulation_.process_at(worker.address);
     const bool here = worker.session && process != nullptr && process->state() == ProcessState::running &&
                       process->incarnation() == worker.incarnation && worker.status != WorkerStatus::lost &&
                       worker.status != WorkerStatus::left;
     if (!here) continue;
-    for (const BufferRef& state : process->trainer().states()) held[state->stamp].add(state->state);
+    for (const BufferRef& state : process->trainer().states()) {
+      held[state->stamp].add(state->state);
+      holders[state->stamp].push_back(state->state);
+    }
+    for (const HeldFragment& told : worker.holdings.fragments) {
+      if (process->trainer().parity(told) == nullptr) continue;
+      parity[told.snapshot.step][{told.snapshot, told.stripe}].insert(told.fragment);
+      layouts[{told.snapshot, told.stripe}] = told.layout;
+    }
+  }
+  // What could be made: each stripe of which enough is there.
+  for (const auto& [stamp, stripes] : parity) {
+    TileSet made;
+    for (const auto& [key, fragments] : stripes) {
+      const Stripe& stripe = layouts[key];
+      std::vector<bool> present(stripe.fragments.size());
+      for (std::uint32_t i = 0; i < stripe.fragments.size(); ++i) {
+        const TileSet tiles(stripe.fragments[i].tiles);
+        present[i] = i < stripe.data
+                         ? std::ranges::any_of(holders[stamp], [&](const TileSet& has) { return has.contains(tiles); })
+                         : fragments.contains(i);
+      }
+      if (!recoverable(stripe, present)) continue;
+      for (std::uint32_t i = 0; i < stripe.data; ++i) made.add(TileSet(stripe.fragments[i].tiles));
+    }
+    held[stamp].add(made);
   }
   for (const auto& [stamp, tiles] : held) {
     if (stamp < record.resume.step || !tiles.contains(world_.options.shape.map->tiles_with_state())) continue;
     world_.fail("12: a worse tier is chosen while workers within reach hold newer state",
                 to_string(stamp) + " against " + describe(record));
   }
+}
+
+// Once a snapshot of the last view was complete, so many hosts could be lost as its stripes have parity.
+void Oracle::check_promise(const ViewRecord& record) {
+  if (!last_view_ || last_view_->snapshots.stripes.empty()) return;
+  const bool complete = std::ranges::any_of(complete_, [&](const auto& seen) {
+    return seen.first == last_view_->view && seen.second >= record.resume.step;  // else the checkpoint is as new
+  });
+  std::set<std::string> lost;
+  for (const Member& member : last_view_->members) {
+    const Member* const now = record.member(member.worker);
+    if (now == nullptr || now->incarnation != member.incarnation) lost.insert(member.host);
+  }
+  std::uint32_t promised = UINT32_MAX;
+  for (const Stripe& stripe : last_view_->snapshots.stripes) promised = std::min(promised, stripe.parity());
+  TileSet safe;
+  for (const Stripe& stripe : last_view_->snapshots.stripes) {
+    for (const StripeFragment& fragment : stripe.fragments) safe.add(TileSet(fragment.tiles));
+  }
+  for (const Member& member : last_view_->members) {
+    // Workers hold the states of the newest steps only.
+    if (last_view_->snapshot_every == 1 && !lost.contains(member.host)) {
+      safe.add(duty(*last_view_, member.worker).kept);
+    }
+  }
+  if (!complete || lost.size() > promised || safe != TileSet(world_.options.shape.map->tiles_with_state())) return;
+  world_.fail("12: a loss that snapshots were to make good needs a checkpoint",
+              std::to_string(lost.size()) + " of " + std::to_string(promised) + " hosts; " + describe(record));
 }
 
 void Oracle::durable(const LogRecord& record) {

@@ -33,6 +33,7 @@ class Oracle {
   void update_starts(WorkerProcess& process, const worker_action::ApplyUpdate& action);
   void state_written(const WorkerProcess& process, const Buffer& state);
   void state_fetched(const WorkerProcess& process, Step stamp, TileRange tiles);
+  void state_made_again(const WorkerProcess& process, const worker_action::RebuildState& action);
   void step_released(const WorkerProcess& process, Step step);
   void stops(const WorkerProcess& process, const worker_action::Stop& stop);
 
@@ -64,6 +65,7 @@ class Oracle {
   [[nodiscard]] std::uint32_t next_view() const { return views_; }
   [[nodiscard]] std::uint32_t view_count() const { return static_cast<std::uint32_t>(committed_.size()); }
   [[nodiscard]] const std::map<std::uint32_t, std::uint32_t>& tiers() const { return tiers_; }
+  [[nodiscard]] std::uint64_t tiles_rebuilt() const { return tiles_rebuilt_; }
 
  private:
   void check_losses(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses);
@@ -78,6 +80,9 @@ class Oracle {
   [[nodiscard]] bool is_committed(const PackedView& packed) const;
   void check_somebody_contradicts(const ViewRecord& view, Step step);
   void check_nothing_better(const ViewRecord& record);
+  void check_fragments(const WorkerProcess& process, const Holdings& holdings, const char* what);
+  void snapshot_complete(const WorkerProcess& process, const ViewRecord& view, Step step);
+  void check_promise(const ViewRecord& record);
   void members_hold(const WorkerProcess& process, Step step, const char* invariant);
   void fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail);
 
@@ -115,7 +120,9 @@ class Oracle {
   std::shared_ptr<const PackedView> told_view_;   // the newest; most members are told the same bytes
   std::set<std::tuple<ViewNumber, Step, std::uint32_t, WorkerId>> said_gates_;  // said, by attempt
   std::set<std::tuple<ViewNumber, Step, WorkerId>> said_acks_;
-  std::set<std::pair<ViewNumber, Step>> held_;  // by all members of the view, as was seen
+  std::set<std::pair<ViewNumber, Step>> held_;      // by all members of the view, as was seen
+  std::set<std::pair<ViewNumber, Step>> complete_;  // snapshots of a view's layout, as was seen
+  std::uint64_t tiles_rebuilt_ = 0;
 };
 
 }  // namespace planaria::sim

@@ -78,8 +78,11 @@ std::string SimOptions::describe() const {
       "every {}; evaluation every {}; heartbeat {} ms, lease {} ms, grace {} ms, prepare {} ms, stall {} ms, at least "
       "{} "
       "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}{}{}",
-      seed, starts.size(), keepers.empty() ? "" : fmt::format(" and {} keepers", keepers.size()), job.cluster.layout,
-      job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps, job.batch.slots,
+      seed, starts.size(),
+      keepers.empty() ? ""
+                      : fmt::format(" and {} keepers ({}+{} every {})", keepers.size(), job.snapshot.data,
+                                    job.snapshot.parity, job.snapshot.every_steps),
+      job.cluster.layout, job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps, job.batch.slots,
       job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own",
       job.integrity.check_every, job.train.evaluate_every, job.cluster.heartbeat_ms, job.cluster.lease_ms,
       job.cluster.suspect_grace_ms, job.cluster.prepare_timeout_ms, job.cluster.stall_timeout_ms,
@@ -236,6 +239,20 @@ Fault draw_absence(Draw& draw, const SimOptions& options, std::uint64_t flipped_
   return fault;
 }
 
+// Keepers of the first hosts, of some or of all.
+void draw_keepers(Draw& draw, SimOptions& options) {
+  const std::uint64_t hosts = std::min<std::uint64_t>(options.starts.size(), 8);
+  for (std::uint64_t i = draw.chance(0.6) ? hosts : draw.between(1, hosts); i > 0; --i) {
+    options.keepers.push_back(
+        draw.between(microseconds(100), draw.chance(0.7) ? milliseconds(20) : milliseconds(2000)));
+  }
+  if (draw.chance(0.5)) options.job.optimizer.shard = true;
+  SnapshotSpec& snapshot = options.job.snapshot;
+  snapshot.every_steps = draw.chance(0.7) ? 1 : draw.below(4);
+  snapshot.data = static_cast<std::uint32_t>(draw.between(1, 4));
+  snapshot.parity = static_cast<std::uint32_t>(draw.chance(0.6) ? 1 : draw.below(3));
+}
+
 }  // namespace
 
 SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
@@ -278,12 +295,7 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   options.known_speeds = draw.chance(0.15);  // the planner, asked for a first view, takes as long as all else
   if (draw.chance(0.3)) options.direct_members = draw.between(1, 4);
   if (options.job.cluster.layout.empty() && draw.chance(0.5)) options.memory_bytes = draw_memory(draw, options);
-  if (draw.chance(0.25)) {
-    for (std::uint64_t i = draw.between(1, std::min<std::uint64_t>(workers, 4)); i > 0; --i) {
-      options.keepers.push_back(
-          draw.between(microseconds(100), draw.chance(0.7) ? milliseconds(20) : milliseconds(2000)));
-    }
-  }
+  if (draw.chance(0.25)) draw_keepers(draw, options);
   return options;
 }
 

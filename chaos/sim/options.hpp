@@ -34,7 +34,7 @@ inline constexpr std::size_t kSimPhases = static_cast<std::size_t>(SimPhase::cou
 [[nodiscard]] const char* to_string(SimPhase phase);
 
 enum class FaultKind : std::uint8_t {
-  kill,
+  kill,              // a process, or all of its host's
   kill_and_restart,  // the process comes back without its memory
   kill_several,      // two or more at once, perhaps all
   freeze,            // shorter or longer than the lease

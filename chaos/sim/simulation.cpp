@@ -147,7 +147,74 @@ void Simulation::start_send(WorkerProcess& process, WorkerAction& action) {
       return world_.fail("8: parameters are sent that weren't made here", process.name() + ": " + describe(action));
     }
     data_.send(process.index(), parameters->to, parameters->view, std::move(parameters->meta), std::move(source));
+  } else if (auto* copy = std::get_if<SnapshotState>(&action)) {
+    start_copy(process, *copy);
+  } else {
+    send_fragment(process, action);
   }
+}
+
+// A keeper's sends of what it holds of snapshots, and anybody's answers about fragments.
+void Simulation::send_fragment(WorkerProcess& process, const WorkerAction& action) {
+  using namespace worker_action;  // NOLINT
+  const auto missing = [&] {
+    world_.fail("8: a fragment is sent that isn't held", process.name() + ": " + describe(action));
+  };
+  const auto tiles_here = [&](Step stamp, const std::vector<TileRange>& tiles) {
+    BufferRef source = process.trainer().state_buffer(stamp);
+    return source != nullptr && source->state.contains(TileSet(tiles)) ? source : nullptr;
+  };
+  if (const auto* data = std::get_if<SendFragment>(&action)) {
+    const StripeFragment& fragment = data->layout->stripes[data->stripe].fragments[data->fragment];
+    const BufferRef source = tiles_here(data->snapshot.step, fragment.tiles);
+    if (source == nullptr) return missing();
+    const std::uint64_t bytes = fragment_bytes(*options_.shape.map, fragment);
+    const std::uint64_t parts = 1 + world_.noise.below(3);
+    for (std::uint64_t i = 0; i < parts; ++i) {
+      const std::uint64_t begin = bytes * i / parts, end = bytes * (i + 1) / parts;
+      const FragmentPart part{data->snapshot, data->stripe, data->fragment, begin, end - begin};
+      data_.send(process.index(), data->to, data->view, part, source);
+    }
+  } else if (const auto* parity = std::get_if<SendParity>(&action)) {
+    BufferRef source = process.trainer().parity_buffer(parity->part, false);
+    if (source == nullptr) return missing();
+    data_.send(process.index(), parity->to, parity->view, parity->part, std::move(source));
+  } else if (const auto* reply = std::get_if<SendFragmentReply>(&action)) {
+    const FragmentPart& part = reply->meta.part;
+    BufferRef source = reply->tiles.empty() ? process.trainer().parity_buffer(part, true)
+                                            : tiles_here(part.snapshot.step, reply->tiles);
+    if (source == nullptr) return missing();
+    data_.send(process.index(), reply->to, reply->view, reply->meta, std::move(source));
+  }
+}
+
+// The worker's copying thread and the host's memory. The state that it reads isn't overwritten meanwhile.
+void Simulation::start_copy(WorkerProcess& process, const worker_action::SnapshotState& copy) {
+  const BufferRef source = process.trainer().state_buffer(copy.stamp);
+  if (source == nullptr || !source->state.contains(TileSet(copy.tiles))) {
+    return world_.fail("3: state is copied that isn't held", process.name() + ": " + to_string(copy.stamp));
+  }
+  auto payload = std::make_shared<TermPayload>();
+  payload->tiles = source->tiles;
+  const WorkerId from = process.core().identity()->worker;
+  const auto seal = [this, &process, copy, from, payload] {
+    for (WorkerProcess* keeper : living()) {
+      const auto identity = keeper->core().identity();
+      const bool meant = keeper->role() == Role::keeper && keeper->host() == process.host() && identity &&
+                         identity->worker == copy.keeper;
+      if (!meant) continue;
+      keeper->arrive([keeper, copy, from, payload] {
+        keeper->post(worker_event::SnapshotSealed{copy.view, from, copy.stamp, copy.tiles, payload});
+      });
+    }
+  };
+  constexpr double kFails = 0.03;
+  const auto fail = [&process, copy] {
+    process.post(worker_event::SnapshotCopyFailed{copy.view, copy.stamp, copy.tiles});
+  };
+  const bool fails = world_.noise.chance(kFails);
+  world_.queue.after(world_.about(options_.micro_batch),
+                     [&process, seal, fail, fails] { fails ? process.arrive(fail) : process.arrive(seal); });
 }
 
 // ---- from start to verdict ----
@@ -204,6 +271,7 @@ RunResult Simulation::run() {
   result.faults = injector_.struck();
   result.views = oracle_.view_count();
   result.tiers = oracle_.tiers();
+  result.rebuilt = oracle_.tiles_rebuilt();
   result.events = world_.queue.executed();
   result.virtual_time = world_.now() - Instant{};
   result.trace = world_.trace.lines();

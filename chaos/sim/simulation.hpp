@@ -31,6 +31,7 @@ struct RunResult {
   FaultTable faults{};  // that struck, by kind and phase of the victim
   std::uint64_t views = 0;
   std::map<std::uint32_t, std::uint32_t> tiers;  // views by recovery tier
+  std::uint64_t rebuilt = 0;                     // tiles, from fragments of snapshots
   std::uint64_t events = 0;
   Duration virtual_time{};
   std::deque<Trace::Line> trace;
@@ -74,6 +75,8 @@ class Simulation {
 
  private:
   [[nodiscard]] double slowness(ProcessIndex index) const;
+  void send_fragment(WorkerProcess& process, const WorkerAction& action);
+  void start_copy(WorkerProcess& process, const worker_action::SnapshotState& copy);
   void judge_end(RunResult& result);
   [[nodiscard]] bool over() const;
   [[nodiscard]] Instant deadline() const;

@@ -42,7 +42,10 @@ void TrainerModel::start_next() {
     queue_.pop_front();
     const bool sends = std::holds_alternative<SendPiece>(action) || std::holds_alternative<SendReduced>(action) ||
                        std::holds_alternative<SendBoundary>(action) || std::holds_alternative<SendState>(action) ||
-                       std::holds_alternative<SendParameters>(action);
+                       std::holds_alternative<SendParameters>(action) || std::holds_alternative<SendFragment>(action) ||
+                       std::holds_alternative<SendParity>(action) ||
+                       std::holds_alternative<SendFragmentReply>(action) ||
+                       std::holds_alternative<SnapshotState>(action);
     if (sends) {
       process_.simulation().start_send(process_, action);
       continue;
@@ -111,7 +114,7 @@ Duration TrainerModel::duration_of(const WorkerAction& action) {
     base = kPass * 2;
   } else if (std::holds_alternative<LoadCheckpoint>(action)) {
     base = kPass * 20;
-  } else if (std::holds_alternative<ReleaseStep>(action)) {
+  } else if (std::holds_alternative<ReleaseStep>(action) || std::holds_alternative<DropState>(action)) {
     base = microseconds(1);
   }
   const double factor = process_.slowness() * (0.9 + 0.2 * world_.noise.unit_double());
@@ -124,7 +127,6 @@ void TrainerModel::begin(const WorkerAction& action) {
     oracle.micro_batch_starts(process_, *compute);
   } else if (const auto* apply = std::get_if<ApplyUpdate>(&action)) {
     oracle.update_starts(process_, *apply);
-    std::erase_if(states_, [&](const BufferRef& state) { return state->stamp.next() < apply->step; });
   }
 }
 
@@ -157,6 +159,8 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
   } else if (const auto* checkpoint = std::get_if<LoadCheckpoint>(&action)) {
     const TermVector* stored = process_.simulation().disks().load(process_.disk(), checkpoint->step);
     load(checkpoint->step, stored, checkpoint->state, checkpoint->parameters);
+  } else if (const auto* drop = std::get_if<DropState>(&action)) {
+    std::erase_if(states_, [&](const BufferRef& state) { return state->stamp < drop->before; });
   } else if (const auto* revert = std::get_if<RevertState>(&action)) {
     std::erase_if(states_, [&](const BufferRef& state) { return state->stamp != revert->stamp; });
   } else if (std::holds_alternative<ListCheckpoints>(action)) {
@@ -171,6 +175,14 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
     add_to_checkpoint(*more);
   } else if (const auto* write = std::get_if<WriteCheckpoint>(&action)) {
     write_checkpoint(*write);
+  } else if (const auto* part = std::get_if<AddFragmentPart>(&action)) {
+    add_part(*part);
+  } else if (const auto* own = std::get_if<StoreFragmentPart>(&action)) {
+    store_part(*own);
+  } else if (const auto* keep = std::get_if<KeepFragments>(&action)) {
+    keep_fragments(*keep);
+  } else if (const auto* lost = std::get_if<RebuildState>(&action)) {
+    rebuild(*lost);
   } else if (const auto* free = std::get_if<ReleaseStep>(&action)) {
     release(free->step);
   }
@@ -606,6 +618,129 @@ void TrainerModel::load(Step stamp, const TermVector* tiles, const std::vector<T
   }
   add_tiles(target, TileSet(state), TileSet(parameters));
   process_.post(worker_event::StateLoaded{stamp, true, "", {}});
+}
+
+// ---- fragments of snapshots ----
+
+TrainerModel::Parity& TrainerModel::open_parity(const SnapshotLayout& layout, const FragmentPart& part, bool encodes) {
+  Parity& parity = parities_[{part.snapshot, part.stripe}];
+  if (parity.sums == nullptr) {
+    parity.sums = std::make_shared<Buffer>();
+    parity.sums->stamp = part.snapshot.step;
+    parity.sums->tiles.resize(world_.options.shape.tiles);
+    parity.layout = layout.stripes[part.stripe];
+    parity.fragment = encodes ? parity.layout.data : part.fragment;
+  }
+  return parity;
+}
+
+void TrainerModel::parity_whole(const ParityKey& key, Parity& parity) {
+  parity.whole = true;
+  parities_held_.insert({key.first, key.second, parity.fragment});
+}
+
+void TrainerModel::add_part(const AddFragmentPart& action) {
+  Parity& parity = open_parity(*action.layout, action.part, true);
+  const auto& payload = static_cast<const TermPayload&>(*action.payload);
+  for (const TileRange run : parity.layout.fragments[action.part.fragment].tiles) {
+    std::copy(payload.tiles.begin() + run.begin, payload.tiles.begin() + run.end,
+              parity.sums->tiles.begin() + run.begin);
+  }
+  parity.bytes += action.part.bytes;
+  std::uint64_t all = 0;
+  for (std::uint32_t i = 0; i < parity.layout.data; ++i) {
+    all += fragment_bytes(*world_.options.shape.map, parity.layout.fragments[i]);
+  }
+  if (parity.bytes == all) parity_whole({action.part.snapshot, action.part.stripe}, parity);
+  process_.post(worker_event::FragmentStored{action.part, true, ""});
+}
+
+void TrainerModel::store_part(const StoreFragmentPart& action) {
+  Parity& parity = open_parity(*action.layout, action.part, false);
+  parity.sums->tiles = static_cast<const TermPayload&>(*action.payload).tiles;
+  parity.bytes += action.part.bytes;
+  if (parity.bytes == stripe_bytes(*world_.options.shape.map, parity.layout)) {
+    parity_whole({action.part.snapshot, action.part.stripe}, parity);
+  }
+  process_.post(worker_event::FragmentStored{action.part, true, ""});
+}
+
+void TrainerModel::keep_fragments(const KeepFragments& action) {
+  std::erase_if(parities_, [&](const auto& entry) {
+    const auto& [key, parity] = entry;
+    if (std::ranges::find(action.building, key.first) != action.building.end()) return false;
+    return std::ranges::none_of(action.whole, [&](const HeldFragment& held) {
+      return held.snapshot == key.first && held.stripe == key.second && held.fragment == parity.fragment;
+    });
+  });
+}
+
+BufferRef TrainerModel::parity_buffer(const FragmentPart& part, bool whole) const {
+  const auto found = parities_.find({part.snapshot, part.stripe});
+  if (found == parities_.end()) return nullptr;
+  const bool asked = !whole || (found->second.whole && found->second.fragment == part.fragment);
+  return asked ? found->second.sums : nullptr;
+}
+
+const TermVector* TrainerModel::parity(const HeldFragment& held) const {
+  const auto found = parities_.find({held.snapshot, held.stripe});
+  const bool here = found != parities_.end() && found->second.whole && found->second.fragment == held.fragment &&
+                    found->second.layout == held.layout;
+  return here ? &found->second.sums->tiles : nullptr;
+}
+
+// Any k fragments of one state give back the others; of different ones they give bits that are nobody's.
+void TrainerModel::rebuild(const RebuildState& action) {
+  std::vector<std::pair<std::uint32_t, const TermVector*>> inputs;
+  std::set<std::uint32_t> there;
+  for (std::uint32_t i = 0; i < action.layout.data; ++i) {
+    if (action.layout.is_zeros(i)) there.insert(i);
+  }
+  for (const RebuildState::Input& input : action.inputs) {
+    const TermVector* terms = nullptr;
+    if (input.payload != nullptr) {
+      terms = &static_cast<const TermPayload&>(*input.payload).tiles;
+    } else if (input.bytes > 0 && input.fragment < action.layout.data) {
+      const BufferRef own = find_state(action.snapshot.step);
+      if (own != nullptr && own->state.contains(TileSet(action.layout.fragments[input.fragment].tiles))) {
+        terms = &own->tiles;
+      }
+    } else if (input.bytes > 0) {
+      terms = parity({action.snapshot, action.stripe, input.fragment, action.layout});
+    }
+    if (terms == nullptr && input.bytes > 0) {
+      return fail("11: a fragment is used that isn't held", describe(WorkerAction(action)));
+    }
+    if (terms != nullptr) inputs.emplace_back(input.fragment, terms);
+    there.insert(input.fragment);
+  }
+  if (there.size() < action.layout.data || there.contains(action.fragment)) {
+    return fail("11: lost state is made from too few fragments", describe(WorkerAction(action)));
+  }
+  const TermVector* sums = nullptr;
+  for (const auto& [fragment, terms] : inputs) {
+    if (fragment >= action.layout.data) sums = terms;
+  }
+  bool alike = sums != nullptr;
+  for (const auto& [fragment, terms] : inputs) {
+    for (std::uint32_t i = 0; alike && i < action.layout.data; ++i) {
+      if (fragment < action.layout.data && fragment != i) continue;
+      for (const TileRange run : action.layout.fragments[i].tiles) {
+        alike = alike && std::equal(terms->begin() + run.begin, terms->begin() + run.end, sums->begin() + run.begin);
+      }
+    }
+  }
+  Buffer& state = open_state(action.snapshot.step);
+  for (const TileRange run : action.tiles) {
+    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
+      Term made = alike ? (*sums)[tile] : Term{};
+      if (!alike) made.id = mix(Operation::damage, {tile, 2}, {});
+      state.tiles[tile] = made;
+    }
+  }
+  process_.simulation().oracle().state_made_again(process_, action);
+  add_tiles(state, TileSet(action.tiles), {});
+  process_.post(worker_event::StateStored{action.snapshot.step, action.tiles, false, true, ""});
 }
 
 void TrainerModel::hash_weights(const HashWeights& action) {

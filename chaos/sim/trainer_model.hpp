@@ -63,11 +63,17 @@ class TrainerModel {
   [[nodiscard]] BufferRef boundary_buffer(Step step, const BoundaryId& id);
   [[nodiscard]] BufferRef reduced_buffer(Step step);
   [[nodiscard]] BufferRef state_buffer(Step stamp) const { return find_state(stamp); }
+  [[nodiscard]] BufferRef parity_buffer(const FragmentPart& part, bool whole) const;
 
   [[nodiscard]] std::optional<Step> newest_state() const;
   [[nodiscard]] const std::vector<BufferRef>& states() const { return states_; }
   [[nodiscard]] TileSet state_tiles(Step stamp) const;
   [[nodiscard]] TileSet parameter_tiles(Step stamp) const;
+  // Of a keeper: parity that is here whole, and whether it ever was.
+  [[nodiscard]] const TermVector* parity(const HeldFragment& held) const;
+  [[nodiscard]] bool held_parity(const SnapshotName& snapshot, std::uint32_t stripe, std::uint32_t fragment) const {
+    return parities_held_.contains({snapshot, stripe, fragment});
+  }
   // Whether it held the tiles of the step or the next, ever in this process's life.
   [[nodiscard]] bool reached(Step step, const TileSet& tiles) const;
   // A finished sum of one of the blocks for the slot.
@@ -117,6 +123,10 @@ class TrainerModel {
   void begin_checkpoint(const worker_action::BeginCheckpoint& action);
   void add_to_checkpoint(const worker_action::AddToCheckpoint& action);
   void write_checkpoint(const worker_action::WriteCheckpoint& action);
+  void add_part(const worker_action::AddFragmentPart& action);
+  void store_part(const worker_action::StoreFragmentPart& action);
+  void keep_fragments(const worker_action::KeepFragments& action);
+  void rebuild(const worker_action::RebuildState& action);
   void release(Step step);
   // notices: what members tell of when they find it. False: several keep none of the tiles.
   bool damage(Buffer& buffer, const TileSet& tiles, EvidenceKind notices);
@@ -148,6 +158,20 @@ class TrainerModel {
   std::vector<BufferRef> states_;
   std::map<Step, TileSet> reached_;
   std::optional<Buffer> collected_;  // a checkpoint that is being put together
+
+  // Parity stands for the terms of all of its stripe's data.
+  struct Parity {
+    BufferRef sums;
+    Stripe layout;
+    std::uint32_t fragment = 0;
+    std::uint64_t bytes = 0;  // so far
+    bool whole = false;
+  };
+  using ParityKey = std::pair<SnapshotName, std::uint32_t>;  // and the stripe, of which it holds one fragment
+  Parity& open_parity(const SnapshotLayout& layout, const FragmentPart& part, bool encodes);
+  void parity_whole(const ParityKey& key, Parity& parity);
+  std::map<ParityKey, Parity> parities_;
+  std::set<std::tuple<SnapshotName, std::uint32_t, std::uint32_t>> parities_held_;
 
   std::set<std::tuple<Step, std::uint32_t, std::uint32_t, std::uint32_t>> finished_;  // step, attempt, block, slot
   std::uint64_t micro_batches_computed_ = 0;

@@ -345,6 +345,11 @@ Status CoordinatorCore::check_holdings(const Holdings& holdings) const {
       std::ranges::any_of(holdings.checkpoints, [&](Step step) { return step > total; })) {
     return Error(ErrorCode::corrupt, "it names state of steps that the job doesn't have");
   }
+  // A keeper has one of each stripe of a few snapshots at most.
+  constexpr std::size_t kMaxHeldFragments = 4096;
+  if (holdings.fragments.size() > kMaxHeldFragments) {
+    return Error(ErrorCode::corrupt, "it names more fragments than a keeper holds");
+  }
   return ok_status();
 }
 

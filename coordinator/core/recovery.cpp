@@ -10,7 +10,9 @@
 #include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/lost_work.hpp"
 #include "coordinator/core/numeric_policy.hpp"
+#include "coordinator/core/snapshot_planning.hpp"
 #include "coordinator/core/state_fetches.hpp"
+#include "coordinator/core/state_rebuilds.hpp"
 #include "coordinator/core/steady_layout.hpp"
 #include "proto/block_cost.hpp"
 #include "proto/duty.hpp"
@@ -96,6 +98,24 @@ class RecoveryPlanner {
         state_of_[told.stamp].add(held.state);
       }
     }
+    available_ = state_of_;
+    collect_fragments();
+  }
+  void collect_fragments() {
+    if (distrusted_) return;  // they have no hashes that members compare
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (outdated(i)) continue;
+      for (const HeldFragment& fragment : report(i).holdings.fragments) {
+        const Step stamp = fragment.snapshot.step;
+        rebuilds_.try_emplace(stamp, *in_.map, stamp).first->second.add_fragment(worker(i), fragment);
+      }
+    }
+    for (auto& [stamp, rebuilds] : rebuilds_) {
+      for (std::size_t i = 0; i < count(); ++i) {
+        if (!held(i, stamp).state.empty()) rebuilds.add_state(worker(i), held(i, stamp).state);
+      }
+      available_[stamp].add(rebuilds.possible());
+    }
   }
   // Something that it holds, and would not give up by itself, isn't believed, or is of a future that is no more: before
   // the others had to go back it was a part of what they all held.
@@ -109,9 +129,9 @@ class RecoveryPlanner {
     }
     return found;
   }
-  [[nodiscard]] bool is_held(Step stamp) const {
-    const auto found = state_of_.find(stamp);
-    return found != state_of_.end() && found->second == all_;
+  [[nodiscard]] bool is_available(Step stamp) const {
+    const auto found = available_.find(stamp);
+    return found != available_.end() && found->second == all_;
   }
   [[nodiscard]] bool belongs_to_previous(std::size_t i) const {
     return in_.previous && in_.members[i].continuing && report(i).view == in_.previous->view;
@@ -205,9 +225,8 @@ class RecoveryPlanner {
   }
 
   Status find_base() {
-    std::optional<Step> whole, newest, checkpoint;  // the newest state that members hold all of, or any of
-    for (const auto& [stamp, tiles] : state_of_) {
-      newest = stamp;
+    std::optional<Step> whole, checkpoint;  // the newest state that members hold, or can make, all of
+    for (const auto& [stamp, tiles] : available_) {
       if (tiles == all_) whole = stamp;
     }
     for (std::size_t i = 0; i < count(); ++i) {
@@ -253,7 +272,7 @@ class RecoveryPlanner {
       if (!in_.members[i].continuing || held(i, newest.previous()).state.empty()) continue;
       behind = behind || (held(i, newest).state.empty() && !duties.of(worker(i)).kept.empty());
     }
-    return behind && is_held(newest.previous()) && gradient_held(newest);
+    return behind && is_available(newest.previous()) && gradient_held(newest);
   }
 
   static Error not_listed() { return Error(ErrorCode::not_found, "looking for durable checkpoints"); }
@@ -458,6 +477,15 @@ class RecoveryPlanner {
     const bool keep_writer = in_.previous && stays(in_.previous->checkpoint_writer);
     record.checkpoint_writer = keep_writer ? in_.previous->checkpoint_writer : worker(staying_.front());
     duties_.emplace(*in_.map, in_.sharded, record.stages, record.shards);
+    record.snapshot_every = in_.job->snapshot.every_steps;
+    std::map<WorkerId, SnapshotKeeper> keepers;
+    for (const std::size_t i : members_) {
+      const WorkerResources& resources = in_.members[i].resources;
+      if (!computes(i) && !in_.members[i].leaving) keepers[worker(i)] = {resources.zone, resources.memory_bytes};
+    }
+    SnapshotPlan snapshots = plan_snapshots(*in_.map, record.members, *duties_, keepers, in_.job->snapshot);
+    record.snapshots = std::move(snapshots.layout);
+    left_out_ = std::move(snapshots.left_out);
     for (const std::size_t i : members_) {
       if (const auto found = distrust(i)) plan().distrusted.push_back(*found);
     }
@@ -695,8 +723,10 @@ class RecoveryPlanner {
     std::map<WorkerId, HeldTiles> sources;
     for (const std::size_t i : members_) {
       StateNeed need{worker(i), duties_->of(worker(i)).kept, {}};
+      if (!computes(i) && decision_.record.protects(base_))
+        need.state = tiles_of(decision_.record.snapshots, worker(i));
       need.state.remove(held(i, base_).state);
-      if (!rolled_back_ && !distrust(i)) need.state.remove(held(i, base_.next()).state);
+      if (computes(i) && !rolled_back_ && !distrust(i)) need.state.remove(held(i, base_.next()).state);
       if (const auto found = used.find(worker(i)); found != used.end()) need.parameters = found->second;
       need.parameters.remove(held(i, base_).parameters);
       need.parameters.remove(need.state);
@@ -708,7 +738,32 @@ class RecoveryPlanner {
         sources[worker(i)] = {all_, TileSet(TileRange{0, in_.map->tile_count()})};
       }
     }
+    if (source_ == StateSource::peer) plan_rebuilds(needs, sources);
     plan().fetches = plan_state_fetches(source_, needs, sources);
+  }
+
+  // What nobody holds is made by the first who needs it, a worker if one does; others get it from there.
+  void plan_rebuilds(std::vector<StateNeed>& needs, std::map<WorkerId, HeldTiles>& sources) {
+    const auto rebuilds = rebuilds_.find(base_);
+    if (rebuilds == rebuilds_.end()) return;
+    TileSet lost = available_[base_];
+    if (const auto there = state_of_.find(base_); there != state_of_.end()) lost.remove(there->second);
+    if (lost.empty()) return;
+    std::map<WorkerId, TileSet> made;
+    for (const bool by_workers : {true, false}) {
+      for (StateNeed& need : needs) {
+        const TileSet own = need.state.common(lost);
+        if (computes(index_of(need.worker)) != by_workers || own.empty()) continue;
+        lost.remove(own);
+        need.state.remove(own);
+        made[need.worker] = own;
+        sources[need.worker].state.add(own);
+        TileSet& parameters = sources[need.worker].parameters;
+        parameters.add(own);
+        parameters.add(tied_to(*in_.map, own));
+      }
+    }
+    plan().rebuilds = rebuilds->second.plan(made);
   }
 
   void explain() {
@@ -729,6 +784,16 @@ class RecoveryPlanner {
     if (!fetching.empty() && source_ == StateSource::peer) {
       reason += ", " + std::to_string(fetching.size()) + " worker(s) fetch state";
     }
+    TileSet made;
+    for (const FragmentRebuild& rebuild : plan().rebuilds) made.add(TileSet(rebuild.tiles));
+    if (!made.empty()) {
+      reason += ", " + std::to_string(kTensorsOfState * bytes_of(*in_.map, made)) +
+                " lost bytes are made again from fragments of step " + std::to_string(base_.value());
+    }
+    for (const auto& [keeper, needs] : left_out_) {
+      reason += ", keeper " + std::to_string(keeper.value()) + " holds no snapshots: it would need " +
+                std::to_string(needs) + " bytes";
+    }
     if (std::ranges::any_of(members_, [this](std::size_t i) { return in_.members[i].leaving; })) {
       reason += "; who drains hands over what nobody else holds";
     }
@@ -746,12 +811,15 @@ class RecoveryPlanner {
   Step base_;
   std::vector<std::map<Step, HeldTiles>> held_;   // by member
   std::map<Step, TileSet> state_of_;              // what all of them hold together
+  std::map<Step, StateRebuilds> rebuilds_;        // from it, and from fragments
+  std::map<Step, TileSet> available_;             // what they hold, or can make, together
   std::vector<std::size_t> members_;              // of the new view
   std::vector<std::size_t> staying_;              // of those, the workers that work on after the step
   std::vector<std::vector<StageWork>> own_work_;  // of the step, by member
   std::vector<double> work_left_;                 // whole micro-batches' time, in slots
   double step_left_s_ = 0;                        // until the last member has done its own
   std::map<WorkerId, Allowance> allowances_;
+  std::map<WorkerId, std::uint64_t> left_out_;  // keepers, for lack of memory
   std::optional<Duties> duties_;
   LayoutRequest request_;                                            // of who stays, for the planner
   std::map<std::pair<std::size_t, BlockRange>, double> fetching_s_;  // by member and lost blocks, when asked for

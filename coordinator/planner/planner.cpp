@@ -84,7 +84,6 @@ bool of_forced_form(const LayoutPlan& layout, const PlanOptions& options) {
 Candidate repaired(const Evaluator& evaluator, const LayoutPlan& previous) {
   const auto& workers = evaluator.cluster().workers;
   Candidate candidate;
-  std::uint32_t slots = 0;
   for (const PlanPipeline& pipeline : previous.pipelines) {
     Line line;
     for (const PlanStage& stage : pipeline.stages) {
@@ -93,7 +92,6 @@ Candidate repaired(const Evaluator& evaluator, const LayoutPlan& previous) {
       line.workers.push_back(static_cast<std::uint32_t>(found - workers.begin()));
     }
     line.slots = std::max(pipeline.slots.size(), 1U);
-    slots += line.slots;
     if (!line.workers.empty()) candidate.push_back(std::move(line));
   }
   return candidate;

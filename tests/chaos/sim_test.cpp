@@ -59,6 +59,73 @@ TEST(Simulation, ManySeedsPass) {
   EXPECT_GE(result.finished, kSeeds * 19 / 20);
 }
 
+// Hosts of one worker and one keeper each, k + m, with a sharded optimizer.
+SimOptions hosts(std::uint32_t count, std::uint32_t data, std::uint32_t parity) {
+  SimOptions options = quiet(count);
+  options.keepers.assign(count, std::chrono::milliseconds(1));
+  options.starts.assign(count, std::chrono::milliseconds(1));
+  options.job.optimizer.shard = true;
+  options.job.checkpoint.every_steps = 0;
+  options.job.snapshot = {1, data, parity};
+  options.job.train.steps = 12;
+  options.shape.total_steps = Step(12);
+  return options;
+}
+
+// The host of this worker and, as the next faults, those of more.
+void lose_hosts(SimOptions& options, std::uint32_t count, std::uint64_t step, SimPhase phase, std::uint32_t victim) {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    Fault lost = fault(FaultKind::kill, step, phase);
+    lost.flag = true;
+    lost.victim = victim + i;
+    if (i > 0) lost.trigger = TriggerKind::after_previous;
+    options.faults.push_back(lost);
+  }
+}
+
+// Lost hosts at each step and phase in turns; what each run needed is counted by tier.
+std::map<std::uint32_t, std::uint32_t> tiers_after(std::uint32_t lost, SimOptions options, std::uint64_t* rebuilt) {
+  std::map<std::uint32_t, std::uint32_t> tiers;
+  for (std::uint32_t phase = static_cast<std::uint32_t>(SimPhase::forward);
+       phase <= static_cast<std::uint32_t>(SimPhase::commit); ++phase) {
+    for (std::uint64_t step = 3; step <= 11; step += 2) {
+      SimOptions run = options;
+      run.seed = options.seed + step;
+      lose_hosts(run, lost, step, static_cast<SimPhase>(phase), static_cast<std::uint32_t>(step) + phase);
+      const RunResult result = run_seed(run);
+      EXPECT_FALSE(result.violation) << shrink(run).describe();
+      EXPECT_EQ(result.ending, Ending::finished) << result.ending_reason;
+      for (const auto& [tier, views] : result.tiers) tiers[tier] += views;
+      *rebuilt += result.rebuilt;
+    }
+  }
+  return tiers;
+}
+
+TEST(Simulation, ALostHostsStateIsMadeAgainFromFragments) {
+  std::uint64_t rebuilt = 0;
+  const auto tiers = tiers_after(1, hosts(4, 3, 1), &rebuilt);
+  EXPECT_GT(rebuilt, 0U);
+  EXPECT_FALSE(tiers.contains(2));
+  EXPECT_FALSE(tiers.contains(3));
+}
+
+TEST(Simulation, AnyTwoHostsMayBeLostAtOnceWithTwoParities) {
+  std::uint64_t rebuilt = 0;
+  const auto tiers = tiers_after(2, hosts(6, 4, 2), &rebuilt);
+  EXPECT_GT(rebuilt, 0U);
+  EXPECT_FALSE(tiers.contains(2));
+  EXPECT_FALSE(tiers.contains(3));
+}
+
+TEST(Simulation, MoreLostHostsThanParitiesCostTheStepsSinceTheCheckpoint) {
+  SimOptions options = hosts(6, 4, 2);
+  options.job.checkpoint.every_steps = 3;
+  std::uint64_t rebuilt = 0;
+  const auto tiers = tiers_after(3, options, &rebuilt);
+  EXPECT_TRUE(tiers.contains(2));
+}
+
 TEST(Simulation, EveryKindOfFaultStrikesAndEveryPhaseIsStruck) {
   if (kSanitized) GTEST_SKIP() << "too many seeds for a sanitizer's build; ManySeedsPass runs the same code";
   const CampaignResult result = run_campaign(seeds(50'000, 150));

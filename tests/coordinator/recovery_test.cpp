@@ -7,6 +7,8 @@
 #include <map>
 
 #include "coordinator/core/layout_planning.hpp"
+#include "coordinator/core/snapshot_planning.hpp"
+#include "proto/duty.hpp"
 #include "proto/tile_set.hpp"
 #include "tests/single_stages.hpp"
 #include "tests/small_model.hpp"
@@ -185,6 +187,105 @@ TEST_F(RecoveryOfAStage, AKeeperGivesStateAndTakesNoWork) {
   EXPECT_TRUE(std::ranges::any_of(decision->record.resume.fetches,
                                   [](const StateFetch& fetch) { return fetch.from == WorkerId(4); }));
   EXPECT_TRUE(decision->record.has(WorkerId(4)));
+}
+
+// Four hosts of one worker and one keeper each, with a sharded optimizer and a whole snapshot of state 5: the first
+// host is lost.
+class RecoveryOfAHost : public Recovery {
+ protected:
+  RecoveryOfAHost() : Recovery(4) {
+    ViewRecord& previous = *input_.previous;
+    input_.sharded = previous.sharded = true;
+    previous.snapshot_every = 1;
+    for (std::uint32_t i = 0; i < 4; ++i) {
+      RecoveryMember keeper;
+      keeper.member = {WorkerId(4 + i), Incarnation(1), host(i), {}, {}, Role::keeper};
+      keeper.continuing = true;
+      keeper.report.view = previous.view;
+      keeper.report.work_step = Step(6);
+      input_.members[i].member.host = previous.members[i].host = host(i);
+      previous.members.push_back(keeper.member);
+      input_.members.push_back(std::move(keeper));
+    }
+    const Duties duties(map_, true, previous.stages, previous.shards);
+    std::map<WorkerId, SnapshotKeeper> keepers;
+    for (std::uint32_t i = 4; i < 8; ++i) keepers[WorkerId(i)] = {};
+    previous.snapshots = plan_snapshots(map_, previous.members, duties, keepers, {1, 3, 1}).layout;
+    for (std::uint32_t i = 0; i < 4; ++i) {
+      const TileSet kept = duties.of(WorkerId(i)).kept;
+      holds(i, {Step(5)}, kept);
+      holdings(i).states[0].parameters = {TileRange{0, map_.tile_count()}};
+      holds(4 + i, {Step(5)}, kept);
+      holdings(4 + i).states[0].parameters.clear();
+    }
+    for (std::uint32_t s = 0; s < previous.snapshots.stripes.size(); ++s) {
+      const Stripe& stripe = previous.snapshots.stripes[s];
+      for (std::uint32_t f = stripe.data; f < stripe.fragments.size(); ++f) {
+        holdings(stripe.fragments[f].keeper.value()).fragments.push_back({{Step(5), previous.view}, s, f, stripe});
+      }
+    }
+    lost_ = duties.of(WorkerId(0)).kept;
+    input_.members.erase(input_.members.begin() + 4);
+    input_.members.erase(input_.members.begin());
+  }
+  static std::string host(std::uint32_t i) { return "h" + std::to_string(i); }
+  // By member index, that of a host's worker or keeper.
+  [[nodiscard]] std::size_t keeper(std::uint32_t host) const { return 3 + host - 1; }
+
+  TileSet lost_;
+};
+
+TEST_F(RecoveryOfAHost, ItsStateIsMadeAgainFromFragmentsAndNothingIsRolledBack) {
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  const ViewRecord& record = decision->record;
+  EXPECT_EQ(record.resume.step, Step(6));
+  EXPECT_EQ(record.resume.tier, 0U);
+  EXPECT_TRUE(check_view(record, map_, kSlots)) << check_view(record, map_, kSlots).error().message();
+  TileSet made;
+  for (const FragmentRebuild& rebuild : record.resume.rebuilds) {
+    EXPECT_EQ(record.member(rebuild.worker)->role, Role::worker);
+    const TileSet tiles(rebuild.tiles);
+    EXPECT_FALSE(made.intersects(tiles));
+    made.add(tiles);
+    EXPECT_TRUE(owned_by(record.shards, rebuild.worker).contains(tiles));
+  }
+  EXPECT_EQ(made, lost_);
+  EXPECT_THAT(record.reason, HasSubstr("made again from fragments of step 5"));
+  // Keepers protect state 5 anew: what they lack they get from the workers of their hosts, or of others.
+  for (std::uint32_t host = 1; host < 4; ++host) {
+    const WorkerId id(4 + host);
+    TileSet has(TileSet(holdings(keeper(host)).states[0].state));
+    for (const StateFetch& fetch : record.resume.fetches) {
+      if (fetch.worker == id) has.add(fetch.tiles);
+    }
+    EXPECT_TRUE(has.contains(tiles_of(record.snapshots, id)));
+  }
+}
+
+TEST_F(RecoveryOfAHost, AKeeperWithoutTheMemoryForItsPartIsLeftOut) {
+  for (std::uint32_t host = 1; host < 4; ++host) input_.members[keeper(host)].resources.memory_bytes = 1 << 20;
+  input_.members[keeper(2)].resources.memory_bytes = 1000;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_TRUE(tiles_of(decision->record.snapshots, WorkerId(6)).empty());
+  EXPECT_FALSE(tiles_of(decision->record.snapshots, WorkerId(5)).empty());
+  EXPECT_THAT(decision->record.reason, HasSubstr("keeper 6 holds no snapshots"));
+}
+
+TEST_F(RecoveryOfAHost, WithoutEnoughFragmentsItIsLost) {
+  for (std::uint32_t host = 1; host < 4; ++host) holdings(keeper(host)).fragments.clear();
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.tier, 3U);
+  EXPECT_TRUE(decision->record.resume.rebuilds.empty());
+}
+
+TEST_F(RecoveryOfAHost, FragmentsAreNotBelievedOnceStatesDiffer) {
+  input_.distrust_state = input_.discard_work = true;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->record.resume.tier, 3U);
 }
 
 // The owner of the embedding dies before it has sent the head's copies.

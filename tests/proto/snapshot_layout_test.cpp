@@ -130,7 +130,23 @@ TEST(SnapshotLayout, FewHostsStillProtectEachOther) {
                                          {WorkerId(1), "", TileSet(TileRange{10, 12})}};
   const SnapshotLayout layout = place_snapshots(map(), hosts, {4, 2});
   EXPECT_EQ(tolerated_losses(layout, without(layout, 0)), 1U);
-  EXPECT_TRUE(place_snapshots(map(), std::span(hosts).first(1), {4, 2}).stripes.empty());
+  const SnapshotLayout alone = place_snapshots(map(), std::span(hosts).first(1), {4, 2});
+  ASSERT_EQ(alone.stripes.size(), 1U);
+  EXPECT_EQ(alone.stripes[0].parity(), 0U);
+  EXPECT_EQ(tiles_of(alone, WorkerId(0)), hosts[0].tiles);
+  EXPECT_EQ(tolerated_losses(alone, without(alone, 0)), 0U);
+}
+
+TEST(SnapshotLayout, BytesOfAFragmentAreThoseOfItsTilesVectorsInOrder) {
+  const std::vector<TileRange> tiles{{0, 2}, {5, 6}};
+  const std::uint64_t of_vector = map().bytes({0, 1});
+  const std::uint64_t all = kTensorsOfState * (map().bytes({0, 2}) + map().bytes({5, 6}));
+  std::uint64_t sum = 0;
+  for (const TilePiece& piece : pieces_of(map(), tiles, 0, all)) sum += piece.bytes;
+  EXPECT_EQ(sum, all);
+  const std::vector<TilePiece> expected{{0, 2, of_vector - 8, 8}, {1, 0, 0, 12}};
+  EXPECT_EQ(pieces_of(map(), tiles, kTensorsOfState * of_vector - 8, 20), expected);
+  EXPECT_TRUE(pieces_of(map(), tiles, all, 20).empty());
 }
 
 TEST(SnapshotLayout, WhatNobodyCouldRebuildIsRefused) {

@@ -3,9 +3,10 @@
 // Actions name data, never addresses: the trainer keeps the buffers (a gradient sum per tree node, the reduced
 // gradient, state by its step) and carries out trainer actions strictly in the order in which the core gave
 // them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendBoundary, SendParameters,
-// SendState) take their place in the trainer's order: they read what the trainer actions before them have made.
-// FoldNodes, StoreReduced, CopyTied, RevertState, ReleaseStep and those of a checkpoint have no completion event; that
-// order is all the core relies on. The simulator does the same with symbolic values.
+// SendState, and those of fragments) take their place in the trainer's order: they read what the trainer actions before
+// them have made. FoldNodes, StoreReduced, CopyTied, DropState, RevertState, KeepFragments, ReleaseStep and those
+// of a checkpoint have no completion event; that order is all the core relies on. The simulator does the same with
+// symbolic values.
 //
 // Thread contract: plain values.
 #pragma once
@@ -100,7 +101,7 @@ struct UpdateDone {
   double gradient_norm = 0;
   Duration beside{};  // what a step's own work took the trainer besides micro-batches, since the update before
 };
-struct StateStored {  // of StoreState or StoreParameters
+struct StateStored {  // of StoreState, StoreParameters or RebuildState
   Step stamp;
   std::vector<TileRange> tiles;
   bool parameters_only = false;
@@ -130,6 +131,32 @@ struct CheckpointWritten {  // not a trainer action's end: the storage thread's
   bool ok = true;
   std::string detail;
 };
+// The copy of a SnapshotState can't be made.
+struct SnapshotCopyFailed {
+  ViewNumber view;
+  Step stamp;
+  std::vector<TileRange> tiles;
+};
+// To a keeper: a worker of its host has copied these tiles into the keeper's memory, for SnapshotState of the view.
+struct SnapshotSealed {
+  ViewNumber view;
+  WorkerId from;
+  Step stamp;
+  std::vector<TileRange> tiles;
+  PayloadRef payload;
+};
+struct FragmentStored {  // of AddFragmentPart or StoreFragmentPart
+  FragmentPart part;
+  bool ok = true;
+  std::string detail;
+};
+// To a keeper: what it held didn't match its hash when it was read, and isn't held any more.
+struct SnapshotDamaged {
+  Step stamp;
+  std::vector<TileRange> tiles;
+  std::vector<HeldFragment> parity;
+  std::string detail;
+};
 struct DrainWanted {
   std::string reason;
 };
@@ -137,13 +164,13 @@ struct Tick {};
 
 }  // namespace worker_event
 
-using WorkerEvent =
-    std::variant<worker_event::ControlConnected, worker_event::ControlLost, worker_event::Control, worker_event::Data,
-                 worker_event::CorruptData, worker_event::PeerUnreachable, worker_event::MicroBatchDone,
-                 worker_event::Rehearsed, worker_event::ShardsReduced, worker_event::GradientMeasured,
-                 worker_event::UpdateDone, worker_event::StateStored, worker_event::StateLoaded,
-                 worker_event::StateHashed, worker_event::WeightsHashed, worker_event::CheckpointsListed,
-                 worker_event::CheckpointWritten, worker_event::DrainWanted, worker_event::Tick>;
+using WorkerEvent = std::variant<
+    worker_event::ControlConnected, worker_event::ControlLost, worker_event::Control, worker_event::Data,
+    worker_event::CorruptData, worker_event::PeerUnreachable, worker_event::MicroBatchDone, worker_event::Rehearsed,
+    worker_event::ShardsReduced, worker_event::GradientMeasured, worker_event::UpdateDone, worker_event::StateStored,
+    worker_event::StateLoaded, worker_event::StateHashed, worker_event::WeightsHashed, worker_event::CheckpointsListed,
+    worker_event::CheckpointWritten, worker_event::SnapshotSealed, worker_event::FragmentStored,
+    worker_event::SnapshotDamaged, worker_event::SnapshotCopyFailed, worker_event::DrainWanted, worker_event::Tick>;
 
 namespace worker_action {
 
@@ -205,8 +232,8 @@ struct MeasureGradient {
   std::uint32_t attempt = 0;
   std::vector<TileRange> tiles;
 };
-// Gives up state before step-1; reads state step-1 of the tiles and writes theirs of `step`. With `skip` it copies.
-// Without tiles it only tells the norm.
+// Reads state step-1 of the tiles and writes theirs of `step`. With `skip` it copies. Without tiles it only tells the
+// norm.
 struct ApplyUpdate {
   Step step;
   std::vector<TileRange> tiles;
@@ -238,6 +265,10 @@ struct LoadCheckpoint {
   Step step;
   std::vector<TileRange> state;
   std::vector<TileRange> parameters;
+};
+// Gives up state before that of this step.
+struct DropState {
+  Step before;
 };
 // Gives up all state but that of this step; without one, all.
 struct RevertState {
@@ -272,6 +303,49 @@ struct WriteCheckpoint {
   std::vector<BlockHash> expected;  // of some blocks
   bool parameters_only = false;     // which is what they are hashes of
 };
+// Copies these tiles, as they are now, into memory of the host's keeper, beside the actions that follow, and tells it.
+struct SnapshotState {
+  WorkerId keeper;
+  ViewNumber view;
+  Step stamp;
+  std::vector<TileRange> tiles;
+};
+
+// ---- fragments of snapshots: the sums of a stripe at its encoder, own parity elsewhere; by snapshot and stripe ----
+
+struct AddFragmentPart {
+  std::shared_ptr<const SnapshotLayout> layout;
+  FragmentPart part;  // of data
+  PayloadRef payload;
+};
+struct StoreFragmentPart {
+  std::shared_ptr<const SnapshotLayout> layout;
+  FragmentPart part;  // of the own parity
+  PayloadRef payload;
+};
+// Frees fragments of snapshots that aren't being built, but those that are named.
+struct KeepFragments {
+  std::vector<HeldFragment> whole;
+  std::vector<SnapshotName> building;
+};
+// Makes bytes [offset, offset + bytes) of a lost data fragment, these tiles, from the same bytes of k others; those
+// that aren't named, and what lies beyond an input's end, are zeros.
+struct RebuildState {
+  struct Input {
+    std::uint32_t fragment = 0;
+    std::uint64_t bytes = 0;
+    PayloadRef payload;  // null: it is here
+  };
+  SnapshotName snapshot;
+  std::uint32_t stripe = 0;
+  Stripe layout;
+  std::uint32_t fragment = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  std::vector<TileRange> tiles;
+  std::vector<Input> inputs;
+};
+
 // Frees the accumulators and the reduced gradient of the step (its commit is known), or of a discarded attempt.
 struct ReleaseStep {
   Step step;
@@ -309,7 +383,7 @@ struct SendBoundary {
   ViewNumber view;
   Boundary meta;
 };
-// Gate, Ack, BoundaryRequest, StateRequest, StateTiles that say "not available", and the epilogue's pieces, which carry
+// Gate, Ack, requests, words of stripes, answers that say "not available", and the epilogue's pieces, which carry
 // losses only.
 struct SendSmall {
   WorkerId to;
@@ -320,6 +394,30 @@ struct SendState {
   WorkerId to;
   ViewNumber view;
   StateTiles meta;
+};
+
+// A whole data fragment of an own snapshot, in parts as large as the shell likes.
+struct SendFragment {
+  WorkerId to;
+  ViewNumber view;
+  std::shared_ptr<const SnapshotLayout> layout;
+  SnapshotName snapshot;
+  std::uint32_t stripe = 0;
+  std::uint32_t fragment = 0;
+};
+// From the stripe's sums.
+struct SendParity {
+  WorkerId to;
+  ViewNumber view;
+  FragmentPart part;
+};
+// Bytes of tiles of the snapshot's step, or, without tiles, of parity of the stripe.
+struct SendFragmentReply {
+  WorkerId to;
+  ViewNumber view;
+  FragmentReply meta;
+  std::vector<TileRange> tiles;
+  Stripe layout;
 };
 
 // ---- control and the outside ----
@@ -340,17 +438,18 @@ struct Stop {
 
 }  // namespace worker_action
 
-using WorkerAction =
-    std::variant<worker_action::ComputeMicroBatch, worker_action::Rehearse, worker_action::FoldNodes,
-                 worker_action::ReduceShards, worker_action::StoreReduced, worker_action::MeasureGradient,
-                 worker_action::ApplyUpdate, worker_action::StoreState, worker_action::StoreParameters,
-                 worker_action::CopyTied, worker_action::InitializeState, worker_action::LoadCheckpoint,
-                 worker_action::RevertState, worker_action::HashState, worker_action::ListCheckpoints,
-                 worker_action::HashWeights, worker_action::BeginCheckpoint, worker_action::AddToCheckpoint,
-                 worker_action::WriteCheckpoint, worker_action::ReleaseStep, worker_action::EnterView,
-                 worker_action::FenceView, worker_action::SendPiece, worker_action::SendReduced,
-                 worker_action::SendParameters, worker_action::SendBoundary, worker_action::SendSmall,
-                 worker_action::SendState, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+using WorkerAction = std::variant<
+    worker_action::ComputeMicroBatch, worker_action::Rehearse, worker_action::FoldNodes, worker_action::ReduceShards,
+    worker_action::StoreReduced, worker_action::MeasureGradient, worker_action::ApplyUpdate, worker_action::StoreState,
+    worker_action::StoreParameters, worker_action::CopyTied, worker_action::InitializeState,
+    worker_action::LoadCheckpoint, worker_action::DropState, worker_action::RevertState, worker_action::HashState,
+    worker_action::ListCheckpoints, worker_action::HashWeights, worker_action::BeginCheckpoint,
+    worker_action::AddToCheckpoint, worker_action::WriteCheckpoint, worker_action::SnapshotState,
+    worker_action::AddFragmentPart, worker_action::StoreFragmentPart, worker_action::KeepFragments,
+    worker_action::RebuildState, worker_action::ReleaseStep, worker_action::EnterView, worker_action::FenceView,
+    worker_action::SendPiece, worker_action::SendReduced, worker_action::SendParameters, worker_action::SendBoundary,
+    worker_action::SendSmall, worker_action::SendState, worker_action::SendFragment, worker_action::SendParity,
+    worker_action::SendFragmentReply, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
 
 using WorkerActions = std::vector<WorkerAction>;
 

@@ -10,10 +10,6 @@ const HeldStates::Generation& HeldStates::find(Step stamp) const {
   return found == generations_.end() ? kNothing : found->second;
 }
 
-std::optional<Step> HeldStates::newest() const {
-  return generations_.empty() ? std::nullopt : std::optional(generations_.rbegin()->first);
-}
-
 const TileSet& HeldStates::state(Step stamp) const {
   return find(stamp).state;
 }
@@ -43,6 +39,12 @@ void HeldStates::add_parameters(Step stamp, const TileSet& tiles) {
   generations_[stamp].parameters.add(tiles);
 }
 
+void HeldStates::remove_state(Step stamp, const TileSet& tiles) {
+  if (!has(stamp)) return;
+  generations_[stamp].state.remove(tiles);
+  generations_[stamp].parameters.remove(tiles);
+}
+
 void HeldStates::set_hashes(Step stamp, std::vector<BlockHash> hashes) {
   if (has(stamp)) generations_[stamp].hashes = std::move(hashes);
 }
@@ -53,6 +55,12 @@ void HeldStates::forget_hashes() {
 
 void HeldStates::drop_before(Step stamp) {
   generations_.erase(generations_.begin(), generations_.lower_bound(stamp));
+}
+
+void HeldStates::drop_empty_before(Step stamp) {
+  std::erase_if(generations_, [&](const auto& held) {
+    return held.first < stamp && held.second.state.empty() && held.second.parameters.empty();
+  });
 }
 
 bool HeldStates::keep_only(std::optional<Step> stamp) {

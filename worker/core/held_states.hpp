@@ -20,7 +20,6 @@ class HeldStates {
 
   [[nodiscard]] bool empty() const { return generations_.empty(); }
   [[nodiscard]] bool has(Step stamp) const { return generations_.contains(stamp); }
-  [[nodiscard]] std::optional<Step> newest() const;
   [[nodiscard]] const TileSet& state(Step stamp) const;
   [[nodiscard]] const TileSet& parameters(Step stamp) const;  // those of `state` among them
   [[nodiscard]] const std::vector<BlockHash>& hashes(Step stamp) const;
@@ -29,9 +28,12 @@ class HeldStates {
 
   void add_state(Step stamp, const TileSet& tiles);
   void add_parameters(Step stamp, const TileSet& tiles);
+  void remove_state(Step stamp, const TileSet& tiles);
   void set_hashes(Step stamp, std::vector<BlockHash> hashes);
   void forget_hashes();
   void drop_before(Step stamp);
+  // Of those, the ones without tiles.
+  void drop_empty_before(Step stamp);
   // Nothing stays without a stamp. True when something was given up.
   bool keep_only(std::optional<Step> stamp);
 

@@ -27,6 +27,7 @@ constexpr Duration kCheckpointRetryDelay = std::chrono::seconds(2);
 WorkerCore::WorkerCore(WorkerCoreConfig config)
     : config_(std::move(config)), states_(*config_.map), block_times_(config_.map->blocks().size()) {
   for (const Step step : config_.registration.holdings.checkpoints) checkpoints_.insert(step);
+  if (config_.registration.role == Role::keeper) keeping_.emplace(*config_.map);
 }
 
 WorkerActions WorkerCore::on(const WorkerEvent& event, Instant now) {
@@ -435,6 +436,7 @@ void WorkerCore::pump_gate() {
     }
   }
   if (!may_vote() && !mutated(Mutation::joiner_votes_without_state)) return;
+  if (snapshot_holds_gate() && !mutated(Mutation::gate_without_snapshot)) return;
   exchange_.gate_sent = true;
   GateWord word{self(), {}, {}, {}, {}};
   if (!is_epilogue()) {
@@ -526,7 +528,11 @@ std::optional<WorkerId> WorkerCore::who_keeps_others() const {
 void WorkerCore::apply_update() {
   exchange_.update_asked = true;
   if (is_epilogue()) return;
-  if (!mutated(Mutation::serve_torn_state)) states_.drop_before(work_.step.previous());
+  if (keeping_) {
+    give_up_older_snapshots();
+  } else {
+    give_up_state_before(work_.step.previous());
+  }
   if (mutated(Mutation::release_before_commit)) emit(ReleaseStep{work_.step});
   const TileSet tiles = own_duty().kept.without(states_.state(work_.step));
   const TileSet copies =
@@ -534,6 +540,11 @@ void WorkerCore::apply_update() {
   updating_ = Updating{tiles, copies};
   emit(ApplyUpdate{work_.step, tiles.runs(), copies.runs(), work_.sums, exchange_.skip_update});
   for (const auto& [meta, payload] : std::exchange(exchange_.parameters, {})) store_parameters(meta, payload);
+}
+
+void WorkerCore::give_up_state_before(Step stamp) {
+  if (!mutated(Mutation::serve_torn_state)) states_.drop_before(stamp);
+  emit(DropState{stamp});
 }
 
 void WorkerCore::handle(const worker_event::UpdateDone& event) {
@@ -545,6 +556,7 @@ void WorkerCore::handle(const worker_event::UpdateDone& event) {
   updating_.reset();
   last_commit_.learning_rate = event.learning_rate;
   last_commit_.gradient_norm = event.gradient_norm;
+  hand_to_keeper();
 }
 
 // To members that compute with what they don't keep.
@@ -654,12 +666,14 @@ void WorkerCore::begin_step(Step step) {
   reset_work(step, 0);
   exchange_ = ExchangeState{};
   fetch_.reset();  // what is left of it was for work that wasn't needed in the end
+  rebuilds_.clear();
   if (step > config_.total_steps.next()) {
     work_.step = Step(0);  // after the epilogue: nothing is left to do
     return;
   }
   exchange_.stages = view_->stages;
   exchange_.shards = view_->shards;
+  make_snapshot(step);
   adopt_stages();
   for (const worker_event::Data& event : std::exchange(early_, {})) handle(event);
 }

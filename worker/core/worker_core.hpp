@@ -24,7 +24,9 @@
 #include "worker/core/block_times.hpp"
 #include "worker/core/compute_rate.hpp"
 #include "worker/core/events.hpp"
+#include "worker/core/fragment_fetch.hpp"
 #include "worker/core/held_states.hpp"
+#include "worker/core/snapshot_keeping.hpp"
 #include "worker/core/step_work.hpp"
 
 namespace planaria {
@@ -93,6 +95,10 @@ class WorkerCore {
   void handle(const worker_event::WeightsHashed& event);
   void handle(const worker_event::CheckpointsListed& event);
   void handle(const worker_event::CheckpointWritten& event);
+  void handle(const worker_event::SnapshotCopyFailed& event);
+  void handle(const worker_event::SnapshotSealed& event);
+  void handle(const worker_event::FragmentStored& event);
+  void handle(const worker_event::SnapshotDamaged& event);
   void handle(const worker_event::DrainWanted& event);
   void handle(const worker_event::Tick& event);
 
@@ -114,6 +120,10 @@ class WorkerCore {
   void data(WorkerId from, const Parameters& meta, const PayloadRef& payload);
   void data(WorkerId from, const StateRequest& meta, const PayloadRef& payload);
   void data(WorkerId from, const StateTiles& meta, const PayloadRef& payload);
+  void data(WorkerId from, const FragmentPart& meta, const PayloadRef& payload);
+  void data(WorkerId from, const StripeWord& meta, const PayloadRef& payload);
+  void data(WorkerId from, const FragmentRequest& meta, const PayloadRef& payload);
+  void data(WorkerId from, const FragmentReply& meta, const PayloadRef& payload);
 
   // Looks at the state and emits whatever can be done now; called after every event.
   void pump();
@@ -141,6 +151,7 @@ class WorkerCore {
   [[nodiscard]] std::optional<WorkerId> take_sums();
   [[nodiscard]] std::optional<WorkerId> who_keeps_others() const;
   void apply_update();
+  void give_up_state_before(Step stamp);
   void pass_on_parameters();
   void acknowledge();
   void pump_commit();
@@ -167,6 +178,19 @@ class WorkerCore {
   void fold_siblings(std::vector<TreeNode>& nodes, std::vector<TreeAddition>& additions) const;
   void fold_across_stages();
   void serve_state(WorkerId to, const StateRequest& request);
+  void hand_to_keeper();
+  void make_snapshots(const ResumePlan& plan);
+  void make_snapshot(Step step);
+  void give_up_older_snapshots();
+  void carry_out(const std::vector<SnapshotAction>& actions);
+  void rebuild(worker_action::RebuildState action);
+  [[nodiscard]] std::optional<Stripe> serves(const FragmentRequest& request) const;
+  [[nodiscard]] bool takes_copy(WorkerId from, Step stamp, const TileSet& tiles) const;
+  void store_state(Step stamp, TileRange tiles, const PayloadRef& payload);
+  void take_copy(Step stamp, const TileSet& tiles, const PayloadRef& payload);
+  [[nodiscard]] bool snapshot_holds_gate() const;
+  [[nodiscard]] bool expects_copies() const;
+  [[nodiscard]] std::optional<WorkerId> waiting_for_snapshot() const;
   void save_checkpoint(Step step, std::optional<double> loss);
   void abandon_checkpoint(const std::string& why);
   void write_whole_checkpoint();
@@ -257,10 +281,16 @@ class WorkerCore {
     Step stamp;
     TileSet state, parameters;
   };
-  std::optional<Part> fetch_;    // of the state before the step: asked for, and not given to the trainer yet
-  std::optional<Part> loading_;  // from the seed or a checkpoint, by the trainer
-  std::uint32_t storing_ = 0;    // tiles' messages with the trainer
+  std::optional<Part> fetch_;             // of the state before the step: asked for, and not given to the trainer yet
+  std::vector<FragmentFetch> rebuilds_;   // of parts of fetch_
+  std::optional<Part> loading_;           // from the seed or a checkpoint, by the trainer
+  std::uint32_t storing_ = 0;             // tiles' messages with the trainer
+  std::map<Step, TileSet> being_stored_;  // state of those
   std::vector<std::pair<WorkerId, StateRequest>> waiting_requests_;  // for state that is on its way here
+
+  // Of a keeper: snapshots, and what has come of their fragments before its turn.
+  std::optional<SnapshotKeeping> keeping_;
+  std::map<FragmentPart, PayloadRef> parts_;
 
   // Work and its exchange with the others in this view.
   StepWork work_;

@@ -24,6 +24,7 @@ Holdings WorkerCore::holdings() const {
   holdings.compared = compared_;
   holdings.lineage = lineage_;
   holdings.checkpoints.assign(checkpoints_.begin(), checkpoints_.end());
+  if (keeping_) holdings.fragments = keeping_->whole();
   return holdings;
 }
 
@@ -154,6 +155,7 @@ std::optional<WorkerId> WorkerCore::waiting_on() const {
                     : exchange_.gate_sent ? owes(exchange_.gates)
                                           : std::nullopt;
   if (word) return word;
+  if (const auto owes = waiting_for_snapshot()) return owes;
   if (exchange_.updated && !exchange_.ack_sent) return waiting_for_parameters();
   if (exchange_.gate_sent) return std::nullopt;
   if (!work_.computed()) return waiting_for_input();
@@ -227,6 +229,8 @@ void WorkerCore::leave_view() {
   reported_ = false;
   exchange_ = ExchangeState{};
   fetch_.reset();
+  rebuilds_.clear();
+  parts_.clear();
   early_.clear();
   waiting_requests_.clear();
   if (work_.step != Step(0)) emit(ReleaseStep{work_.step});
@@ -277,7 +281,7 @@ void WorkerCore::pump_report() {
   if (!at_boundary) return;
   // Fresh and quiet: nothing that the report speaks of is still being changed by the trainer.
   if (reducing_ > 0 || measuring_ || updating_ || loading_ || storing_ > 0 || (!view_ && outstanding_ > 0)) return;
-  if (hashing_states_ > 0 || listing_checkpoints_) return;
+  if (hashing_states_ > 0 || listing_checkpoints_ || expects_copies()) return;
   if (prepare_->want_state_hash && !states_hashed_) {
     states_hashed_ = true;
     for (const HeldState& held : states_.report()) {
@@ -368,9 +372,12 @@ void WorkerCore::control(const CommitView& message) {
 void WorkerCore::resume(const ViewRecord& record) {
   const ResumePlan& plan = record.resume;
   const auto collection = std::exchange(collection_, std::nullopt);
-  lineage_ = plan.lineage;
   give_up_states(plan);
+  lineage_ = plan.lineage;
   commit_by_plan(plan);
+  // Who fetches in each view what others made may not come to an update of its own for long.
+  const Step base = plan.step.previous();
+  if (!keeping_ && base > Step(0)) give_up_state_before(base.previous());
   const bool epilogue = plan.step > config_.total_steps;
   const bool keep =
       work_.step == plan.step && work_.attempt == plan.attempt && !plan.discard && !epilogue && goes_on_with_work(plan);
@@ -396,6 +403,7 @@ void WorkerCore::resume(const ViewRecord& record) {
   adopt_stages();
   start_fetches(plan);
   copy_tied();
+  make_snapshots(plan);
   if (!collection || checkpoint_pending_ != collection->step) return;
   if (collection->step == plan.step.previous() && view_->checkpoint_writer == self()) {
     save_checkpoint(collection->step, final_loss_);
@@ -422,6 +430,9 @@ void WorkerCore::commit_by_plan(const ResumePlan& plan) {
 void WorkerCore::give_up_states(const ResumePlan& plan) {
   const auto distrust = std::ranges::find(plan.distrusted, self(), &Distrust::worker);
   const bool distrusted = distrust != plan.distrusted.end();
+  if (keeping_ && (distrusted || plan.tier > 0)) {
+    keeping_->revert(plan.step.previous(), plan.lineage != lineage_ || (distrusted && distrust->all));
+  }
   if (!distrusted && plan.tier == 0) return;
   const std::optional<Step> kept = distrusted && distrust->all ? std::nullopt : std::optional(plan.step.previous());
   if (states_.keep_only(kept)) emit(RevertState{kept});
@@ -443,6 +454,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
     return TileSet(fetch.tiles).without(held);
   };
   fetch_.reset();
+  rebuilds_.clear();
   Part wanted{base, {}, {}}, loaded{base, {}, {}};
   StateSource source = StateSource::peer;
   for (const StateFetch& fetch : plan.fetches) {
@@ -458,6 +470,15 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
       (fetch.parameters_only ? loaded.parameters : loaded.state).add(tiles);
     }
   }
+  std::vector<RebuildState> ready;
+  for (const FragmentRebuild& each : plan.rebuilds) {
+    const TileSet tiles = TileSet(each.tiles).without(states_.state(base));
+    if (each.worker != self() || tiles.empty()) continue;
+    wanted.state.add(tiles);
+    FragmentFetch& fetch = rebuilds_.emplace_back(*config_.map, each, tiles, config_.state_chunk_tiles, self());
+    for (auto& made : fetch.take_own()) ready.push_back(std::move(made));
+    for (const auto& [to, request] : fetch.requests()) emit(SendSmall{to, view_->view, request});
+  }
   if (!loaded.state.empty() || !loaded.parameters.empty()) {
     if (source == StateSource::initialize) {
       emit(InitializeState{loaded.state.runs(), loaded.parameters.runs()});
@@ -467,6 +488,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
     loading_ = std::move(loaded);
   }
   if (loading_ || !wanted.state.empty() || !wanted.parameters.empty()) fetch_ = std::move(wanted);
+  for (RebuildState& made : ready) rebuild(std::move(made));
 }
 
 }  // namespace planaria

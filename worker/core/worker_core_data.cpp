@@ -275,6 +275,13 @@ void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& p
   TileSet* wanted = nullptr;
   if (fetch_ && fetch_->stamp == meta.stamp) wanted = meta.parameters_only ? &fetch_->parameters : &fetch_->state;
   if (wanted == nullptr || meta.tiles.empty() || !wanted->contains(meta.tiles)) {
+    const bool copied = keeping_ && meta.available && !meta.parameters_only && !meta.tiles.empty();
+    if (copied && takes_copy(from, meta.stamp, TileSet(meta.tiles))) {
+      const bool is_new =
+          !states_.state(meta.stamp).intersects(meta.tiles) && !being_stored_[meta.stamp].intersects(meta.tiles);
+      if (is_new) store_state(meta.stamp, meta.tiles, payload);
+      return;
+    }
     // Asked for by an earlier plan, or here already.
     if (mutated(Mutation::replace_local_state) && meta.available && !meta.parameters_only) {
       emit(StoreState{meta.stamp, meta.tiles, payload});
@@ -286,19 +293,25 @@ void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& p
     return;
   }
   wanted->remove(meta.tiles);
+  if (!meta.parameters_only) return store_state(meta.stamp, meta.tiles, payload);
   ++progress_;
   ++storing_;
-  if (meta.parameters_only) {
-    emit(StoreParameters{meta.stamp, {meta.tiles}, payload});
-  } else {
-    emit(StoreState{meta.stamp, meta.tiles, payload});
-  }
+  emit(StoreParameters{meta.stamp, {meta.tiles}, payload});
+}
+
+void WorkerCore::store_state(Step stamp, TileRange tiles, const PayloadRef& payload) {
+  ++progress_;
+  ++storing_;
+  being_stored_[stamp].add(tiles);
+  emit(StoreState{stamp, tiles, payload});
 }
 
 void WorkerCore::handle(const worker_event::StateStored& event) {
   ++progress_;
   if (storing_ > 0) --storing_;
   const TileSet tiles(event.tiles);
+  if (!event.parameters_only) being_stored_[event.stamp].remove(tiles);
+  if (being_stored_[event.stamp].empty()) being_stored_.erase(event.stamp);
   const bool fetched = fetch_ && fetch_->stamp == event.stamp;
   if (!event.ok) {
     if (fetched) (event.parameters_only ? fetch_->parameters : fetch_->state).add(tiles);
@@ -310,6 +323,7 @@ void WorkerCore::handle(const worker_event::StateStored& event) {
   } else {
     states_.add_state(event.stamp, tiles);
   }
+  if (keeping_ && view_) carry_out(keeping_->seal(event.stamp, tiles));
   consider_fetch_done();
 }
 

@@ -15,16 +15,22 @@
 #include "common/host.hpp"
 #include "proto/job_config.hpp"
 #include "storage/checkpoint.hpp"
+#include "storage/snapshot_memory.hpp"
+#include "worker/keeper/keeper_executor.hpp"
+#include "worker/keeper/memory_lender.hpp"
+#include "worker/keeper/snapshot_copier.hpp"
 #include "worker/model/device_speed.hpp"
 #include "worker/model/probe.hpp"
 #include "worker/shell/agent_loop.hpp"
 #include "worker/shell/control_link.hpp"
+#include "worker/trainer/trainer.hpp"
 
 namespace planaria {
 
 class WorkerAgent::Impl {
  public:
-  explicit Impl(WorkerOptions options) : options_(std::move(options)), log_("worker") {
+  explicit Impl(WorkerOptions options)
+      : options_(std::move(options)), log_(options_.role == Role::keeper ? "keeper" : "worker") {
     if (options_.checkpoint_root.empty()) options_.checkpoint_root = join_path(options_.out_directory, "checkpoints");
   }
 
@@ -32,6 +38,8 @@ class WorkerAgent::Impl {
     if (loop_) loop_->stop();
     faults_.set_trainer(nullptr);
     if (trainer_) trainer_->stop();
+    copier_.reset();
+    lender_.reset();
     link_.reset();
     hook_.reset();
   }
@@ -153,7 +161,7 @@ class WorkerAgent::Impl {
   Result<JobSpec> fetch_job(std::uint32_t timeout_ms) {
     Register question;
     question.join_token = options_.security.join_token;
-    question.host = host_name();
+    question.host = host();
     WorkerEnvelope envelope;
     envelope.message = question;
     link_->send(envelope);
@@ -180,7 +188,20 @@ class WorkerAgent::Impl {
     return parse_job(welcome->job_toml, "the coordinator's job");
   }
 
-  // ---- this worker ----
+  // ---- this process ----
+
+  [[nodiscard]] bool is_keeper() const { return options_.role == Role::keeper; }
+  [[nodiscard]] std::string host() const { return options_.host.empty() ? host_name() : options_.host; }
+
+  // Everything that needs the job but not the coordinator.
+  Status prepare(JobSpec job) { return is_keeper() ? prepare_keeper(std::move(job)) : prepare_worker(std::move(job)); }
+
+  [[nodiscard]] ExecutorHooks executor_hooks() {
+    return {.completed = [this](WorkerEvent event) { loop_->post(std::move(event)); },
+            .failed = [this](Error error) { loop_->post(agent_event::Failed{std::move(error)}); },
+            .send = [this](WorkerId to, ViewNumber view,
+                           std::vector<ConstSlice> payload) { loop_->send_payload(to, view, std::move(payload)); }};
+  }
 
   Status connect_hook() {
     if (options_.fault_socket.empty()) return ok_status();
@@ -208,13 +229,14 @@ class WorkerAgent::Impl {
   }
 
   [[nodiscard]] WorkerResources resources(const JobSpec& job) const {
-    const std::uint64_t memory_mb = options_.memory_mb != 0 ? options_.memory_mb : job.cluster.memory_mb;
+    const std::uint64_t of_job = is_keeper() ? 0 : job.cluster.memory_mb;
+    const std::uint64_t memory_mb = options_.memory_mb != 0 ? options_.memory_mb : of_job;
     const bool shared = memory_mb == 0;
     return {shared ? host_memory_bytes() : memory_mb << 20, shared, options_.zone, options_.nic};
   }
 
-  // Opens the data, proves the device, starts the trainer: everything that needs the job but not the coordinator.
-  Status prepare(JobSpec job) {
+  // Opens the data, proves the device, starts the trainer.
+  Status prepare_worker(JobSpec job) {
     if (!options_.data_path.empty()) job.data.path = options_.data_path;
     if (!options_.tokenizer_file.empty()) job.data.tokenizer_file = options_.tokenizer_file;
     auto opened = Dataset::open(job.data, job.model.context, job.model.vocab);
@@ -236,7 +258,7 @@ class WorkerAgent::Impl {
     registration.numeric_class = device->numeric_class();
     PLANARIA_ASSIGN(registration.probe, probe_numeric_class(*device));
     registration.wanted = options_.wanted;
-    registration.host = host_name();
+    registration.host = host();
     registration.threads = threads;
     registration.resources = resources(job);
     // By what the device computes, not by the moment: others start beside it, and a quota isn't used up yet.
@@ -245,12 +267,13 @@ class WorkerAgent::Impl {
     registration.process_id = static_cast<std::uint64_t>(::getpid());
     registration.holdings.checkpoints = sound_checkpoints(job_hash(job));
 
-    TrainerHooks hooks;
-    hooks.completed = [this](WorkerEvent event) { loop_->post(std::move(event)); };
-    hooks.failed = [this](Error error) { loop_->post(agent_event::Failed{std::move(error)}); };
-    hooks.send = [this](WorkerId to, ViewNumber view, std::vector<ConstSlice> payload) {
-      loop_->send_payload(to, view, std::move(payload));
-    };
+    TrainerHooks hooks{executor_hooks(), {}, {}};
+    if (!options_.keeper_socket.empty()) {
+      copier_ = std::make_unique<SnapshotCopier>(options_.keeper_socket, [this](const StateCopy& copy) {
+        loop_->post(worker_event::SnapshotCopyFailed{copy.view, copy.stamp, copy.tiles});
+      });
+      hooks.snapshot = [this](StateCopy copy) { copier_->copy(std::move(copy)); };
+    }
     if (hook_) hooks.entered = [this](Step step, Phase phase) { hook_->pass(step, phase); };
     PLANARIA_ASSIGN(trainer_, Trainer::start({.job = job,
                                               .device = device,
@@ -263,13 +286,64 @@ class WorkerAgent::Impl {
     loop_ = std::make_unique<AgentLoop>(
         AgentLoop::Parts{.job = std::move(job),
                          .options = options_,
-                         .dataset = dataset,
+                         .evaluates = dataset->windows(Split::validation) != 0,
                          .registration = std::move(registration),
-                         .trainer = trainer_.get(),
+                         .executor = trainer_.get(),
+                         .hook = hook_.get(),
+                         .faults = hook_ ? &faults_ : nullptr,
+                         .files = &files(),
+                         .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); },
+                         .named = [this](PeerId self) { named(self); }});
+    return ok_status();
+  }
+
+  // A new name: work and copies are told in it.
+  void named(PeerId self) {
+    if (copier_) copier_->named(self.worker, self.incarnation);
+    auto ledger = Ledger::create(ledger_path(options_.out_directory, self.worker, self.incarnation), self.worker,
+                                 self.incarnation);
+    if (ledger) {
+      trainer_->set_ledger(std::move(ledger).value());
+    } else {
+      log_.warning("training goes on without a ledger", {{"why", ledger.error().message()}});
+    }
+  }
+
+  // Takes the place where workers hand over their state, and the memory for it.
+  Status prepare_keeper(JobSpec job) {
+    if (job.data.content_hash == Hash128{}) {
+      return Error(ErrorCode::invalid_argument,
+                   "the job doesn't pin its data; a keeper takes it from a coordinator that does");
+    }
+    Register registration;
+    registration.job = job_hash(job);
+    registration.join_token = options_.security.join_token;
+    registration.role = Role::keeper;
+    registration.wanted = options_.wanted;
+    registration.host = host();
+    registration.process_id = static_cast<std::uint64_t>(::getpid());
+    registration.resources = resources(job);
+    if (registration.resources.memory_of_host) registration.resources.memory_bytes /= 2;  // workers need theirs
+    const auto memory = SnapshotMemory::within(registration.resources.memory_bytes);
+    store_ = std::make_unique<KeeperExecutor>(job, memory, executor_hooks());
+    const bool evaluates = job.data.validation_fraction > 0;
+    loop_ = std::make_unique<AgentLoop>(
+        AgentLoop::Parts{.job = std::move(job),
+                         .options = options_,
+                         .evaluates = evaluates,
+                         .registration = std::move(registration),
+                         .executor = store_.get(),
                          .hook = hook_.get(),
                          .faults = hook_ ? &faults_ : nullptr,
                          .files = &files(),
                          .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); }});
+    PLANARIA_ASSIGN(
+        lender_, MemoryLender::start(options_.keeper_socket, memory, [this](SealedCopy copy) {
+          auto payload = std::make_shared<SealedPayload>();
+          payload->copy = std::move(copy);
+          const SealedCopy& sealed = payload->copy;
+          loop_->post(worker_event::SnapshotSealed{sealed.view, sealed.from, sealed.stamp, sealed.tiles, payload});
+        }));
     return ok_status();
   }
 
@@ -305,7 +379,10 @@ class WorkerAgent::Impl {
   FaultSwitches faults_{clock_, faulty_files_};
   std::unique_ptr<FaultHook> hook_;
   std::unique_ptr<ControlLink> link_;
-  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<Trainer> trainer_;        // a worker's
+  std::unique_ptr<SnapshotCopier> copier_;  // of a worker whose host has a keeper
+  std::unique_ptr<KeeperExecutor> store_;   // a keeper's
+  std::unique_ptr<MemoryLender> lender_;    // likewise
   std::unique_ptr<AgentLoop> loop_;
 
   std::mutex mutex_;

@@ -1,9 +1,10 @@
-// A worker process: the agent around WorkerCore. It finds the coordinator, takes the job from there when it has none,
-// proves its numeric class, and then runs one loop that turns what comes from the coordinator, the other workers, the
-// trainer and the clock into events for the core, and the core's actions into calls.
+// A worker or keeper process: the agent around WorkerCore. It finds the coordinator, takes the job from there when it
+// has none, a worker proves its numeric class, and then runs one loop that turns what comes from the coordinator, the
+// other members, the trainer or the store and the clock into events for the core, and the core's actions into calls.
 //
 // The loop never waits for anything but events, so that heartbeats leave on time whatever is computed, written or
-// lost. The threads beside it: the trainer's, the transport's, the checkpoint writer's, the metrics writer's, CAF's.
+// lost. The threads beside it: the trainer's, the transport's, the checkpoint writer's, the metrics writer's, CAF's,
+// and that of copies for the keeper; a keeper's store and one for each worker of its host.
 //
 // What a run leaves in its output directory:
 //   workers/<id>/ledger.<incarnation>   micro-batches that the incarnation computed (worker/trainer/ledger.hpp)
@@ -23,10 +24,12 @@
 #include "common/ids.hpp"
 #include "common/result.hpp"
 #include "proto/job_spec.hpp"
+#include "proto/layout.hpp"
 
 namespace planaria {
 
 struct WorkerOptions {
+  Role role = Role::worker;
   std::string coordinator_host = "127.0.0.1";
   std::uint16_t coordinator_port = 0;
   std::optional<JobSpec> job;  // nothing: the coordinator is asked for it
@@ -38,6 +41,8 @@ struct WorkerOptions {
   std::optional<WorkerId> wanted;  // proposed id
   std::uint32_t threads = 0;       // 0 = the job's
   std::uint32_t memory_mb = 0;     // likewise
+  std::string host;                // whose keeper it has; empty: this machine
+  std::string keeper_socket;       // where that keeper listens, or this one does; of a worker empty: it has none
   std::string zone;                // where this machine is, and its network's class: for the planner
   std::string nic;
   std::string data_devices = "lo";           // network devices of the data plane (UCX_NET_DEVICES)

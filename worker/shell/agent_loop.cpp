@@ -40,13 +40,13 @@ bool is_heartbeat(const WorkerAction& action) {
 
 AgentLoop::AgentLoop(Parts parts)
     : parts_(std::move(parts)),
-      core_(core_config(parts_.job, parts_.trainer->map(), *parts_.dataset, parts_.registration)),
-      log_("worker") {
-  if (parts_.job.metrics.jsonl || parts_.job.metrics.tensorboard) {
+      core_(core_config(parts_.job, parts_.executor->map(), parts_.evaluates, parts_.registration)),
+      log_(is_keeper() ? "keeper" : "worker") {
+  if (!is_keeper() && (parts_.job.metrics.jsonl || parts_.job.metrics.tensorboard)) {
     metrics_ = std::make_unique<MetricsRecorder>(*parts_.files,
                                                  metrics_options(parts_.job, parts_.options, parts_.registration));
   }
-  sampler_.configure(parts_.options.telemetry_endpoint,
+  sampler_.configure(is_keeper() ? std::string() : parts_.options.telemetry_endpoint,
                      double{1} * parts_.job.batch.sequences * parts_.job.model.context);
 }
 
@@ -145,7 +145,7 @@ void AgentLoop::run() {
     if (parts_.faults != nullptr) parts_.faults->tick();
     if (sampler_.due(now)) {
       const auto data_plane = plane();
-      sampler_.tick(core_, parts_.trainer->counters(),
+      sampler_.tick(core_, parts_.executor->counters(),
                     data_plane ? data_plane->stats() : std::map<WorkerId, PeerStats>{}, now);
     }
   }
@@ -183,7 +183,7 @@ void AgentLoop::take(const AgentEvent& event, Instant now) {
                           }
                         },
                         [&](const agent_event::Failed& failed) {
-                          finish({false, false, "the trainer failed: " + failed.error.describe()});
+                          finish({false, false, "its data can't be worked on: " + failed.error.describe()});
                         },
                         [&](const agent_event::Go&) { carry_out_held(); }},
              event);
@@ -245,7 +245,7 @@ void AgentLoop::carry_out(const WorkerAction& action) {
                  [&](const Stop& a) {
                    finish({a.success, a.permanent, a.reason});
                  },
-                 [&](const auto& a) { parts_.trainer->post(a, core_.view()); }},
+                 [&](const auto& a) { parts_.executor->post(a, core_.view()); }},
       action);
 }
 
@@ -254,7 +254,7 @@ void AgentLoop::serve_state() {
   const worker_action::SendState send = std::move(serving_.front());
   serving_.pop_front();
   if (send.view != core_.view()) return;  // its view is over
-  auto payload = parts_.trainer->state_payload(send.meta);
+  auto payload = parts_.executor->state_payload(send.meta);
   if (!payload) {
     StateTiles missing = send.meta;
     missing.available = false;
@@ -301,7 +301,7 @@ void AgentLoop::welcome(const Welcome& message) {
   if (former) former->stop();
   UcxOptions ucx{.job = message.job_key, .self = self, .devices = parts_.options.data_devices};
   // A sum of all tiles travels as one frame, and the sums of a whole tree may wait for their shard's owner.
-  const std::uint64_t vector = parts_.trainer->map().vector_elements() * sizeof(float) + kFrameHead;
+  const std::uint64_t vector = parts_.executor->map().vector_elements() * sizeof(float) + kFrameHead;
   ucx.waiting.frame_bytes = std::max(ucx.waiting.frame_bytes, vector);
   ucx.waiting.bytes = std::max(ucx.waiting.bytes, 2 * std::bit_width(parts_.job.batch.slots) * vector);
   if (!message.frame_key.empty()) {
@@ -314,7 +314,7 @@ void AgentLoop::welcome(const Welcome& message) {
   std::shared_ptr<Transport> transport = std::move(made).value();
   if (parts_.faults != nullptr) transport = parts_.faults->wrap(std::move(transport), message.worker.value());
   auto data_plane =
-      std::make_shared<DataPlane>(std::move(transport), parts_.trainer->map(), parts_.job.boundary_elements(),
+      std::make_shared<DataPlane>(std::move(transport), parts_.executor->map(), parts_.job.boundary_elements(),
                                   [this](WorkerEvent event) { post(std::move(event)); });
   if (const Status started = data_plane->start(); !started) {
     return finish({false, false, "the data plane can't be started: " + started.error().describe()});
@@ -326,13 +326,7 @@ void AgentLoop::welcome(const Welcome& message) {
   self_ = self;
   log_ = log_.with({{"worker", message.worker}, {"incarnation", message.incarnation}});
   log_.info("is named by the coordinator");
-  auto ledger = Ledger::create(ledger_path(parts_.options.out_directory, self.worker, self.incarnation), self.worker,
-                               self.incarnation);
-  if (ledger) {
-    parts_.trainer->set_ledger(std::move(ledger).value());
-  } else {
-    log_.warning("training goes on without a ledger", {{"why", ledger.error().message()}});
-  }
+  if (parts_.named) parts_.named(self);
   if (const Status connected = sampler_.connect(self, message); !connected) {
     log_.warning("no telemetry is sent", {{"why", connected.error().message()}});
   }

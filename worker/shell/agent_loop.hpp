@@ -24,7 +24,7 @@
 #include "worker/shell/link_reporter.hpp"
 #include "worker/shell/metrics_recorder.hpp"
 #include "worker/shell/telemetry_sampler.hpp"
-#include "worker/trainer/trainer.hpp"
+#include "worker/trainer/action_executor.hpp"
 
 namespace planaria {
 
@@ -34,7 +34,7 @@ struct Link {  // the control connection
   bool connected = false;
   std::string reason;
 };
-struct Failed {  // the trainer can't go on
+struct Failed {  // the executor can't go on
   Error error;
 };
 struct Go {};  // chaos lets the worker go on
@@ -49,13 +49,14 @@ class AgentLoop {
   struct Parts {
     JobSpec job;
     WorkerOptions options;
-    std::shared_ptr<const Dataset> dataset;
+    bool evaluates = false;  // there is a validation part
     Register registration;
-    Trainer* trainer = nullptr;       // outlives the loop
-    FaultHook* hook = nullptr;        // may be null
-    FaultSwitches* faults = nullptr;  // null without a hook
+    ActionExecutor* executor = nullptr;  // outlives the loop
+    FaultHook* hook = nullptr;           // may be null
+    FaultSwitches* faults = nullptr;     // null without a hook
     FileSystem* files = nullptr;
     std::function<void(const WorkerEnvelope&)> send_control;
+    std::function<void(PeerId)> named;  // the coordinator has named it, for the first time or anew
   };
 
   explicit AgentLoop(Parts parts);
@@ -65,7 +66,7 @@ class AgentLoop {
 
   void start(bool connected);
   void post(AgentEvent event);
-  // A payload that the trainer made; sent at once.
+  // A payload that the executor made; sent at once.
   void send_payload(WorkerId to, ViewNumber view, std::vector<ConstSlice> payload);
   WorkerOutcome wait();
   // Ends the loop and the data plane; no call leaves it afterwards.
@@ -85,6 +86,7 @@ class AgentLoop {
   void committed(const StepCommitted& message);
   void finish(WorkerOutcome outcome);
   [[nodiscard]] std::shared_ptr<DataPlane> plane() const;
+  [[nodiscard]] bool is_keeper() const { return parts_.registration.role == Role::keeper; }
   [[nodiscard]] Instant next_wake(Instant now) const;
 
   const Parts parts_;

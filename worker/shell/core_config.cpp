@@ -16,7 +16,7 @@ constexpr std::uint64_t kStateChunkBytes = 16U << 20;
 
 }  // namespace
 
-WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Dataset& dataset, Register registration) {
+WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, bool evaluates, Register registration) {
   WorkerCoreConfig config;
   config.slots = job.batch.slots;
   config.micro_batches_per_slot = job.micro_batches_per_slot();
@@ -27,7 +27,7 @@ WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, const Data
   config.checkpoint_retries = job.checkpoint.final_retries;
   config.integrity_every = job.integrity.check_every;
   config.sequence_tokens = job.tokens_per_step();
-  if (dataset.windows(Split::validation) != 0) {
+  if (evaluates) {
     config.evaluation_batches = job.train.evaluation_batches;
     config.evaluation_tokens = std::uint64_t{job.train.evaluation_batches} * job.batch.sequences * job.model.context;
   }

@@ -36,7 +36,7 @@ bool TelemetrySampler::due(Instant now) const {
   return pusher_ != nullptr && now >= pushed_at_ + (commit_ ? kAtCommit : kEvery);
 }
 
-void TelemetrySampler::tick(const WorkerCore& core, const TrainerCounters& counters,
+void TelemetrySampler::tick(const WorkerCore& core, const ExecutorCounters& counters,
                             const std::map<WorkerId, PeerStats>& peers, Instant now) {
   if (!due(now)) return;
   pushed_at_ = now;

@@ -13,7 +13,7 @@
 #include "proto/control.hpp"
 #include "worker/core/worker_core.hpp"
 #include "worker/shell/telemetry_pusher.hpp"
-#include "worker/trainer/trainer.hpp"
+#include "worker/trainer/action_executor.hpp"
 
 namespace planaria {
 
@@ -32,7 +32,7 @@ class TelemetrySampler {
   void committed(const StepCommitted& commit, double seconds);
   void rate_is(double micro_batches_per_second) { rate_ = micro_batches_per_second; }
   // Pushes a sample when one is due.
-  void tick(const WorkerCore& core, const TrainerCounters& counters, const std::map<WorkerId, PeerStats>& peers,
+  void tick(const WorkerCore& core, const ExecutorCounters& counters, const std::map<WorkerId, PeerStats>& peers,
             Instant now);
   [[nodiscard]] bool due(Instant now) const;
 

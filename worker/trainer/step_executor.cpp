@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "storage/export.hpp"
+#include "storage/fragment_rebuild.hpp"
 #include "worker/model/init.hpp"
 #include "worker/model/schedule.hpp"
 
@@ -191,7 +192,6 @@ Result<WorkerEvent> StepExecutor::update(const worker_action::ApplyUpdate& actio
       clip_decision(sum_of_tiles(map_, action.sums), job.tokens_per_step(), job.optimizer.clip_norm);
   const WorkerEvent done =
       worker_event::UpdateDone{action.step, learning_rate(job.optimizer, job.train.steps, action.step), clip.norm};
-  states_->drop_before(action.step.previous());
   if (!action.copies.empty() && action.tiles.empty()) {
     PLANARIA_TRY(copy_tied({action.step, action.copies}));
   }
@@ -233,6 +233,57 @@ Result<WorkerEvent> StepExecutor::stored(Step stamp, std::vector<TileRange> tile
                                                .parameters_only = parameters_only,
                                                .ok = status.ok(),
                                                .detail = status ? "" : status.error().message()});
+}
+
+// Bytes of a snapshot's data fragment, from where they lie now.
+std::vector<ConstSlice> StepExecutor::fragment_slices(const StateGeneration& held, std::span<const TileRange> tiles,
+                                                      std::uint64_t offset, std::uint64_t bytes) const {
+  const Buffer* const buffers[] = {&held.master, &held.first_moment, &held.second_moment};
+  std::vector<ConstSlice> slices;
+  for (const TilePiece& piece : pieces_of(map_, tiles, offset, bytes)) {
+    const Buffer& buffer = *buffers[piece.vector];
+    const float* const begin = buffer.floats() + map_.tile(TileIndex(piece.tile)).begin;
+    const std::span<const float> vector(begin, map_.bytes({piece.tile, piece.tile + 1}) / sizeof(float));
+    slices.push_back({std::as_bytes(vector).subspan(piece.offset, piece.bytes), buffer.lease()});
+  }
+  return slices;
+}
+
+Result<WorkerEvent> StepExecutor::rebuild_state(const worker_action::RebuildState& action) {
+  const Step stamp = action.snapshot.step;
+  std::vector<RebuildInput> inputs;
+  std::vector<ConstSlice> own;
+  for (const auto& input : action.inputs) {
+    RebuildInput& given = inputs.emplace_back(RebuildInput{input.fragment, {}});
+    if (input.payload != nullptr) {
+      given.parts.push_back(std::as_bytes(payload_values(input.payload)));
+    } else if (input.bytes > 0) {
+      PLANARIA_ASSIGN(const StateGeneration* held, state(stamp));
+      for (ConstSlice& slice :
+           fragment_slices(*held, action.layout.fragments[input.fragment].tiles, action.offset, input.bytes)) {
+        given.parts.push_back(slice.bytes);
+        own.push_back(std::move(slice));
+      }
+    }
+  }
+  const auto made = rebuild_fragment(action.layout, action.fragment, action.bytes, inputs);
+  worker_event::StateStored stored{.stamp = stamp, .tiles = action.tiles, .ok = made.ok()};
+  if (!made) {
+    stored.detail = made.error().message();
+    return WorkerEvent(std::move(stored));
+  }
+  PLANARIA_ASSIGN(StateGeneration * target, states_->open(stamp));
+  const std::byte* from = made->data();
+  const auto& tiles = action.layout.fragments[action.fragment].tiles;
+  for (const TilePiece& piece : pieces_of(map_, tiles, action.offset, action.bytes)) {
+    std::byte* const to =
+        reinterpret_cast<std::byte*>(target->vectors()[piece.vector] + map_.tile(TileIndex(piece.tile)).begin);
+    options_.device->copy_in(to + piece.offset, from, piece.bytes);
+    from += piece.bytes;
+  }
+  PLANARIA_TRY(options_.device->synchronize());
+  states_->add(stamp, TileSet(action.tiles), {});
+  return WorkerEvent(std::move(stored));
 }
 
 Result<WorkerEvent> StepExecutor::store_state(const worker_action::StoreState& action) {
@@ -422,6 +473,28 @@ Result<std::vector<ConstSlice>> StepExecutor::parameters_payload(const Parameter
   PLANARIA_ASSIGN(const StateGeneration* held, state(meta.step));
   const ValueSource values{held->master.floats(), held->master.lease()};
   return data_slices(meta, original_runs(map_, meta.tiles), std::span(&values, 1));
+}
+
+Result<StateCopy> StepExecutor::state_copy(const worker_action::SnapshotState& action) const {
+  PLANARIA_ASSIGN(const StateGeneration* held, state(action.stamp));
+  StateCopy copy{action.view, action.stamp, action.tiles, {}, {}};
+  std::uint64_t all = 0;
+  for (const TileRange run : action.tiles) {
+    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
+      copy.tile_bytes.push_back(kTensorsOfState * map_.bytes({tile, tile + 1}));
+      all += copy.tile_bytes.back();
+    }
+  }
+  copy.values = fragment_slices(*held, action.tiles, 0, all);
+  return copy;
+}
+
+std::vector<ConstSlice> StepExecutor::fragment_payload(const worker_action::SendFragmentReply& send) const {
+  const FragmentPart& part = send.meta.part;
+  const StateGeneration* const held = states_->find(part.snapshot.step);
+  const bool here = held != nullptr && !send.tiles.empty() && held->state.contains(TileSet(send.tiles));
+  if (!here) return data_slices(FragmentReply{part, false}, {});
+  return data_slices(send.meta, fragment_slices(*held, send.tiles, part.offset, part.bytes));
 }
 
 std::optional<std::vector<ConstSlice>> StepExecutor::state_payload(const StateTiles& meta) const {

@@ -39,10 +39,12 @@ class StepExecutor {
   [[nodiscard]] Result<WorkerEvent> update(const worker_action::ApplyUpdate& action);
   // What can fail from outside (a damaged checkpoint) comes back in the event; an Error means the device failed.
   [[nodiscard]] Result<WorkerEvent> store_state(const worker_action::StoreState& action);
+  [[nodiscard]] Result<WorkerEvent> rebuild_state(const worker_action::RebuildState& action);
   [[nodiscard]] Result<WorkerEvent> store_parameters(const worker_action::StoreParameters& action);
   [[nodiscard]] Status copy_tied(const worker_action::CopyTied& action);
   [[nodiscard]] Result<WorkerEvent> initialize(const worker_action::InitializeState& action);
   [[nodiscard]] Result<WorkerEvent> load_checkpoint(const worker_action::LoadCheckpoint& action);
+  void drop_state(Step before) { states_->drop_before(before); }
   void revert_state(std::optional<Step> stamp) { states_->keep_only(stamp); }
   [[nodiscard]] Result<WorkerEvent> hash_state(const worker_action::HashState& action);
   [[nodiscard]] WorkerEvent list_checkpoints();
@@ -58,6 +60,8 @@ class StepExecutor {
   [[nodiscard]] Result<std::vector<ConstSlice>> reduced_payload(const Reduced& meta) const;
   [[nodiscard]] Result<std::vector<ConstSlice>> parameters_payload(const Parameters& meta) const;
   [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) const;
+  [[nodiscard]] Result<StateCopy> state_copy(const worker_action::SnapshotState& action) const;
+  [[nodiscard]] std::vector<ConstSlice> fragment_payload(const worker_action::SendFragmentReply& send) const;
 
   [[nodiscard]] const StateMap& map() const { return map_; }
   [[nodiscard]] std::size_t buffer_bytes() const { return pool_->bytes() + runner_->boundary_pool().bytes(); }
@@ -71,6 +75,8 @@ class StepExecutor {
   explicit StepExecutor(TrainerOptions options);
   Status allocate(std::function<void(WorkerEvent)> checkpoint_written);
   [[nodiscard]] Result<const StateGeneration*> state(Step stamp) const;
+  [[nodiscard]] std::vector<ConstSlice> fragment_slices(const StateGeneration& held, std::span<const TileRange> tiles,
+                                                        std::uint64_t offset, std::uint64_t bytes) const;
   [[nodiscard]] Result<WorkerEvent> stored(Step stamp, std::vector<TileRange> tiles, bool parameters_only,
                                            const PayloadRef& payload);
   void copy_state(const TrainState& source, std::span<const TileRange> state, std::span<const TileRange> parameters,

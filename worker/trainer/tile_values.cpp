@@ -43,6 +43,14 @@ Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_el
     if (state->available)
       return (state->parameters_only ? 1 : kTensorsOfState) * (map.bytes(state->tiles) / sizeof(float));
   }
+  const auto of_fragment = [](const FragmentPart& part) -> Result<std::size_t> {
+    if (part.bytes % sizeof(float) == 0) return part.bytes / sizeof(float);
+    return Error(ErrorCode::corrupt, "a part of a fragment that ends inside a value");
+  };
+  if (const auto* part = std::get_if<FragmentPart>(&meta)) return of_fragment(*part);
+  if (const auto* reply = std::get_if<FragmentReply>(&meta); reply != nullptr && reply->available) {
+    return of_fragment(reply->part);
+  }
   return std::holds_alternative<Boundary>(meta) ? boundary_elements : std::size_t{0};
 }
 
@@ -102,16 +110,20 @@ Result<DataFrame> read_data_frame(const StateMap& map, std::size_t boundary_elem
 
 std::vector<ConstSlice> data_slices(const DataMeta& meta, std::span<const ElementRange> runs,
                                     std::span<const ValueSource> vectors) {
-  auto head = std::make_shared<const std::vector<std::byte>>(encode_data_head(meta));
-  std::vector<ConstSlice> slices;
-  slices.reserve(1 + runs.size() * vectors.size());
-  slices.push_back({std::span(*head), head});
+  std::vector<ConstSlice> values;
+  values.reserve(1 + runs.size() * vectors.size());
   for (const ValueSource& source : vectors) {
     for (const ElementRange& run : runs) {
-      slices.push_back({std::as_bytes(std::span(source.vector + run.begin, run.size())), source.owner});
+      values.push_back({std::as_bytes(std::span(source.vector + run.begin, run.size())), source.owner});
     }
   }
-  return slices;
+  return data_slices(meta, std::move(values));
+}
+
+std::vector<ConstSlice> data_slices(const DataMeta& meta, std::vector<ConstSlice> values) {
+  auto head = std::make_shared<const std::vector<std::byte>>(encode_data_head(meta));
+  values.insert(values.begin(), {std::span(*head), head});
+  return values;
 }
 
 }  // namespace planaria

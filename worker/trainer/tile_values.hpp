@@ -46,6 +46,7 @@ struct ValueSource {
   const float* vector = nullptr;
   std::shared_ptr<const void> owner;
 };
+[[nodiscard]] std::vector<ConstSlice> data_slices(const DataMeta& meta, std::vector<ConstSlice> values);
 [[nodiscard]] std::vector<ConstSlice> data_slices(const DataMeta& meta, std::span<const ElementRange> runs,
                                                   std::span<const ValueSource> vectors);
 

@@ -59,7 +59,7 @@ class Trainer::Impl {
   StepExecutor& executor() { return *executor_; }
   std::atomic<double> speed{1.0};
 
-  [[nodiscard]] TrainerCounters counters() const {
+  [[nodiscard]] ExecutorCounters counters() const {
     return {.micro_batches = micro_batches_.load(std::memory_order_relaxed),
             .recomputed = recomputed_.load(std::memory_order_relaxed),
             .computing = Duration(computing_ns_.load(std::memory_order_relaxed)),
@@ -129,9 +129,15 @@ class Trainer::Impl {
             [&](const ApplyUpdate& a) { return update(a); },
             [&](const StoreState& a) { return completed(x.store_state(a)); },
             [&](const StoreParameters& a) { return completed(x.store_parameters(a)); },
+            [&](const RebuildState& a) { return completed(x.rebuild_state(a)); },
+            [&](const SnapshotState& a) { return snapshot(a); },
             [&](const CopyTied& a) { return x.copy_tied(a); },
             [&](const InitializeState& a) { return completed(x.initialize(a)); },
             [&](const LoadCheckpoint& a) { return completed(x.load_checkpoint(a)); },
+            [&](const DropState& a) {
+              x.drop_state(a.before);
+              return ok_status();
+            },
             [&](const RevertState& a) {
               x.revert_state(a.stamp);
               return ok_status();
@@ -157,8 +163,19 @@ class Trainer::Impl {
               return beside([&] { return send(a.to, a.view, x.parameters_payload(a.meta)); });
             },
             [&](const SendBoundary& a) { return send(a.to, a.view, x.boundary_payload(a.meta)); },
+            [&](const SendFragmentReply& a) { return send(a.to, a.view, x.fragment_payload(a)); },
             [](const auto&) { return ok_status(); }},
         item.action);
+  }
+
+  Status snapshot(const worker_action::SnapshotState& action) {
+    PLANARIA_ASSIGN(StateCopy copy, executor_->state_copy(action));
+    if (hooks_.snapshot) {
+      hooks_.snapshot(std::move(copy));
+    } else {
+      hooks_.completed(worker_event::SnapshotCopyFailed{action.view, action.stamp, action.tiles});
+    }
+    return ok_status();
   }
 
   // Work of the step that grows with the model and the members, not with the micro-batches.
@@ -330,7 +347,7 @@ void Trainer::set_speed(double fraction) {
 void Trainer::poison(Step step) {
   impl_->poison(step);
 }
-TrainerCounters Trainer::counters() const {
+ExecutorCounters Trainer::counters() const {
   return impl_->counters();
 }
 const StateMap& Trainer::map() const {

@@ -25,7 +25,9 @@
 #include "proto/state_map.hpp"
 #include "worker/core/events.hpp"
 #include "worker/data/dataset.hpp"
+#include "worker/trainer/action_executor.hpp"
 #include "worker/trainer/ledger.hpp"
+#include "worker/trainer/state_copy.hpp"
 
 namespace planaria {
 
@@ -38,48 +40,34 @@ struct TrainerOptions {
   std::string writer = "w0";    // tells apart writers of one root
 };
 
-struct TrainerHooks {
-  std::function<void(WorkerEvent)> completed;
-  // The device or memory failed, or core and trainer disagree: no further action is carried out.
-  std::function<void(Error)> failed;
-  // A payload of SendPiece, SendReduced, SendParameters or SendBoundary is ready.
-  std::function<void(WorkerId to, ViewNumber view, std::vector<ConstSlice> payload)> send;
+struct TrainerHooks : ExecutorHooks {
+  // State is to be copied to the keeper. Optional: where there is none, the core is told that it failed.
+  std::function<void(StateCopy)> snapshot;
   // Optional: before the first micro-batch of a step, and when its backward pass has begun. May block.
   std::function<void(Step, Phase)> entered;
 };
 
-struct TrainerCounters {
-  std::uint64_t micro_batches = 0;
-  std::uint64_t recomputed = 0;
-  Duration computing{};           // micro-batches
-  Duration waiting{};             // with nothing to do between micro-batches of one step and view: a pipeline's gaps
-  std::uint64_t torn_leases = 0;  // 0 unless there is a bug
-  std::size_t buffer_bytes = 0;
-};
-
-class Trainer {
+class Trainer final : public ActionExecutor {
  public:
   // unsupported: the device's memory can't be read by the host.
   [[nodiscard]] static Result<std::unique_ptr<Trainer>> start(TrainerOptions options, TrainerHooks hooks);
-  ~Trainer();
+  ~Trainer() override;
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Queues an action of the trainer's part of WorkerAction, SendPiece, SendReduced, SendParameters or SendBoundary;
-  // others are ignored. `view` is for the ledger.
-  void post(WorkerAction action, ViewNumber view = ViewNumber(0));
+  // `view` is for the ledger.
+  void post(WorkerAction action, ViewNumber view) override;
   // From the next micro-batch on.
   void set_ledger(std::unique_ptr<Ledger> ledger);
 
-  // The payload of a SendState, or nothing when that stamp isn't held.
-  [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta);
+  [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) override;
 
   // Faults on order: computing at a fraction of the speed; NaN in the step's next micro-batch, once.
   void set_speed(double fraction);
   void poison(Step step);
 
-  [[nodiscard]] TrainerCounters counters() const;
-  [[nodiscard]] const StateMap& map() const;
+  [[nodiscard]] ExecutorCounters counters() const override;
+  [[nodiscard]] const StateMap& map() const override;
 
   // Ends after the action under way; checkpoints that were handed over are finished. May be called again.
   void stop();

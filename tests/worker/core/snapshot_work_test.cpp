@@ -19,8 +19,7 @@ using Bytes = std::vector<std::byte>;
 
 constexpr SnapshotName kName{Step(7), ViewNumber(3)};
 
-// Keepers of hosts with random tiles, and a network that takes any message first of those that lead from one to another
-// and aren't behind an earlier one.
+// Keepers of hosts with random tiles, and a network in which any message may overtake the others.
 class Keepers {
  public:
   Keepers(std::uint32_t count, SnapshotShape shape, std::uint64_t seed)
@@ -55,18 +54,27 @@ class Keepers {
         for (std::uint32_t tile = run.begin; tile < run.end; ++tile) to_seal.emplace_back(i, tile);
       }
     }
-    while (!to_seal.empty() || !queues_.empty()) {
-      if (const std::uint32_t which = draw(static_cast<std::uint32_t>(to_seal.size() + queues_.size()));
+    while (!to_seal.empty() || !sent_.empty()) {
+      if (const std::uint32_t which = draw(static_cast<std::uint32_t>(to_seal.size() + sent_.size()));
           which < to_seal.size()) {
         const auto [keeper, tile] = to_seal[which];
         to_seal.erase(to_seal.begin() + which);
         carry_out(keeper, keepers_[keeper].seal(TileSet(TileRange{tile, tile + 1})));
       } else {
-        deliver(std::next(queues_.begin(), which - static_cast<std::uint32_t>(to_seal.size())));
+        std::swap(sent_[which - to_seal.size()], sent_.back());
+        const Message message = std::move(sent_.back());
+        sent_.pop_back();
+        deliver(message);
       }
     }
   }
 
+  void expect_told_parity() const {
+    std::size_t told = 0, placed = 0;
+    for (const SnapshotWork& keeper : keepers_) told += keeper.whole().size();
+    for (const Stripe& stripe : layout_.stripes) placed += stripe.parity();
+    EXPECT_EQ(told, placed);
+  }
   // What the parity of each stripe holds, against the code's of its data.
   void expect_right_parity() const {
     for (std::size_t s = 0; s < layout_.stripes.size(); ++s) {
@@ -87,6 +95,7 @@ class Keepers {
 
  private:
   struct Message {
+    WorkerId from, to;
     std::variant<FragmentPart, StripeWord> meta;
     Bytes bytes;
   };
@@ -101,22 +110,28 @@ class Keepers {
     return bytes;
   }
 
-  void send(std::uint32_t from, WorkerId to, Message message) {
-    sent_bytes_ += message.bytes.size();
-    queues_[{WorkerId(from), to}].push_back(std::move(message));
+  void send(std::uint32_t from, WorkerId to, std::variant<FragmentPart, StripeWord> meta, Bytes bytes) {
+    sent_bytes_ += bytes.size();
+    sent_.push_back({WorkerId(from), to, meta, std::move(bytes)});
   }
 
-  void carry_out(std::uint32_t at, const std::vector<SnapshotAction>& actions, const Bytes& received = {}) {
+  void carry_out(std::uint32_t at, const std::vector<SnapshotAction>& actions) {
     using namespace snapshot_action;
+    std::vector<FragmentPart> later;
+    const auto received = [&](const FragmentPart& part) {
+      const auto found = arrived_.find({at, part});
+      const Bytes bytes = std::move(found->second);
+      arrived_.erase(found);
+      return bytes;
+    };
     for (const SnapshotAction& action : actions) {
       if (const auto* own = std::get_if<SendFragment>(&action)) {
         const Bytes data = data_of(layout_.stripes[own->stripe].fragments[own->fragment]);
         for (std::size_t offset = 0; offset < data.size();) {
           const std::size_t size = std::min<std::size_t>(data.size() - offset, 4 * (1 + draw(2000)));
           const auto begin = data.begin() + static_cast<std::ptrdiff_t>(offset);
-          send(at, own->to,
-               {FragmentPart{kName, own->stripe, own->fragment, offset, size},
-                Bytes(begin, begin + static_cast<std::ptrdiff_t>(size))});
+          send(at, own->to, FragmentPart{kName, own->stripe, own->fragment, offset, size},
+               Bytes(begin, begin + static_cast<std::ptrdiff_t>(size)));
           offset += size;
         }
       } else if (const auto* add = std::get_if<AddPart>(&action)) {
@@ -126,31 +141,33 @@ class Keepers {
         sums.resize(stripe.parity(), Bytes(stripe_bytes(map_, stripe)));
         std::vector<FragmentBuffer> to;
         for (Bytes& sum : sums) to.push_back(std::span(sum).subspan(add->part.offset, add->part.bytes));
-        ErasureCode::make(stripe.data, stripe.parity())->encode().add(add->part.fragment, received, to);
+        ErasureCode::make(stripe.data, stripe.parity())->encode().add(add->part.fragment, received(add->part), to);
         fragments_[add->part.stripe][stripe.data] = sums[0];
+        later.push_back(add->part);
       } else if (const auto* parity = std::get_if<SendParity>(&action)) {
         const Bytes& sum =
             sums_[parity->part.stripe][parity->part.fragment - layout_.stripes[parity->part.stripe].data];
         const auto begin = sum.begin() + static_cast<std::ptrdiff_t>(parity->part.offset);
-        send(at, parity->to, {parity->part, Bytes(begin, begin + static_cast<std::ptrdiff_t>(parity->part.bytes))});
+        send(at, parity->to, parity->part, Bytes(begin, begin + static_cast<std::ptrdiff_t>(parity->part.bytes)));
       } else if (const auto* store = std::get_if<StorePart>(&action)) {
-        std::ranges::copy(received, fragments_[store->part.stripe][store->part.fragment].begin() +
-                                        static_cast<std::ptrdiff_t>(store->part.offset));
+        std::ranges::copy(received(store->part), fragments_[store->part.stripe][store->part.fragment].begin() +
+                                                     static_cast<std::ptrdiff_t>(store->part.offset));
+        later.push_back(store->part);
       } else if (const auto* word = std::get_if<SendWord>(&action)) {
-        send(at, word->to, {word->word, {}});
+        send(at, word->to, word->word, {});
       }
     }
+    for (const FragmentPart& part : later) carry_out(at, keepers_[at].stored(part));
   }
 
-  void deliver(std::map<std::pair<WorkerId, WorkerId>, std::deque<Message>>::iterator queue) {
-    const auto [from, to] = queue->first;
-    const Message message = std::move(queue->second.front());
-    queue->second.pop_front();
-    if (queue->second.empty()) queues_.erase(queue);
-    const auto actions = std::visit(
-        [&, from = from, to = to](const auto& meta) { return keepers_[to.value()].take(from, meta); }, message.meta);
+  void deliver(const Message& message) {
+    SnapshotWork& keeper = keepers_[message.to.value()];
+    const auto actions = std::visit([&](const auto& meta) { return keeper.take(message.from, meta); }, message.meta);
     ASSERT_TRUE(actions) << actions.error().message();
-    carry_out(to.value(), *actions, message.bytes);
+    if (const auto* part = std::get_if<FragmentPart>(&message.meta)) {
+      arrived_[{message.to.value(), *part}] = message.bytes;
+    }
+    carry_out(message.to.value(), *actions);
   }
 
   const StateMap map_{small_model(2), 128};
@@ -160,7 +177,8 @@ class Keepers {
   std::deque<SnapshotWork> keepers_;
   std::vector<std::vector<Bytes>> fragments_;         // by stripe and fragment: parity as it is kept
   std::map<std::uint32_t, std::vector<Bytes>> sums_;  // at encoders, by stripe
-  std::map<std::pair<WorkerId, WorkerId>, std::deque<Message>> queues_;
+  std::vector<Message> sent_;
+  std::map<std::pair<std::uint32_t, FragmentPart>, Bytes> arrived_;  // and wait for their turn
   std::uint64_t sent_bytes_ = 0;
 };
 
@@ -174,6 +192,7 @@ TEST(SnapshotWork, EndsPlacedWithTheCodesParityInAnyOrderOfMessages) {
     keepers.run();
     EXPECT_TRUE(keepers.all_placed());
     keepers.expect_right_parity();
+    keepers.expect_told_parity();
   }
 }
 
@@ -213,10 +232,50 @@ class SnapshotOfTwo : public testing::Test {
   }
 };
 
+TEST(SnapshotWork, AHostAloneIsPlacedOnceItsTilesAreSealed) {
+  const StateMap map(small_model(), 512);
+  const SnapshotLayout layout =
+      place_snapshots(map, std::vector<ProtectedHost>{{WorkerId(4), "", TileSet(TileRange{0, 3})}}, {3, 1});
+  SnapshotWork work(map, layout, kName, WorkerId(4));
+  EXPECT_EQ(work.own(), TileSet(TileRange{0, 3}));
+  EXPECT_TRUE(work.seal(TileSet(TileRange{0, 2})).empty());
+  EXPECT_FALSE(work.placed());
+  EXPECT_TRUE(work.seal(TileSet(TileRange{2, 3})).empty());
+  EXPECT_TRUE(work.placed());
+  EXPECT_TRUE(work.whole().empty());
+}
+
+TEST_F(SnapshotOfTwo, TellsWhoseMessageItLacks) {
+  EXPECT_EQ(work_.waiting_for(), WorkerId(0));  // its fragment
+  static_cast<void>(work_.seal(TileSet(TileRange{2, 3})));
+  ASSERT_TRUE(work_.take(WorkerId(0), StripeWord{kName, 1 - stripe_, StripeStatus::placed}));
+  EXPECT_EQ(work_.waiting_for(), WorkerId(0));
+  ASSERT_TRUE(work_.take(WorkerId(0), FragmentPart{kName, stripe_, 0, 0, bytes_}));
+  EXPECT_EQ(work_.waiting_for(), std::nullopt);
+  EXPECT_FALSE(work_.placed());
+  static_cast<void>(work_.stored({kName, stripe_, 0, 0, bytes_}));
+  EXPECT_TRUE(work_.placed());
+}
+
+TEST_F(SnapshotOfTwo, PartsWaitForTheirTurn) {
+  const auto late = work_.take(WorkerId(0), FragmentPart{kName, stripe_, 0, 8, bytes_ - 8});
+  ASSERT_TRUE(late);
+  EXPECT_TRUE(late->empty());
+  EXPECT_TRUE(refused(0, FragmentPart{kName, stripe_, 0, 8, bytes_ - 8}));
+  EXPECT_TRUE(work_.whole().empty());
+  const auto first = work_.take(WorkerId(0), FragmentPart{kName, stripe_, 0, 0, 8});
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->size(), 2U);  // both are added
+  EXPECT_TRUE(work_.stored({kName, stripe_, 0, 0, 8}).empty());
+  EXPECT_TRUE(work_.whole().empty());
+  EXPECT_EQ(work_.stored({kName, stripe_, 0, 8, bytes_ - 8}).size(), 1U);  // the stripe is placed
+  EXPECT_EQ(work_.whole().size(), 1U);
+}
+
 TEST_F(SnapshotOfTwo, NothingIsSentBeforeAWholeFragmentIsSealed) {
   SnapshotWork zero(map_, layout_, kName, WorkerId(0));
   EXPECT_TRUE(zero.seal(TileSet(TileRange{0, 1})).empty());
-  const std::vector<SnapshotAction> expected{snapshot_action::SendFragment{WorkerId(1), stripe_, 0}};
+  const std::vector<SnapshotAction> expected{snapshot_action::SendFragment{WorkerId(1), kName, stripe_, 0}};
   EXPECT_EQ(zero.seal(TileSet(TileRange{1, 2})), expected);
   EXPECT_TRUE(zero.seal(TileSet(TileRange{0, 2})).empty());
 }
@@ -233,7 +292,7 @@ TEST_F(SnapshotOfTwo, WhatDoesNotFitIsRefusedAndChangesNothing) {
   EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.stripe = 77; })));
   EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.fragment = 1; })));
   EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.fragment = 77; })));
-  EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.offset = 4; })));
+  EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.offset = 4; })));  // it would end beyond the fragment
   EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.bytes = 0; })));
   EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.bytes += 4; })));
   EXPECT_TRUE(refused(0, with([](FragmentPart& p) { p.bytes = ~std::uint64_t{0}; })));
@@ -243,8 +302,9 @@ TEST_F(SnapshotOfTwo, WhatDoesNotFitIsRefusedAndChangesNothing) {
   EXPECT_TRUE(refused(0, StripeWord{kName, 1 - stripe_, StripeStatus::placed}));  // it has sent nothing yet
   const auto taken = work_.take(WorkerId(0), good);
   ASSERT_TRUE(taken);
-  EXPECT_EQ(taken->size(), 2U);  // added; and it is placed
+  EXPECT_EQ(taken->size(), 1U);
   EXPECT_TRUE(refused(0, good));
+  EXPECT_EQ(work_.stored(good).size(), 1U);  // it is placed
   EXPECT_FALSE(work_.placed());
   EXPECT_EQ(work_.seal(TileSet(TileRange{2, 3})).size(), 1U);
   ASSERT_TRUE(work_.take(WorkerId(0), StripeWord{kName, 1 - stripe_, StripeStatus::placed}));

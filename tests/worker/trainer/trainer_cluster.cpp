@@ -141,7 +141,8 @@ void TrainerCluster::add_worker(std::size_t threads) {
   registration.job = job_hash(job_);
   registration.numeric_class = "test";
   registration.wanted = WorkerId(static_cast<std::uint32_t>(index));
-  node.core = std::make_unique<WorkerCore>(core_config(job_, node.trainer->map(), *dataset_, registration));
+  node.core = std::make_unique<WorkerCore>(
+      core_config(job_, node.trainer->map(), dataset_->windows(Split::validation) != 0, registration));
   post([this, index] { feed(index, worker_event::ControlConnected{}); });
 }
 
@@ -244,7 +245,7 @@ void TrainerCluster::carry_out(std::size_t worker, const WorkerAction& action) {
     EXPECT_TRUE(stop->success || stop->reason.find(may_be_refused) != std::string::npos) << stop->reason;
     node.stopped = true;
   } else {
-    node.trainer->post(action);
+    node.trainer->post(action, node.core->view());
   }
 }
 

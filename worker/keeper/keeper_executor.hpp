@@ -1,0 +1,47 @@
+// Carries out a keeper's actions: one thread in front of the SnapshotStore.
+//
+// Thread contract: create and the destructor belong to the owner; the rest as ActionExecutor says.
+#pragma once
+
+#include <memory>
+
+#include "common/hash.hpp"
+#include "proto/job_spec.hpp"
+#include "storage/snapshot_memory.hpp"
+#include "worker/keeper/memory_lender.hpp"
+#include "worker/trainer/action_executor.hpp"
+
+namespace planaria {
+
+// What a worker sealed, as the payload of its event.
+struct SealedPayload final : Payload {
+  SealedCopy copy;
+};
+
+struct KeeperCounters {
+  std::uint64_t memory_bytes = 0;  // that snapshots take now
+  std::uint64_t bound_bytes = 0;
+  std::uint64_t sent_bytes = 0;  // of fragments
+  std::uint64_t damaged_tiles = 0;
+  std::uint64_t damaged_parities = 0;
+};
+
+class KeeperExecutor final : public ActionExecutor {
+ public:
+  KeeperExecutor(const JobSpec& job, std::shared_ptr<SnapshotMemory> memory, ExecutorHooks hooks);
+  ~KeeperExecutor() override;
+  KeeperExecutor(const KeeperExecutor&) = delete;
+  KeeperExecutor& operator=(const KeeperExecutor&) = delete;
+
+  void post(WorkerAction action, ViewNumber view) override;
+  [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) override;
+  [[nodiscard]] ExecutorCounters counters() const override;
+  [[nodiscard]] const StateMap& map() const override;
+  [[nodiscard]] KeeperCounters keeper_counters() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace planaria

@@ -1,0 +1,23 @@
+// A copy of state to be made for the keeper of the host: what is read, and as what it is told.
+//
+// Thread contract: plain values; the leases are let go by whoever copies.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/ids.hpp"
+#include "common/transport/transport.hpp"
+#include "proto/state_map.hpp"
+
+namespace planaria {
+
+struct StateCopy {
+  ViewNumber view;
+  Step stamp;
+  std::vector<TileRange> tiles;
+  std::vector<std::uint64_t> tile_bytes;  // of each
+  std::vector<ConstSlice> values;         // tile after tile, each with master, first and second moment
+};
+
+}  // namespace planaria
