@@ -24,6 +24,7 @@ void add_job_arguments(CLI::App& command, JobArguments& arguments);
 void add_run(CLI::App& app, int& code);
 void add_coordinator(CLI::App& app, int& code);
 void add_worker(CLI::App& app, int& code);
+void add_keeper(CLI::App& app, int& code);
 void add_status(CLI::App& app, int& code);  // status, watch, drain
 void add_export(CLI::App& app, int& code);
 void add_generate(CLI::App& app, int& code);

@@ -33,6 +33,7 @@ constexpr auto kLook = std::chrono::milliseconds(250);
 std::string describe(const FiredFault& fault) {
   std::string text = to_string(fault.kind);
   if (fault.worker) text += fmt::format(" worker {}", *fault.worker);
+  if (fault.host) text += fmt::format(" host {}", *fault.host);
   if (fault.step) text += fmt::format(" at step {}", *fault.step);
   if (fault.phase) text += fmt::format(", {}", to_string(*fault.phase));
   return text;
@@ -42,7 +43,8 @@ json fired_json(const FiredFault& fault) {
   return {{"kind", to_string(fault.kind)},
           {"step", fault.step ? json(*fault.step) : json(nullptr)},
           {"phase", fault.phase ? json(to_string(*fault.phase)) : json(nullptr)},
-          {"worker", fault.worker ? json(*fault.worker) : json(nullptr)}};
+          {"worker", fault.worker ? json(*fault.worker) : json(nullptr)},
+          {"host", fault.host ? json(*fault.host) : json(nullptr)}};
 }
 
 // Tells the coordinator of the faults that strike, for its log.
@@ -56,7 +58,10 @@ class FaultTeller {
       first_number_ = next_fault_number(*status);
     }
     for (; told_ < progress.fired.size(); ++told_) {
-      json body = fired_json(progress.fired[told_]);
+      const FiredFault& fault = progress.fired[told_];
+      json body = fired_json(fault);
+      body.erase("host");
+      if (fault.host) body["kind"] = fmt::format("{} {}", to_string(fault.kind), *fault.host);
       body["number"] = *first_number_ + told_;
       if (!http_post(coordinator, "/v1/faults", body, 200)) return;  // it may be the one that was struck
     }
@@ -183,8 +188,9 @@ Result<json> summarize(const JobSpec& job, const LocalJobOptions& options, const
     const auto own_steps = static_cast<double>(steps) - static_cast<double>(own.base.value());
     summary["tokens_per_s"] = static_cast<double>(job.tokens_per_step()) * own_steps / *own.wall_s;
   }
-  summary["workers_at_end"] = std::ranges::count_if(
-      status["workers"], [](const json& worker) { return worker.value("member", json()) == true; });
+  summary["workers_at_end"] = std::ranges::count_if(status["workers"], [](const json& worker) {
+    return worker.value("member", json()) == true && worker.value("role", json()) == "worker";
+  });
   // A checkpoint gets its name when it is whole.
   std::error_code unreadable;
   summary["result_saved"] =
@@ -290,6 +296,7 @@ Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
   run_options.job_file = options.job_file;
   run_options.assignments = options.assignments;
   run_options.workers = job.cluster.workers;
+  run_options.hosts = options.hosts;
   run_options.output = options.output;
   run_options.scenario = options.scenario;
   const auto started = std::chrono::steady_clock::now();

@@ -17,8 +17,9 @@ namespace planaria {
 struct LocalJobOptions {
   std::string job_file;
   std::vector<std::string> assignments;
-  std::string output;  // made when missing; must not hold another run, unless it is resumed
-  std::string resume;  // a run's directory; empty = from the start
+  std::string output;       // made when missing; must not hold another run, unless it is resumed
+  std::string resume;       // a run's directory; empty = from the start
+  std::uint32_t hosts = 0;  // LocalRunOptions::hosts
   Scenario scenario;
   bool show = true;  // the live view, on standard error
 };

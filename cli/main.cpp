@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
   planaria::add_run(app, code);
   planaria::add_coordinator(app, code);
   planaria::add_worker(app, code);
+  planaria::add_keeper(app, code);
   planaria::add_status(app, code);
   planaria::add_export(app, code);
   planaria::add_generate(app, code);

@@ -19,6 +19,7 @@ namespace {
 struct RunArguments {
   JobArguments job;
   std::optional<std::uint32_t> workers;
+  std::uint32_t hosts = 0;
   std::optional<std::string> layout;
   std::optional<std::uint64_t> steps, seed;
   std::string scenario, output, resume;
@@ -71,7 +72,8 @@ int run(const RunArguments& arguments) {
     auto scenario = load_scenario(arguments.scenario);
     if (!scenario) return fail(scenario.error());
     options.scenario = std::move(*scenario);
-    for (const std::string& idle : never_strike(options.scenario, job->cluster.workers, job->train.steps)) {
+    for (const std::string& idle :
+         never_strike(options.scenario, job->cluster.workers, arguments.hosts, job->train.steps)) {
       fmt::print(stderr, "planaria: {}: {}\n", arguments.scenario, idle);
     }
   }
@@ -79,6 +81,7 @@ int run(const RunArguments& arguments) {
   options.assignments = assignments;
   options.output = arguments.output.empty() ? fresh_directory(*job) : arguments.output;
   options.resume = arguments.resume;
+  options.hosts = arguments.hosts;
   options.show = !arguments.quiet;
   watch_stop_signals();
   const auto summary = run_local_job(*job, options);
@@ -113,6 +116,10 @@ void add_run(CLI::App& app, int& code) {
                       "stages of each pipeline, like 2+1 (cluster.layout); as many workers unless --workers says more");
   command->add_option("--workers", arguments->workers, "worker processes (cluster.workers)")
       ->transform(whole_number(1, 1 << 16));
+  command
+      ->add_option("--hosts", arguments->hosts,
+                   "as if on so many machines: workers in turns, each machine with a keeper; default one without")
+      ->transform(whole_number(0, 1 << 16));
   command->add_option("--steps", arguments->steps, "steps (train.steps)")->transform(whole_number(1, INT64_MAX));
   command->add_option("--seed", arguments->seed, "seed (train.seed)")->transform(whole_number(0, INT64_MAX));
   command->add_option("--scenario", arguments->scenario, "faults that strike the run (TOML)");

@@ -106,7 +106,10 @@ void draw_workers(const json& status, const Palette& c, std::vector<std::string>
     const auto [begin, end] = range(worker, "slots");
     const std::string share =
         end > begin && slots_total > 0 ? fmt::format("{:>3.0f}/{:.0f}", end - begin, slots_total) : "–";
-    const std::string blocks = end_block > first_block ? fmt::format("{:.0f}-{:.0f}", first_block, end_block - 1) : "–";
+    const bool keeper = text(worker, "role") == "keeper";
+    const std::string blocks = end_block > first_block ? fmt::format("{:.0f}-{:.0f}", first_block, end_block - 1)
+                               : keeper                ? "keeper"
+                                                       : "–";
     const bool member = state == "member" || state == "draining";
     lines.push_back(fmt::format("  {:>4.0f}     {}{:<10}{} {:<10} {:>4}   {:<7} {:<9} {:>8}", number(worker, "worker"),
                                 colour_of(c, state), state, c.reset, member ? text(worker, "phase") : "",

@@ -30,8 +30,10 @@ std::string link_line(const Fault& fault, bool on) {
 }
 
 // Who announces the point that the fault waits for; none: anybody.
+// Of a host the first worker that was started there.
 std::optional<std::uint32_t> announcer_of(const Fault& fault) {
-  return fault.observer ? fault.observer : fault.worker;
+  if (fault.observer) return fault.observer;
+  return fault.worker ? fault.worker : fault.host;
 }
 
 }  // namespace
@@ -91,7 +93,8 @@ bool FaultEngine::will_start_more() const {
   });
   return joins || std::ranges::any_of(endings_, [](const Ending& ending) {
            return std::ranges::any_of(ending.orders, [](const FaultOrder& order) {
-             return std::holds_alternative<fault_order::StartCoordinator>(order);
+             return std::holds_alternative<fault_order::StartCoordinator>(order) ||
+                    std::holds_alternative<fault_order::StartHost>(order);
            });
          });
 }
@@ -114,7 +117,7 @@ bool FaultEngine::fire(std::size_t index, std::optional<std::uint32_t> announcer
   Entry& entry = faults_[index];
   const Fault& fault = entry.fault;
   entry.fired = true;
-  FiredFault fired{fault.kind, index, step, std::nullopt, fault.worker, now};
+  FiredFault fired{fault.kind, index, step, std::nullopt, fault.worker, fault.host, now};
   if (fault.at_step) fired.phase = fault.phase;
   fired_.push_back(fired);
   const std::uint32_t worker = fault.worker.value_or(announcer.value_or(0));
@@ -190,6 +193,13 @@ bool FaultEngine::fire(std::size_t index, std::optional<std::uint32_t> announcer
         orders_.push_back(fault_order::StartCoordinator{});
       }
       return false;
+    case FaultKind::kill_host:
+    case FaultKind::kill_keeper: {
+      const bool keeper_only = fault.kind == FaultKind::kill_keeper;
+      orders_.push_back(fault_order::KillHost{*fault.host, keeper_only});
+      end_later(fault, now, {fault_order::StartHost{*fault.host, keeper_only}});
+      return false;
+    }
     case FaultKind::count_:
       break;
   }

@@ -31,13 +31,21 @@ struct Signal {
   int number = 0;
 };
 struct StartWorker {};
+struct KillHost {  // its keeper and, unless it is the keeper's alone, its workers
+  std::uint32_t host = 0;
+  bool keeper_only = false;
+};
+struct StartHost {  // what KillHost ended: a keeper, and a worker
+  std::uint32_t host = 0;
+  bool keeper_only = false;
+};
 struct KillCoordinator {};
 struct StartCoordinator {};
 
 }  // namespace fault_order
 
-using FaultOrder = std::variant<fault_order::Tell, fault_order::Signal, fault_order::StartWorker,
-                                fault_order::KillCoordinator, fault_order::StartCoordinator>;
+using FaultOrder = std::variant<fault_order::Tell, fault_order::Signal, fault_order::StartWorker, fault_order::KillHost,
+                                fault_order::StartHost, fault_order::KillCoordinator, fault_order::StartCoordinator>;
 
 struct FiredFault {
   FaultKind kind = FaultKind::kill;
@@ -45,6 +53,7 @@ struct FiredFault {
   std::optional<std::uint64_t> step;
   std::optional<Phase> phase;
   std::optional<std::uint32_t> worker;
+  std::optional<std::uint32_t> host;
   Instant at{};  // chaos's clock, when the order was given
 };
 

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <filesystem>
+#include <map>
 #include <utility>
 
 #include "chaos/faults/child_process.hpp"
@@ -22,23 +24,27 @@ constexpr int kFarewellMs = 5'000;
 constexpr Duration kDesertedFor = std::chrono::seconds(25);
 constexpr Duration kDesertedByFailures = std::chrono::seconds(2);
 constexpr std::size_t kQuotedLines = 5;
+// Beyond any worker's number: those are the scenario's.
+constexpr std::uint32_t kFirstKeeper = 100'000;
 // Hooks wake it at once; looking for children that ended takes time from workers, who use every core.
 constexpr double kLongestWait_ms = 250;
 
-// A short private directory for the hook's socket: output paths may be longer than a socket's may.
+// A short private directory for sockets: output paths may be longer than a socket's may.
 class SocketDirectory {
  public:
   static Result<SocketDirectory> make() {
     char name[] = "/tmp/planaria-XXXXXX";
-    if (mkdtemp(name) == nullptr) return Error(ErrorCode::io, "can't make a directory in /tmp for the fault hook");
+    if (mkdtemp(name) == nullptr) return Error(ErrorCode::io, "can't make a directory in /tmp for sockets");
     return SocketDirectory(name);
   }
   SocketDirectory(SocketDirectory&& other) noexcept : path_(std::exchange(other.path_, {})) {}
   SocketDirectory& operator=(SocketDirectory&&) = delete;
   ~SocketDirectory() {
-    if (!path_.empty()) rmdir(path_.c_str());
+    std::error_code unremovable;
+    if (!path_.empty()) std::filesystem::remove_all(path_, unremovable);  // a killed keeper leaves its socket
   }
-  [[nodiscard]] std::string socket() const { return path_ + "/hook"; }
+  [[nodiscard]] std::string hook() const { return path_ + "/hook"; }
+  [[nodiscard]] std::string keeper(std::uint32_t host) const { return fmt::format("{}/keeper-{}", path_, host); }
 
  private:
   explicit SocketDirectory(std::string path) : path_(std::move(path)) {}
@@ -83,6 +89,7 @@ class LocalRun::Loop {
     bool stopped = false;
     std::string ended;
     bool failed = false;  // it ended by itself, with an error
+    std::uint32_t host = 0;
   };
 
   Status serve() {
@@ -94,7 +101,8 @@ class LocalRun::Loop {
     }
     PLANARIA_TRY(start_coordinator());
     PLANARIA_TRY(await_ports());
-    for (std::uint32_t i = 0; i < options_.workers; ++i) PLANARIA_TRY(start_worker());
+    for (std::uint32_t i = 0; i < options_.hosts; ++i) PLANARIA_TRY(start_keeper(i));
+    for (std::uint32_t i = 0; i < options_.workers; ++i) PLANARIA_TRY(start_worker(next_host()));
     while (!run_.stopping_) {
       for (const HookServer::Line& line : hooks_.poll(poll_ms())) PLANARIA_TRY(take_line(line));
       PLANARIA_TRY(obey(engine_.time_passed(clock_.now())));
@@ -173,7 +181,26 @@ class LocalRun::Loop {
                  "the coordinator didn't start in time:" + coordinator_->last_output(kQuotedLines));
   }
 
-  Status start_worker() {
+  [[nodiscard]] static std::string host_name(std::uint32_t host) { return fmt::format("host-{}", host); }
+
+  [[nodiscard]] std::uint32_t next_host() const {
+    return options_.hosts == 0 ? 0 : static_cast<std::uint32_t>(workers_.size() % options_.hosts);
+  }
+
+  Status start_keeper(std::uint32_t host) {
+    const std::vector<std::string> command{options_.binary, "keeper",
+                                           "--join",        served_->at(served_->control_port),
+                                           "--id",          std::to_string(kFirstKeeper + host),
+                                           "--host",        host_name(host),
+                                           "--listen",      directory_.keeper(host),
+                                           "--out",         options_.output};
+    PLANARIA_ASSIGN(ChildProcess process,
+                    ChildProcess::start(command, fmt::format("{}/keeper-{}.log", options_.output, host)));
+    keepers_.insert_or_assign(host, std::move(process));
+    return ok_status();
+  }
+
+  Status start_worker(std::uint32_t host) {
     const auto index = workers_.size();
     std::vector<std::string> command{options_.binary,
                                      "worker",
@@ -185,7 +212,10 @@ class LocalRun::Loop {
                                      "--out",
                                      options_.output,
                                      "--fault-hook",
-                                     directory_.socket()};
+                                     directory_.hook()};
+    if (options_.hosts > 0) {
+      command.insert(command.end(), {"--host", host_name(host), "--keeper", directory_.keeper(host)});
+    }
     if (served_->telemetry_port != 0) {
       command.emplace_back("--telemetry");
       command.push_back("tcp://" + served_->at(served_->telemetry_port));
@@ -195,7 +225,7 @@ class LocalRun::Loop {
       command.push_back(assignment);
     }
     PLANARIA_ASSIGN(ChildProcess process, ChildProcess::start(command, worker_log(index)));
-    workers_.push_back({std::move(process), false, ""});
+    workers_.push_back({std::move(process), false, "", false, host});
     return ok_status();
   }
 
@@ -228,7 +258,13 @@ class LocalRun::Loop {
         if (signal->number == SIGSTOP) worker.stopped = true;
         if (signal->number == SIGCONT) worker.stopped = false;
       } else if (std::holds_alternative<fault_order::StartWorker>(order)) {
-        PLANARIA_TRY(start_worker());
+        PLANARIA_TRY(start_worker(next_host()));
+      } else if (const auto* kill = std::get_if<fault_order::KillHost>(&order)) {
+        kill_host(*kill);
+      } else if (const auto* start = std::get_if<fault_order::StartHost>(&order)) {
+        if (start->host >= options_.hosts) continue;
+        PLANARIA_TRY(start_keeper(start->host));
+        if (!start->keeper_only) PLANARIA_TRY(start_worker(start->host));
       } else if (std::holds_alternative<fault_order::KillCoordinator>(order)) {
         coordinator_->signal(SIGKILL);
         coordinator_->finish(kFarewellMs);
@@ -238,6 +274,14 @@ class LocalRun::Loop {
       }
     }
     return ok_status();
+  }
+
+  void kill_host(const fault_order::KillHost& order) {
+    const auto keeper = keepers_.find(order.host);
+    if (keeper != keepers_.end()) keeper->second.signal(SIGKILL);
+    for (Worker& worker : workers_) {
+      if (!order.keeper_only && worker.host == order.host && options_.hosts > 0) worker.process.signal(SIGKILL);
+    }
   }
 
   void collect() {
@@ -272,7 +316,11 @@ class LocalRun::Loop {
       if (worker.stopped) worker.process.signal(SIGKILL);
       if (!finished) worker.process.signal(SIGINT);
     }
+    if (!finished) {
+      for (auto& [host, keeper] : keepers_) keeper.signal(SIGINT);
+    }
     if (coordinator_) coordinator_->finish(kFarewellMs);
+    for (auto& [host, keeper] : keepers_) keeper.finish(kFarewellMs);
     for (Worker& worker : workers_) worker.process.finish(kFarewellMs);
     collect();
     publish();
@@ -285,6 +333,7 @@ class LocalRun::Loop {
   HookServer hooks_;
   FaultEngine engine_;
   std::optional<ChildProcess> coordinator_;
+  std::map<std::uint32_t, ChildProcess> keepers_;  // by host; the last one that was started there
   std::vector<Worker> workers_;
   std::optional<Instant> deserted_at_;
   std::optional<CoordinatorFile> served_;  // by the first start; later ones take the same ports
@@ -294,7 +343,7 @@ LocalRun::LocalRun(LocalRunOptions options) : options_(std::move(options)) {}
 
 Result<std::unique_ptr<LocalRun>> LocalRun::start(LocalRunOptions options) {
   PLANARIA_ASSIGN(SocketDirectory directory, SocketDirectory::make());
-  PLANARIA_ASSIGN(HookServer hooks, HookServer::listen(directory.socket()));
+  PLANARIA_ASSIGN(HookServer hooks, HookServer::listen(directory.hook()));
   std::unique_ptr<LocalRun> run(new LocalRun(std::move(options)));
   // The loop lives on its thread: the kernel ends the children with the thread that started them.
   run->thread_ = std::thread([self = run.get(), hooks = std::move(hooks), directory = std::move(directory)]() mutable {

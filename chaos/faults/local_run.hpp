@@ -1,9 +1,11 @@
-// A whole job on this machine: a coordinator and workers as processes of their own, and a scenario that breaks them.
+// A whole job on this machine: a coordinator, workers and keepers as processes of their own, and a scenario that breaks
+// them.
 //
 // A thread of its own starts, signals and collects the processes; they die with it. Every process is a `planaria`
 // subcommand that a user could have started by hand.
 //
-// Files in the output directory: coordinator.log and worker-<index>.log, and what the processes themselves write.
+// Files in the output directory: coordinator.log, worker-<index>.log and keeper-<host>.log, and what the processes
+// themselves write.
 //
 // Thread contract: progress() and stop() may be called from any thread.
 #pragma once
@@ -29,7 +31,8 @@ struct LocalRunOptions {
   std::string job_file;
   std::vector<std::string> assignments;  // "section.key=value"
   std::uint32_t workers = 3;
-  std::string output;  // an existing directory
+  std::uint32_t hosts = 0;  // each with a keeper and every so many-th worker; 0: this machine without a keeper
+  std::string output;       // an existing directory
   Scenario scenario;
   int start_timeout_ms = 60'000;
 };

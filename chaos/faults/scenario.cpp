@@ -11,9 +11,9 @@
 namespace planaria {
 namespace {
 
-constexpr std::array<std::string_view, 13> kKinds = {
-    "kill",    "stop", "continue",  "drain",           "join", "slow", "partition", "heal", "link",
-    "corrupt", "nan",  "disk_full", "kill_coordinator"};
+constexpr std::array<std::string_view, 15> kKinds = {
+    "kill", "stop",      "continue",         "drain",     "join",       "slow", "partition", "heal", "link", "corrupt",
+    "nan",  "disk_full", "kill_coordinator", "kill_host", "kill_keeper"};
 static_assert(kKinds.size() == static_cast<std::size_t>(FaultKind::count_));
 
 // In the order of Phase, from fetch to commit.
@@ -21,6 +21,10 @@ constexpr std::array<std::string_view, 7> kPhases = {"fetch", "forward", "backwa
                                                      "gate",  "update",  "commit"};
 
 constexpr double kMaxSeconds = 86'400;
+
+bool needs_host(FaultKind kind) {
+  return kind == FaultKind::kill_host || kind == FaultKind::kill_keeper;
+}
 
 bool needs_worker(FaultKind kind) {
   switch (kind) {
@@ -68,6 +72,8 @@ Fault read_fault(ConfigReader& reader) {
   if (reader.key("at_s", seconds, {0, kMaxSeconds})) fault.at_s = seconds;
   std::uint32_t worker = 0;
   if (reader.key("worker", worker, {.min = 0, .max = UINT32_MAX - 1})) fault.worker = worker;
+  std::uint32_t host = 0;
+  if (reader.key("host", host, {.min = 0, .max = UINT32_MAX - 1})) fault.host = host;
   std::uint32_t observer = 0;
   if (reader.key("observer", observer, {.min = 0, .max = UINT32_MAX - 1})) {
     fault.observer = observer;
@@ -83,6 +89,7 @@ Fault read_fault(ConfigReader& reader) {
 
   if (fault.at_step.has_value() == fault.at_s.has_value()) reader.refuse("kind", "give at_step or at_s, one of them");
   if (needs_worker(fault.kind) && !fault.worker) reader.refuse("kind", "this fault needs a worker");
+  if (needs_host(fault.kind) && !fault.host) reader.refuse("kind", "this fault needs a host");
   const bool two_ends = fault.kind == FaultKind::partition || fault.kind == FaultKind::link;
   if (two_ends && (!fault.from || !fault.to)) reader.refuse("kind", "this fault needs from and to");
   if (fault.kind == FaultKind::link && (fault.from == kCoordinatorEnd || fault.to == kCoordinatorEnd)) {
@@ -118,7 +125,8 @@ Result<Scenario> parse_scenario(std::string_view text, std::string source) {
   return read_scenario(reader);
 }
 
-std::vector<std::string> never_strike(const Scenario& scenario, std::uint32_t workers, std::uint64_t steps) {
+std::vector<std::string> never_strike(const Scenario& scenario, std::uint32_t workers, std::uint32_t hosts,
+                                      std::uint64_t steps) {
   const auto joiners = std::ranges::count(scenario.faults, FaultKind::join, &Fault::kind);
   const std::uint64_t started = workers + static_cast<std::uint64_t>(joiners);
   std::vector<std::string> told;
@@ -129,6 +137,10 @@ std::vector<std::string> never_strike(const Scenario& scenario, std::uint32_t wo
     };
     if (fault.at_step && *fault.at_step > steps) {
       tell(fmt::format("it waits for step {}, and the job has {}", *fault.at_step, steps));
+    }
+    if (fault.host && *fault.host >= hosts) {
+      tell(hosts == 0 ? "hosts with keepers come with --hosts"
+                      : fmt::format("there is no host {}: there are {}, numbered from 0", *fault.host, hosts));
     }
     for (const auto& end : {fault.worker, fault.observer, fault.from, fault.to}) {
       if (!end || *end == kCoordinatorEnd || *end < started) continue;
@@ -150,6 +162,7 @@ std::string scenario_to_toml(const Scenario& scenario) {
       text += fmt::format("at_step = {}\nphase = \"{}\"\n", *fault.at_step, planaria::to_string(fault.phase));
     if (fault.at_s) text += fmt::format("at_s = {:f}\n", *fault.at_s);
     if (fault.worker) text += fmt::format("worker = {}\n", *fault.worker);
+    if (fault.host) text += fmt::format("host = {}\n", *fault.host);
     if (fault.observer) text += fmt::format("observer = {}\n", *fault.observer);
     if (fault.for_s != defaults.for_s) text += fmt::format("for_s = {:f}\n", fault.for_s);
     if (fault.cpu_fraction != defaults.cpu_fraction) text += fmt::format("cpu_fraction = {:f}\n", fault.cpu_fraction);

@@ -45,6 +45,8 @@ enum class FaultKind : std::uint8_t {
   nan,
   disk_full,
   kill_coordinator,
+  kill_host,    // its keeper and its workers
+  kill_keeper,  // a host's
   count_
 };
 // As in the file: cont is "continue".
@@ -59,6 +61,7 @@ struct Fault {
   std::optional<double> at_s;
   std::optional<std::uint32_t> worker;
   std::optional<std::uint32_t> observer;
+  std::optional<std::uint32_t> host;  // of LocalRunOptions::hosts
   double for_s = 0;
   double cpu_fraction = 1;
   std::optional<std::uint32_t> from;
@@ -78,7 +81,7 @@ struct Scenario {
 [[nodiscard]] Result<Scenario> parse_scenario(std::string_view text, std::string source);
 // What is told before the run of faults that can't strike it: of workers that nobody starts, at steps after the last.
 [[nodiscard]] std::vector<std::string> never_strike(const Scenario& scenario, std::uint32_t workers,
-                                                    std::uint64_t steps);
+                                                    std::uint32_t hosts, std::uint64_t steps);
 // What parse_scenario reads back as the same scenario.
 [[nodiscard]] std::string scenario_to_toml(const Scenario& scenario);
 

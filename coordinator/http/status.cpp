@@ -37,9 +37,14 @@ json range_json(Range range) {
   return {range.begin, range.end};
 }
 
+const char* role_name(Role role) {
+  return role == Role::keeper ? "keeper" : "worker";
+}
+
 json worker_json(const WorkerStatusRow& row) {
   return {{"worker", row.worker.value()},
           {"incarnation", row.incarnation.value()},
+          {"role", role_name(row.role)},
           {"status", row.status},
           {"phase", row.phase},
           {"host", row.host},
@@ -121,6 +126,7 @@ struct RecordFields {
     for (const auto& member : view.members) {
       json row = {{"worker", member.worker.value()},
                   {"incarnation", member.incarnation.value()},
+                  {"role", role_name(member.role)},
                   {"host", member.host},
                   {"blocks", nullptr},
                   {"slots", nullptr}};

@@ -24,6 +24,7 @@ namespace planaria {
 struct WorkerStatusRow {
   WorkerId worker;
   Incarnation incarnation;
+  Role role = Role::worker;
   std::string status;  // joining, member, draining, left, lost
   std::string phase;
   std::string host;

@@ -222,6 +222,7 @@ void StatusBuilder::add_workers(StatusSnapshot& s, const CoordinatorCore& core, 
     WorkerStatusRow row;
     row.worker = id;
     row.incarnation = worker.incarnation;
+    row.role = worker.role;
     row.status = to_string(worker.status);
     row.phase = to_string(worker.heartbeat.phase);
     row.host = worker.host;

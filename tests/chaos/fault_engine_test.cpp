@@ -46,7 +46,7 @@ TEST(Scenario, FaultsThatCannotStrikeAreTold) {
       "[[fault]]\nkind = \"kill\"\nat_step = 2\nworker = 4\n"
       "[[fault]]\nkind = \"kill\"\nat_step = 7\nworker = 0\n"
       "[[fault]]\nkind = \"partition\"\nat_s = 1\nfrom = \"coordinator\"\nto = \"9\"\n");
-  const auto told = never_strike(scenario, 3, 6);
+  const auto told = never_strike(scenario, 3, 0, 6);
   ASSERT_EQ(told.size(), 3U);
   EXPECT_NE(told[0].find("no worker 4"), std::string::npos) << told[0];
   EXPECT_NE(told[1].find("step 7"), std::string::npos) << told[1];
