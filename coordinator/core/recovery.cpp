@@ -338,8 +338,16 @@ class RecoveryPlanner {
     }
   }
 
-  // Who is drained goes when the others hold all that the job goes on from; until then it is a member without a part in
-  // what comes after the step.
+  // Of the snapshots that protect the others until those of the new view are complete.
+  [[nodiscard]] bool holds_snapshots(std::size_t i) const {
+    if (computes(i) || !in_.previous || in_.mutations.has(Mutation::release_drained_early)) return false;
+    return std::ranges::any_of(in_.previous->snapshots.stripes, [&](const Stripe& stripe) {
+      return std::ranges::find(stripe.fragments, worker(i), &StripeFragment::keeper) != stripe.fragments.end();
+    });
+  }
+
+  // Who is drained goes when the others hold all that the job goes on from, and a keeper when a snapshot without it is
+  // complete; until then it is a member without a part in what comes after the step.
   void choose_members() {
     TileSet left;
     for (std::size_t i = 0; i < count(); ++i) {
@@ -352,7 +360,7 @@ class RecoveryPlanner {
     const bool may_go =
         left == all_ || source_ == StateSource::initialize || (source_ == StateSource::checkpoint && loads_elsewhere);
     for (std::size_t i = 0; i < count(); ++i) {
-      if (in_.members[i].leaving && may_go) {
+      if (in_.members[i].leaving && may_go && !holds_snapshots(i)) {
         decision_.released.push_back(worker(i));
       } else {
         members_.push_back(i);

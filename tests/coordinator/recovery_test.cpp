@@ -263,6 +263,24 @@ TEST_F(RecoveryOfAHost, ItsStateIsMadeAgainFromFragmentsAndNothingIsRolledBack) 
   }
 }
 
+TEST_F(RecoveryOfAHost, ADrainedKeeperGoesOnceASnapshotWithoutItIsComplete) {
+  RecoveryMember& drained = input_.members[keeper(2)];
+  drained.leaving = true;
+  input_.planned = true;
+  const auto stays = decide_recovery(input_);
+  ASSERT_TRUE(stays.ok());
+  EXPECT_TRUE(stays->record.has(WorkerId(6)));
+  EXPECT_TRUE(stays->released.empty());
+  for (const Stripe& stripe : stays->record.snapshots.stripes) {
+    for (const StripeFragment& fragment : stripe.fragments) EXPECT_NE(fragment.keeper, WorkerId(6));
+  }
+  input_.previous->snapshots = stays->record.snapshots;
+  for (std::size_t i = 0; i < 3; ++i) holds(i, {Step(5)});
+  const auto goes = decide_recovery(input_);
+  ASSERT_TRUE(goes.ok());
+  EXPECT_EQ(goes->released, std::vector{WorkerId(6)});
+}
+
 TEST_F(RecoveryOfAHost, AKeeperWithoutTheMemoryForItsPartIsLeftOut) {
   for (std::uint32_t host = 1; host < 4; ++host) input_.members[keeper(host)].resources.memory_bytes = 1 << 20;
   input_.members[keeper(2)].resources.memory_bytes = 1000;
