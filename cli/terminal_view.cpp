@@ -119,6 +119,27 @@ void draw_workers(const json& status, const Palette& c, std::vector<std::string>
   }
 }
 
+void draw_snapshots(const json& status, const Palette& c, std::vector<std::string>& lines) {
+  const auto snapshots = status.find("snapshots");
+  if (snapshots == status.end() || !snapshots->is_object()) return;
+  const json tolerated = snapshots->value("tolerated", json());
+  std::string text = "not whole yet in this view: what a lost host kept may cost the steps since the checkpoint";
+  if (tolerated.is_number_unsigned()) {
+    const auto hosts = tolerated.get<std::uint64_t>();
+    text = hosts == 0 ? "no host may be lost"
+                      : fmt::format("any {} host{} may be lost at once", hosts, hosts == 1 ? "" : "s");
+    const json alone = snapshots->value("alone", json::array());
+    if (hosts == 0 && alone.is_array() && !alone.empty() && alone.front().is_string()) {
+      text += fmt::format(": {} hold{} state that nobody else has",
+                          alone.size() == 1 ? alone.front().get<std::string>() : fmt::format("{} hosts", alone.size()),
+                          alone.size() == 1 ? "s" : "");
+    }
+    const json complete = snapshots->value("complete", json());
+    if (complete.is_number_unsigned()) text += fmt::format("; snapshot {} is whole", complete.get<std::uint64_t>());
+  }
+  lines.push_back(fmt::format("  {}snapshots{} {}", c.dim, c.reset, text));
+}
+
 void draw_recoveries(const json& status, const Palette& c, std::vector<std::string>& lines) {
   const auto recoveries = status.find("recoveries");
   if (recoveries == status.end() || !recoveries->is_array()) return;
@@ -167,6 +188,7 @@ std::vector<std::string> draw_status(const json& status, const std::vector<std::
     lines.push_back(fmt::format("  {}{}{}", c.warn, text(status, "reason"), c.reset));
   }
   draw_workers(status, c, lines);
+  draw_snapshots(status, c, lines);
   draw_recoveries(status, c, lines);
   for (std::size_t i = notes.size() > kNotesShown ? notes.size() - kNotesShown : 0; i < notes.size(); ++i) {
     lines.push_back(fmt::format("  {}⚡ {}{}", c.warn, notes[i], c.reset));

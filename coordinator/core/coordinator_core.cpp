@@ -447,4 +447,18 @@ void CoordinatorCore::consider_exit() {
   actions_.emplace_back(coordinator_action::Exit{finished_->success, finished_->reason});
 }
 
+std::optional<SnapshotStatus> CoordinatorCore::snapshots() const {
+  const auto keeps = [](const Member& member) { return member.role == Role::keeper; };
+  if (!view_ || std::ranges::none_of(view_->members, keeps)) return std::nullopt;
+  std::set<WorkerId> lost;
+  for (const Member& member : view_->members) {
+    const auto worker = workers_.find(member.worker);
+    const bool there = worker != workers_.end() && worker->second.incarnation == member.incarnation &&
+                       serving(worker->second) && !worker->second.suspect_until;
+    if (!there) lost.insert(member.worker);
+  }
+  const bool of_view = last_commit_ && last_commit_->view == view_->view;
+  return snapshot_status(map_, *view_, of_view ? std::optional(last_commit_->step) : std::nullopt, lost);
+}
+
 }  // namespace planaria

@@ -24,6 +24,7 @@
 #include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/measured_blocks.hpp"
 #include "coordinator/core/recovery.hpp"
+#include "coordinator/core/snapshot_status.hpp"
 #include "proto/control.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/log_record.hpp"
@@ -195,6 +196,8 @@ class CoordinatorCore {
   [[nodiscard]] const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
   [[nodiscard]] const std::vector<RecoveryRecord>& recoveries() const { return recoveries_; }
   [[nodiscard]] const std::optional<StepCommitted>& last_commit() const { return last_commit_; }
+  // Nothing without keepers.
+  [[nodiscard]] std::optional<SnapshotStatus> snapshots() const;
   [[nodiscard]] const std::optional<JobResult>& result() const { return result_; }
   [[nodiscard]] std::uint64_t steps_committed() const { return steps_committed_; }
   [[nodiscard]] std::uint64_t views_committed() const { return views_committed_; }

@@ -227,11 +227,12 @@ HttpReply route(const HttpRequest& request, const StatusSnapshot& snapshot, cons
       path.starts_with(kWorkers) && path.ends_with(kDrain) && path.size() > kWorkers.size() + kDrain.size();
   const bool posts = is_drain || path == "/v1/stop" || path == "/v1/faults";
   const bool gets = path == "/" || path == "/healthz" || path == "/metrics" || path == "/v1/status" ||
-                    path == "/v1/events" || path == "/v1/stream";
+                    path == "/v1/events" || path == "/v1/stream" || path == "/v1/snapshots";
   if (!posts && !gets) {
-    return error_reply(404, "not_found",
-                       "there is /, /healthz, /metrics, /v1/status, /v1/events and /v1/stream to GET, and "
-                       "/v1/workers/NUMBER/drain, /v1/stop and /v1/faults to POST");
+    return error_reply(
+        404, "not_found",
+        "there is /, /healthz, /metrics, /v1/status, /v1/snapshots, /v1/events and /v1/stream to GET, and "
+        "/v1/workers/NUMBER/drain, /v1/stop and /v1/faults to POST");
   }
   if (posts ? request.method != "POST" : request.method != "GET" && request.method != "HEAD") {
     auto reply = error_reply(405, "method_not_allowed", posts ? "use POST here" : "use GET here");
@@ -248,6 +249,7 @@ HttpReply route(const HttpRequest& request, const StatusSnapshot& snapshot, cons
   if (path == "/healthz") return health(snapshot);
   if (path == "/metrics") return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_text(snapshot), {}, false};
   if (path == "/v1/events") return events(query, controls);
+  if (path == "/v1/snapshots") return json_reply(snapshots_json(snapshot.snapshots));
   if (path == "/v1/stream") {
     HttpReply reply;
     reply.stream = true;

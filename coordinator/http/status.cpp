@@ -206,6 +206,24 @@ json recovery_json(const RecoveryRow& row) {
             {"step_committed", optional_json(row.step_committed_at)}}}};
 }
 
+json snapshots_json(const std::optional<SnapshotStatus>& snapshots) {
+  if (!snapshots) return nullptr;
+  json hosts = json::array();
+  for (const SnapshotHost& host : snapshots->hosts) {
+    hosts.push_back({{"host", host.host},
+                     {"keeper", host.keeper ? json(host.keeper->value()) : json(nullptr)},
+                     {"there", host.there},
+                     {"state_bytes", host.state_bytes},
+                     {"parity_bytes", host.parity_bytes},
+                     {"memory_bytes", host.memory_bytes}});
+  }
+  return {{"every_steps", snapshots->every_steps},
+          {"complete", optional_json(snapshots->complete)},
+          {"tolerated", optional_json(snapshots->tolerated)},
+          {"alone", snapshots->alone},
+          {"hosts", std::move(hosts)}};
+}
+
 json fault_json(const log_record::FaultFired& fault) {
   return {{"number", fault.number},
           {"kind", fault.kind},
@@ -261,6 +279,7 @@ json status_json(const StatusSnapshot& s, StatusDetail detail) {
       {"weights_hash", optional_json(s.weights)},
       {"final_loss", optional_json(s.final_loss)},
       {"final_val_loss", optional_json(s.final_validation_loss)},
+      {"snapshots", snapshots_json(s.snapshots)},
       {"workers", std::move(workers)},
       {"recoveries", rows_json(s.recoveries, rows, recovery_json)},
       {"recovery_count", s.recoveries.size()},

@@ -16,6 +16,7 @@
 #include "common/clock.hpp"
 #include "common/hash.hpp"
 #include "common/ids.hpp"
+#include "coordinator/core/snapshot_status.hpp"
 #include "coordinator/log/event_log.hpp"
 #include "proto/layout.hpp"
 
@@ -130,6 +131,7 @@ struct StatusSnapshot {
   std::optional<Hash128> weights;
   std::optional<double> final_loss, final_validation_loss;
 
+  std::optional<SnapshotStatus> snapshots;  // where there are keepers
   std::vector<WorkerStatusRow> workers;
   std::vector<RecoveryRow> recoveries;
   std::vector<log_record::FaultFired> faults;
@@ -144,6 +146,7 @@ enum class StatusDetail : std::uint8_t {
 };
 [[nodiscard]] nlohmann::json status_json(const StatusSnapshot& snapshot, StatusDetail detail = StatusDetail::full);
 
+[[nodiscard]] nlohmann::json snapshots_json(const std::optional<SnapshotStatus>& snapshots);
 [[nodiscard]] nlohmann::json recovery_json(const RecoveryRow& recovery);
 [[nodiscard]] nlohmann::json fault_json(const log_record::FaultFired& fault);
 

@@ -282,6 +282,7 @@ std::shared_ptr<const StatusSnapshot> StatusBuilder::build(const CoordinatorCore
     s.view = core.view()->view;
     s.view_reason = core.view()->reason;
   }
+  s.snapshots = core.snapshots();
   add_progress(s, core, now);
   add_workers(s, core, telemetry, now);
   for (const auto& record : core.recoveries()) s.recoveries.push_back(recovery_row(record, now));
