@@ -6,13 +6,16 @@
 #include <sys/un.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "common/file.hpp"
 
 namespace planaria {
 namespace {
 
+constexpr std::chrono::milliseconds kScarce(50);  // until accept() is tried again without memory or files
 constexpr int kBacklog = 16;
 
 Result<sockaddr_un> address_of(const std::string& path) {
@@ -56,6 +59,12 @@ std::optional<Descriptor> handed_with(msghdr& header) {
     }
   }
   return handed;
+}
+
+// 0: nothing is there.
+std::uint64_t inode_of(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 ? info.st_ino : 0;
 }
 
 }  // namespace
@@ -130,11 +139,11 @@ Result<LocalListener> LocalListener::listen(const std::string& path) {
       ::listen(socket.get(), kBacklog) != 0) {
     return file_error(errno, "listen at", path);
   }
-  return LocalListener(std::move(socket), path);
+  return LocalListener(std::move(socket), path, inode_of(path));
 }
 
 LocalListener::~LocalListener() {
-  if (socket_.open()) ::unlink(path_.c_str());
+  if (socket_.open() && inode_of(path_) == inode_) ::unlink(path_.c_str());
 }
 
 Result<LocalSocket> LocalListener::accept() {
@@ -142,6 +151,10 @@ Result<LocalSocket> LocalListener::accept() {
     Descriptor socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.open()) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
+      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+        std::this_thread::sleep_for(kScarce);
+        continue;
+      }
       return over(errno);
     }
     ucred caller{};

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -55,10 +56,12 @@ class LocalListener {
   void close();
 
  private:
-  LocalListener(Descriptor socket, std::string path) : socket_(std::move(socket)), path_(std::move(path)) {}
+  LocalListener(Descriptor socket, std::string path, std::uint64_t inode)
+      : socket_(std::move(socket)), path_(std::move(path)), inode_(inode) {}
 
   Descriptor socket_;
   std::string path_;
+  std::uint64_t inode_ = 0;  // another one at the path is a successor's
 };
 
 }  // namespace planaria

@@ -113,8 +113,14 @@ TileSet SnapshotStore::tiles(Step stamp) const {
   return held;
 }
 
+TileSet SnapshotStore::take_damaged(Step stamp) {
+  const auto found = damaged_.extract(stamp);
+  return found.empty() ? TileSet() : found.mapped();
+}
+
 void SnapshotStore::drop_before(Step stamp) {
   generations_.erase(generations_.begin(), generations_.lower_bound(stamp));
+  damaged_.erase(damaged_.begin(), damaged_.lower_bound(stamp));
 }
 
 void SnapshotStore::keep_only(std::optional<Step> stamp) {
@@ -132,6 +138,7 @@ Result<const SnapshotStore::Generation*> SnapshotStore::checked(Step stamp, std:
       if (stored == generation.end()) return Error(ErrorCode::not_found, "not all of the snapshot is here");
       if (hash_bytes(bytes_of(stored->second, tile)) == stored->second.hash) continue;
       generation.erase(stored);
+      damaged_[stamp].add({tile, tile + 1});
       ++damaged;
     }
   }
@@ -216,6 +223,18 @@ bool SnapshotStore::count_down(Parity& parity, std::uint64_t bytes) {
 }
 
 Result<bool> SnapshotStore::add_part(const Stripe& stripe, const FragmentPart& part, std::span<const std::byte> bytes) {
+  const ParityKey key{part.snapshot, part.stripe};
+  if (failed_.contains(key)) return Error(ErrorCode::exhausted, "a part of the stripe is lacking");
+  auto added = add_to_sums(stripe, part, bytes);
+  if (!added) {
+    failed_.insert(key);
+    parities_.erase(key);
+  }
+  return added;
+}
+
+Result<bool> SnapshotStore::add_to_sums(const Stripe& stripe, const FragmentPart& part,
+                                        std::span<const std::byte> bytes) {
   PLANARIA_ASSIGN(Parity * parity, open_parity(stripe, part, true));
   const std::uint64_t all = parity->sums.front()->bytes().size();
   if (bytes.size() != part.bytes || part.offset > all || part.bytes > all - part.offset ||
@@ -230,6 +249,9 @@ Result<bool> SnapshotStore::add_part(const Stripe& stripe, const FragmentPart& p
 
 Result<bool> SnapshotStore::store_part(const Stripe& stripe, const FragmentPart& part,
                                        std::span<const std::byte> bytes) {
+  if (part.fragment < stripe.data || part.fragment >= stripe.fragments.size()) {
+    return corrupt("a part of parity that isn't what it says");
+  }
   PLANARIA_ASSIGN(Parity * parity, open_parity(stripe, part, false));
   const std::span<std::byte> own = parity->sums.front()->bytes();
   if (bytes.size() != part.bytes || part.offset > own.size() || part.bytes > own.size() - part.offset ||
@@ -276,6 +298,8 @@ Result<std::vector<ConstSlice>> SnapshotStore::parity(const FragmentPart& part) 
 }
 
 void SnapshotStore::keep_fragments(std::span<const HeldFragment> whole, std::span<const SnapshotName> building) {
+  std::erase_if(failed_,
+                [&](const ParityKey& key) { return std::ranges::find(building, key.first) == building.end(); });
   std::erase_if(parities_, [&](const auto& entry) {
     const auto& [key, parity] = entry;
     if (std::ranges::find(building, key.first) != building.end()) return false;

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -43,6 +44,8 @@ class SnapshotStore {
   [[nodiscard]] Status store_bytes(Step stamp, std::span<const TileRange> tiles, std::span<const std::byte> bytes);
 
   [[nodiscard]] TileSet tiles(Step stamp) const;
+  // Tiles of the step that were found damaged, since it was asked last.
+  [[nodiscard]] TileSet take_damaged(Step stamp);
   void drop_before(Step stamp);
   // Nothing stays without a stamp.
   void keep_only(std::optional<Step> stamp);
@@ -56,7 +59,7 @@ class SnapshotStore {
   // ---- parity ----
 
   // Adds a part of a data fragment to all sums of the stripe. True: they are whole. exhausted: no memory; corrupt: the
-  // bytes aren't those of the part.
+  // bytes aren't those of the part. Sums that lack a part are good for nothing: once one failed, all of the stripe do.
   [[nodiscard]] Result<bool> add_part(const Stripe& stripe, const FragmentPart& part, std::span<const std::byte> bytes);
   // A part of the own parity fragment. As above.
   [[nodiscard]] Result<bool> store_part(const Stripe& stripe, const FragmentPart& part,
@@ -93,6 +96,8 @@ class SnapshotStore {
   [[nodiscard]] Status check_tiles(std::span<const TileRange> tiles, std::uint64_t bytes) const;
   // Of which all were found whole.
   [[nodiscard]] Result<const Generation*> checked(Step stamp, std::span<const TileRange> tiles);
+  [[nodiscard]] Result<bool> add_to_sums(const Stripe& stripe, const FragmentPart& part,
+                                         std::span<const std::byte> bytes);
   [[nodiscard]] Result<Parity*> open_parity(const Stripe& stripe, const FragmentPart& part, bool encodes);
   [[nodiscard]] const FragmentSums& encoder(std::uint32_t data, std::uint32_t parity);
   bool count_down(Parity& parity, std::uint64_t bytes);
@@ -101,6 +106,8 @@ class SnapshotStore {
   const std::shared_ptr<SnapshotMemory> memory_;
   std::map<Step, Generation> generations_;
   std::map<ParityKey, Parity> parities_;
+  std::set<ParityKey> failed_;
+  std::map<Step, TileSet> damaged_;
   std::map<std::pair<std::uint32_t, std::uint32_t>, FragmentSums> encoders_;
 };
 

@@ -15,6 +15,7 @@
 #include "chaos/faults/hook_server.hpp"
 #include "common/exit_code.hpp"
 #include "common/file.hpp"
+#include "common/host.hpp"
 
 namespace planaria {
 namespace {
@@ -188,12 +189,14 @@ class LocalRun::Loop {
   }
 
   Status start_keeper(std::uint32_t host) {
-    const std::vector<std::string> command{options_.binary, "keeper",
-                                           "--join",        served_->at(served_->control_port),
-                                           "--id",          std::to_string(kFirstKeeper + host),
-                                           "--host",        host_name(host),
-                                           "--listen",      directory_.keeper(host),
-                                           "--out",         options_.output};
+    const std::vector<std::string> command{
+        options_.binary, "keeper",
+        "--join",        served_->at(served_->control_port),
+        "--id",          std::to_string(kFirstKeeper + host),
+        "--host",        host_name(host),
+        "--listen",      directory_.keeper(host),
+        "--memory-mb",   std::to_string(std::max<std::uint64_t>(host_memory_bytes() / 2 / options_.hosts >> 20, 1)),
+        "--out",         options_.output};
     PLANARIA_ASSIGN(ChildProcess process,
                     ChildProcess::start(command, fmt::format("{}/keeper-{}.log", options_.output, host)));
     keepers_.insert_or_assign(host, std::move(process));

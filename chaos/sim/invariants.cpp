@@ -289,10 +289,10 @@ void Oracle::state_made_again(const WorkerProcess&, const RebuildState& action) 
 void Oracle::state_fetched(const WorkerProcess& process, Step stamp, TileRange tiles) {
   const auto& view = process.core().view_record();
   if (!view || damaged_ || view->resume.tier > 0 || view->resume.discard) return;
+  // A keeper writes nothing over what it holds, and may lack the older of two states that a new layout asks it to have.
+  if (process.role() == Role::keeper) return;
   for (const BufferRef& held : process.trainer().states()) {
-    // A keeper may lack the older of two states that a new layout asks it to have.
-    const bool older = process.role() == Role::keeper ? held->stamp != stamp : held->stamp < stamp;
-    if (older || !held->state.intersects(tiles)) continue;
+    if (held->stamp < stamp || !held->state.intersects(tiles)) continue;
     fail("8: fetched state replaces state that is as new", process,
          to_string(stamp) + " over " + to_string(held->stamp));
   }

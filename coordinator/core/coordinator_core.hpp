@@ -143,11 +143,12 @@ struct WorkerRecord {
   std::optional<Instant> evidence_at;
   std::optional<Instant> unreachable_since;  // a peer says so, in this view
   Heartbeat heartbeat;
-  LinkTable links;                    // to others that are known, as it measured them
-  bool told_end = false;              // Finish was sent on a session
-  double speed = 0;                   // micro-batches a second; 0 = not measured
-  std::optional<Instant> idle_since;  // a member without a stage
-  std::uint32_t faults = 0;           // corrupt payloads and standstills laid at its door of late in this incarnation
+  LinkTable links;                            // to others that are known, as it measured them
+  bool told_end = false;                      // Finish was sent on a session
+  double speed = 0;                           // micro-batches a second; 0 = not measured
+  std::optional<Instant> idle_since;          // a member without a stage
+  std::optional<Instant> no_snapshots_until;  // a keeper that lately couldn't take or keep what it should
+  std::uint32_t faults = 0;  // corrupt payloads and standstills laid at its door of late in this incarnation
   Instant last_fault_at{};
 };
 

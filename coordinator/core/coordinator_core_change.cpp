@@ -245,7 +245,8 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
                              change.leaving.contains(id),
                              measured.speeds[input.members.size()],
                              worker.heartbeat.beside_seconds,
-                             worker.resources});
+                             worker.resources,
+                             worker.no_snapshots_until && now_ < *worker.no_snapshots_until});
   }
   if (view_) {
     input.previous = *view_;

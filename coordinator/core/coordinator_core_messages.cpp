@@ -12,6 +12,7 @@ namespace {
 // Damaged payloads laid at one incarnation's door before it is expelled.
 constexpr std::uint32_t kMaxFaults = 3;
 constexpr WorkerId kLastWorker(999'999);
+constexpr Duration kKeeperRest = std::chrono::minutes(1);    // of snapshots, after it failed to take or keep state
 constexpr Duration kFaultMemory = std::chrono::minutes(10);  // what is longer ago than that is forgiven
 
 // Layouts are cut by these: no other numbers than a machine can have.
@@ -468,6 +469,8 @@ void CoordinatorCore::message(WorkerRecord& worker, const Evidence& message) {
       return;
     }
     case EvidenceKind::fetch_failed:
+      // Asked again at once it would fail again, and all wait for it.
+      if (worker.role == Role::keeper && message.about == worker.worker) worker.no_snapshots_until = now_ + kKeeperRest;
       if (!changing)
         start_change({.reason = "state could not be fetched from " + who + ": " + message.detail,
                       .planned = false,

@@ -489,7 +489,8 @@ class RecoveryPlanner {
     std::map<WorkerId, SnapshotKeeper> keepers;
     for (const std::size_t i : members_) {
       const WorkerResources& resources = in_.members[i].resources;
-      if (!computes(i) && !in_.members[i].leaving) keepers[worker(i)] = {resources.zone, resources.memory_bytes};
+      if (!computes(i) && !in_.members[i].leaving && !in_.members[i].rests)
+        keepers[worker(i)] = {resources.zone, resources.memory_bytes};
     }
     SnapshotPlan snapshots = plan_snapshots(*in_.map, record.members, *duties_, keepers, in_.job->snapshot);
     record.snapshots = std::move(snapshots.layout);
@@ -797,6 +798,10 @@ class RecoveryPlanner {
     if (!made.empty()) {
       reason += ", " + std::to_string(kTensorsOfState * bytes_of(*in_.map, made)) +
                 " lost bytes are made again from fragments of step " + std::to_string(base_.value());
+    }
+    for (const std::size_t i : members_) {
+      if (in_.members[i].rests)
+        reason += ", keeper " + std::to_string(worker(i).value()) + " couldn't take state and rests";
     }
     for (const auto& [keeper, needs] : left_out_) {
       reason += ", keeper " + std::to_string(keeper.value()) + " holds no snapshots: it would need " +

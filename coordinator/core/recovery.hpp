@@ -27,6 +27,7 @@ struct RecoveryMember {
   double speed = 0;         // micro-batches a second; 0 = not measured
   double beside_s = 0;      // of a step, besides micro-batches
   WorkerResources resources = {};
+  bool rests = false;  // a keeper that lately couldn't take what it should: it gets no part of the snapshots
 };
 
 struct RecoveryInput {

@@ -205,6 +205,16 @@ TEST_F(Snapshots, FragmentsGoUnlessTheyAreNamedOrBeingBuilt) {
   EXPECT_EQ(memory_->used_bytes(), 0U);
 }
 
+TEST_F(Snapshots, SumsThatLackAPartAreNotGivenAway) {
+  const Stripe stripe{2, {{WorkerId(0), {{0, 4}}}, {WorkerId(1), {{4, 6}}}, {WorkerId(2), {}}, {WorkerId(3), {}}}};
+  const Bytes first = values({0, 4}), second = values({4, 6});
+  SnapshotStore tight(map_, SnapshotMemory::within(stripe_bytes(map_, stripe)));  // for one sum of two
+  EXPECT_EQ(tight.add_part(stripe, {kName, 0, 0, 0, first.size()}, first).error().code(), ErrorCode::exhausted);
+  EXPECT_FALSE(tight.add_part(stripe, {kName, 0, 1, 0, second.size()}, second));
+  EXPECT_FALSE(tight.sum({kName, 0, 3, 0, 8}));
+  EXPECT_FALSE(tight.parity({kName, 0, 2, 0, 8}));
+}
+
 TEST_F(Snapshots, PartsThatLieAreRefused) {
   const Stripe stripe{1, {{WorkerId(0), {{0, 4}}}, {WorkerId(1), {}}}};
   const Bytes data = values({0, 4});

@@ -430,7 +430,7 @@ void WorkerCore::commit_by_plan(const ResumePlan& plan) {
 void WorkerCore::give_up_states(const ResumePlan& plan) {
   const auto distrust = std::ranges::find(plan.distrusted, self(), &Distrust::worker);
   const bool distrusted = distrust != plan.distrusted.end();
-  if (keeping_ && (distrusted || plan.tier > 0)) {
+  if (keeping_ && (distrusted || plan.tier > 0 || plan.lineage != lineage_)) {
     keeping_->revert(plan.step.previous(), plan.lineage != lineage_ || (distrusted && distrust->all));
   }
   if (!distrusted && plan.tier == 0) return;

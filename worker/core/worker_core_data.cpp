@@ -277,9 +277,10 @@ void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& p
   if (wanted == nullptr || meta.tiles.empty() || !wanted->contains(meta.tiles)) {
     const bool copied = keeping_ && meta.available && !meta.parameters_only && !meta.tiles.empty();
     if (copied && takes_copy(from, meta.stamp, TileSet(meta.tiles))) {
-      const bool is_new =
-          !states_.state(meta.stamp).intersects(meta.tiles) && !being_stored_[meta.stamp].intersects(meta.tiles);
-      if (is_new) store_state(meta.stamp, meta.tiles, payload);
+      TileSet here = states_.state(meta.stamp);
+      if (const auto storing = being_stored_.find(meta.stamp); storing != being_stored_.end())
+        here.add(storing->second);
+      if (!here.contains(meta.tiles)) store_state(meta.stamp, meta.tiles, payload);
       return;
     }
     // Asked for by an earlier plan, or here already.

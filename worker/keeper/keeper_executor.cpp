@@ -102,7 +102,8 @@ class KeeperExecutor::Impl {
                    },
                    [&](const KeepFragments& a) { store_.keep_fragments(a.whole, a.building); },
                    [&](const SendFragment& a) { send_fragment(a); }, [&](const SendParity& a) { send_parity(a); },
-                   [&](const SendFragmentReply& a) { reply(a); }, [&](const ApplyUpdate& a) { tell_norm(a); },
+                   [&](const SendFragmentReply& a) { reply(a); }, [&](const SendState& a) { send_state(a); },
+                   [&](const ApplyUpdate& a) { tell_norm(a); },
                    // It computes nothing, holds no whole blocks but by chance, and loads no checkpoints.
                    [&](const HashState& a) {
                      hooks_.completed(worker_event::StateHashed{a.stamp, {}});
@@ -118,10 +119,9 @@ class KeeperExecutor::Impl {
   // What doesn't match its hash isn't in the store any more: the core must not offer it.
   template <class Read>
   std::invoke_result_t<Read> read(Read read, Step stamp, const std::vector<HeldFragment>& parity) {
-    const TileSet before = store_.tiles(stamp);
     auto result = read();
     if (result || result.error().code() != ErrorCode::corrupt) return result;
-    const TileSet gone = before.without(store_.tiles(stamp));
+    const TileSet gone = store_.take_damaged(stamp);
     {
       const std::scoped_lock lock(mutex_);
       counters_.damaged_tiles += gone.size();
@@ -209,6 +209,13 @@ class KeeperExecutor::Impl {
       for (const ConstSlice& slice : values) counters_.sent_bytes += slice.bytes.size();
     }
     hooks_.send(to, view, data_slices(meta, std::move(values)));
+  }
+
+  void send_state(const worker_action::SendState& a) {
+    StateTiles meta = a.meta;
+    auto values = read([&] { return store_.state(meta.stamp, meta.tiles, meta.parameters_only); }, meta.stamp, {});
+    meta.available = values.ok();
+    send(a.to, a.view, meta, values ? std::move(*values) : std::vector<ConstSlice>());
   }
 
   // A part that can't be read isn't sent: the stripe waits, the core hears why, and a new view begins the snapshot

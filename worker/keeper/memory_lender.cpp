@@ -30,8 +30,15 @@ class Borrower {
 
   void close() { socket_.close(); }
 
-  // Until the connection ends, or the worker says what makes no sense.
+  // Until the connection ends, or the worker says what makes no sense. What nobody else holds is free then.
   void serve() {
+    listen();
+    socket_.close();
+    lent_.clear();
+  }
+
+ private:
+  void listen() {
     while (true) {
       auto received = socket_.receive();
       if (!received) return;
@@ -47,7 +54,6 @@ class Borrower {
     }
   }
 
- private:
   Status take(const CopyHello& hello) {
     if (hello_) return Error(ErrorCode::corrupt, "it says who it is a second time");
     hello_ = hello;
@@ -137,7 +143,6 @@ class MemoryLender::Impl {
       Served& served = served_.emplace_back(Borrower(std::move(*socket), *memory_, sealed_));
       served.thread = std::thread([this, &served] {
         served.borrower.serve();
-        served.borrower.close();
         const std::scoped_lock ended(mutex_);
         served.over = true;
       });

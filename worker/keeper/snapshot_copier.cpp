@@ -41,11 +41,14 @@ class SnapshotCopier::Impl {
     queue_.clear();
     hello_ = CopyHello{worker, incarnation};
     renamed_ = true;
+    if (socket_) socket_->close();  // a keeper that stands still must not hold up what comes now
   }
 
   void copy(StateCopy copy) {
     {
       const std::scoped_lock lock(mutex_);
+      std::erase_if(queue_, [&](const StateCopy& older) { return older.view < copy.view; });
+      if (copying_ && *copying_ < copy.view && socket_) socket_->close();
       queue_.push_back(std::move(copy));
     }
     wake_.notify_one();
@@ -67,11 +70,13 @@ class SnapshotCopier::Impl {
         copy = std::move(queue_.front());
         queue_.pop_front();
         if (std::exchange(renamed_, false)) forget_connection();
+        copying_ = copy.view;
       }
       const Instant began = clock_.now();
       const Status done = carry_out(copy);
       if (!done) failed_(copy);
       const std::scoped_lock lock(mutex_);
+      copying_.reset();
       count(copy, done, clock_.now() - began);
       if (!done) forget_connection();
     }
@@ -201,6 +206,7 @@ class SnapshotCopier::Impl {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<StateCopy> queue_;
+  std::optional<ViewNumber> copying_;  // the view of the copy under way
   CopyHello hello_;
   bool renamed_ = false;
   std::optional<LocalSocket> socket_;  // replaced under the mutex, so that it can be closed from outside

@@ -40,6 +40,7 @@ class WorkerAgent::Impl {
     if (trainer_) trainer_->stop();
     copier_.reset();
     lender_.reset();
+    store_.reset();  // the loop is still there for what it tells
     link_.reset();
     hook_.reset();
   }

@@ -240,7 +240,11 @@ void AgentLoop::carry_out(const WorkerAction& action) {
                    if (const auto data_plane = plane()) data_plane->fence(a);
                  },
                  [&](const SendSmall& a) { send_payload(a.to, a.view, data_slices(a.meta, {}, {})); },
-                 [&](const SendState& a) { serving_.push_back(a); },
+                 [&](const SendState& a) {
+                   // A store checks what it reads, which takes long: its own thread does.
+                   if (is_keeper()) return parts_.executor->post(a, core_.view());
+                   serving_.push_back(a);
+                 },
                  [&](const SendControl& a) { to_coordinator(a.message); }, [&](const Note& a) { log_.info(a.text); },
                  [&](const Stop& a) {
                    finish({a.success, a.permanent, a.reason});
