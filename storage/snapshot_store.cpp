@@ -301,10 +301,11 @@ void SnapshotStore::keep_fragments(std::span<const HeldFragment> whole, std::spa
   std::erase_if(failed_,
                 [&](const ParityKey& key) { return std::ranges::find(building, key.first) == building.end(); });
   std::erase_if(parities_, [&](const auto& entry) {
-    const auto& [key, parity] = entry;
+    const ParityKey& key = entry.first;
+    const std::uint32_t own = entry.second.fragment;
     if (std::ranges::find(building, key.first) != building.end()) return false;
     return std::ranges::none_of(whole, [&](const HeldFragment& held) {
-      return held.snapshot == key.first && held.stripe == key.second && held.fragment == parity.fragment;
+      return held.snapshot == key.first && held.stripe == key.second && held.fragment == own;
     });
   });
 }

@@ -667,10 +667,11 @@ void TrainerModel::store_part(const StoreFragmentPart& action) {
 
 void TrainerModel::keep_fragments(const KeepFragments& action) {
   std::erase_if(parities_, [&](const auto& entry) {
-    const auto& [key, parity] = entry;
+    const ParityKey& key = entry.first;
+    const std::uint32_t own = entry.second.fragment;
     if (std::ranges::find(action.building, key.first) != action.building.end()) return false;
     return std::ranges::none_of(action.whole, [&](const HeldFragment& held) {
-      return held.snapshot == key.first && held.stripe == key.second && held.fragment == parity.fragment;
+      return held.snapshot == key.first && held.stripe == key.second && held.fragment == own;
     });
   });
 }
