@@ -275,8 +275,14 @@ const Member* ViewRecord::member(WorkerId worker) const {
 }
 
 const Member* ViewRecord::keeper_of(const std::string& host) const {
-  const auto found = std::ranges::find_if(
-      members, [&](const Member& member) { return member.role == Role::keeper && member.host == host; });
+  const auto has_part = [this](WorkerId keeper) {
+    return std::ranges::any_of(snapshots.stripes, [&](const Stripe& stripe) {
+      return std::ranges::find(stripe.fragments, keeper, &StripeFragment::keeper) != stripe.fragments.end();
+    });
+  };
+  const auto found = std::ranges::find_if(members, [&](const Member& member) {
+    return member.role == Role::keeper && member.host == host && has_part(member.worker);
+  });
   return found == members.end() ? nullptr : &*found;
 }
 

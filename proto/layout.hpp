@@ -210,7 +210,7 @@ struct ViewRecord {
 
   [[nodiscard]] const Member* member(WorkerId worker) const;
   [[nodiscard]] bool has(WorkerId worker) const { return member(worker) != nullptr; }
-  // The first keeper of a host.
+  // The one of a host's keepers that has a part in the snapshots.
   [[nodiscard]] const Member* keeper_of(const std::string& host) const;
   // A snapshot is made of the state after the step. The initial one everybody can make.
   [[nodiscard]] bool protects(Step step) const {

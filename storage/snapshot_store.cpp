@@ -28,6 +28,10 @@ void append(std::vector<ConstSlice>& slices, std::span<const std::byte> bytes, s
   slices.push_back({bytes, std::move(owner)});
 }
 
+bool is_inside(const FragmentPart& part, std::uint64_t bytes) {
+  return part.offset <= bytes && part.bytes <= bytes - part.offset;
+}
+
 std::span<const std::byte> stretch(std::span<const std::byte> bytes, std::uint64_t index) {
   const std::uint64_t begin = index * kStretch;
   return bytes.subspan(begin, std::min<std::uint64_t>(kStretch, bytes.size() - begin));
@@ -37,22 +41,23 @@ std::span<const std::byte> stretch(std::span<const std::byte> bytes, std::uint64
 
 // ---- state ----
 
-Status SnapshotStore::check_tiles(std::span<const TileRange> tiles, std::uint64_t bytes) const {
+Result<std::uint64_t> SnapshotStore::bytes_of_tiles(std::span<const TileRange> tiles) const {
   std::uint64_t needed = 0;
   for (const TileRange run : tiles) {
     if (run.empty() || run.end > map_.tiles_with_state().end) return corrupt("a snapshot of tiles without state");
     needed += kTensorsOfState * map_.bytes(run);
   }
+  return needed;
+}
+
+Status SnapshotStore::check_tiles(std::span<const TileRange> tiles, std::uint64_t bytes) const {
+  PLANARIA_ASSIGN(const std::uint64_t needed, bytes_of_tiles(tiles));
   return needed == bytes ? ok_status() : Status(corrupt("a snapshot of more or fewer bytes than its tiles have"));
 }
 
 Status SnapshotStore::adopt(Step stamp, std::span<const TileRange> tiles, std::shared_ptr<const SharedMemory> memory,
                             std::uint64_t offset, std::span<const Hash128> hashes) {
-  std::uint64_t needed = 0;
-  for (const TileRange run : tiles) {
-    if (run.empty() || run.end > map_.tiles_with_state().end) return corrupt("a snapshot of tiles without state");
-    needed += kTensorsOfState * map_.bytes(run);
-  }
+  PLANARIA_ASSIGN(const std::uint64_t needed, bytes_of_tiles(tiles));
   std::size_t count = 0;
   for (const TileRange run : tiles) count += run.end - run.begin;
   const std::uint64_t there = memory->bytes().size();
@@ -237,8 +242,7 @@ Result<bool> SnapshotStore::add_to_sums(const Stripe& stripe, const FragmentPart
                                         std::span<const std::byte> bytes) {
   PLANARIA_ASSIGN(Parity * parity, open_parity(stripe, part, true));
   const std::uint64_t all = parity->sums.front()->bytes().size();
-  if (bytes.size() != part.bytes || part.offset > all || part.bytes > all - part.offset ||
-      part.fragment >= stripe.data) {
+  if (bytes.size() != part.bytes || !is_inside(part, all) || part.fragment >= stripe.data) {
     return corrupt("a part of a fragment that isn't what it says");
   }
   std::vector<FragmentBuffer> to;
@@ -254,8 +258,7 @@ Result<bool> SnapshotStore::store_part(const Stripe& stripe, const FragmentPart&
   }
   PLANARIA_ASSIGN(Parity * parity, open_parity(stripe, part, false));
   const std::span<std::byte> own = parity->sums.front()->bytes();
-  if (bytes.size() != part.bytes || part.offset > own.size() || part.bytes > own.size() - part.offset ||
-      part.fragment != parity->fragment) {
+  if (bytes.size() != part.bytes || !is_inside(part, own.size()) || part.fragment != parity->fragment) {
     return corrupt("a part of parity that isn't what it says");
   }
   std::ranges::copy(bytes, own.subspan(part.offset).begin());
@@ -271,7 +274,7 @@ Result<std::vector<ConstSlice>> SnapshotStore::sum(const FragmentPart& part) {
   std::shared_ptr<SharedMemory>& sum = found->second.sums[part.fragment - found->second.first];
   if (sum == nullptr) return Error(ErrorCode::not_found, "the sum of that fragment is gone");
   const std::span<const std::byte> all = sum->bytes();
-  if (part.offset > all.size() || part.bytes > all.size() - part.offset) {
+  if (!is_inside(part, all.size())) {
     return Error(ErrorCode::invalid_argument, "bytes beyond the end of a fragment");
   }
   std::vector<ConstSlice> slices{{all.subspan(part.offset, part.bytes), sum}};
@@ -286,7 +289,7 @@ Result<std::vector<ConstSlice>> SnapshotStore::parity(const FragmentPart& part) 
   }
   const auto& memory = found->second.sums.front();
   const std::span<const std::byte> all = memory->bytes();
-  if (part.bytes == 0 || part.offset > all.size() || part.bytes > all.size() - part.offset) {
+  if (part.bytes == 0 || !is_inside(part, all.size())) {
     return Error(ErrorCode::invalid_argument, "bytes beyond the end of a fragment");
   }
   for (std::uint64_t i = part.offset / kStretch; i * kStretch < part.offset + part.bytes; ++i) {

@@ -93,6 +93,7 @@ class SnapshotStore {
   [[nodiscard]] std::span<const std::byte> bytes_of(const Tile& tile, std::uint32_t index) const {
     return std::as_bytes(tile.memory->bytes()).subspan(tile.offset, tile_bytes(index));
   }
+  [[nodiscard]] Result<std::uint64_t> bytes_of_tiles(std::span<const TileRange> tiles) const;
   [[nodiscard]] Status check_tiles(std::span<const TileRange> tiles, std::uint64_t bytes) const;
   // Of which all were found whole.
   [[nodiscard]] Result<const Generation*> checked(Step stamp, std::span<const TileRange> tiles);

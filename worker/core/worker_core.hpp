@@ -179,7 +179,6 @@ class WorkerCore {
   void fold_across_stages();
   void serve_state(WorkerId to, const StateRequest& request);
   void hand_to_keeper();
-  [[nodiscard]] std::optional<WorkerId> own_keeper() const;
   void make_snapshots(const ResumePlan& plan);
   void make_snapshot(Step step);
   void give_up_older_snapshots();

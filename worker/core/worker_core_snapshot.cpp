@@ -15,28 +15,19 @@ using namespace worker_action;  // NOLINT: the file is about emitting these
 void WorkerCore::hand_to_keeper() {
   const Step step = work_.step;
   if (keeping_ || !in_view() || is_epilogue() || !view_->protects(step)) return;
-  const std::optional<WorkerId> keeper = own_keeper();
-  if (!keeper) return;
-  const TileSet tiles = tiles_of(view_->snapshots, *keeper).common(duties_->first_kept_by(self()));
-  if (!tiles.empty()) emit(SnapshotState{*keeper, view_->view, step, tiles.runs()});
-}
-
-// The one of the host's keepers that has a part in the snapshots.
-std::optional<WorkerId> WorkerCore::own_keeper() const {
-  for (const Member& member : view_->members) {
-    const bool own = member.role == Role::keeper && member.host == config_.registration.host;
-    if (own && !tiles_of(view_->snapshots, member.worker).empty()) return member.worker;
-  }
-  return std::nullopt;
+  const Member* const keeper = view_->keeper_of(config_.registration.host);
+  if (keeper == nullptr) return;
+  const TileSet tiles = tiles_of(view_->snapshots, keeper->worker).common(duties_->first_kept_by(self()));
+  if (!tiles.empty()) emit(SnapshotState{keeper->worker, view_->view, step, tiles.runs()});
 }
 
 // Then it goes to the keeper as it does to others.
 void WorkerCore::handle(const worker_event::SnapshotCopyFailed& event) {
   if (!in_view() || event.view != view_->view) return;
-  const std::optional<WorkerId> keeper = own_keeper();
-  if (!keeper) return;
+  const Member* const keeper = view_->keeper_of(config_.registration.host);
+  if (keeper == nullptr) return;
   for (const TileRange run : TileSet(event.tiles).common(states_.state(event.stamp)).runs()) {
-    serve_state(*keeper, {event.stamp, run, false, false});
+    serve_state(keeper->worker, {event.stamp, run, false, false});
   }
 }
 
