@@ -168,6 +168,20 @@ struct StageProgress {
   }
 };
 
+// Work of a step that is committed and whose state no snapshot protects yet.
+struct KeptWork {
+  Step step;
+  std::uint32_t attempt = 0;
+  bool skipped = false;  // its update was left out
+  std::vector<StageProgress> stages;
+  std::vector<TileRange> reduced;
+  bool operator==(const KeptWork&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(step, attempt, skipped, stages, reduced);
+  }
+};
+
 struct Report {
   ViewNumber prepare;
   ViewNumber view;  // the view it was in; 0 = none
@@ -180,10 +194,11 @@ struct Report {
   std::vector<BlockHash> gradient;    // hashes of work_step's tile sums, once measured
   bool alarm = false;                 // that gradient isn't finite, as far as it knows
   std::vector<SlotRange> nonfinite;   // whose gradients aren't, as far as it knows; looked at from attempt 1 on
+  std::optional<KeptWork> kept;       // of the step before
 
   template <class V>
   void fields(V& v) {
-    v(prepare, view, holdings, work_step, attempt, released, stages, reduced, gradient, alarm, nonfinite);
+    v(prepare, view, holdings, work_step, attempt, released, stages, reduced, gradient, alarm, nonfinite, kept);
   }
 };
 

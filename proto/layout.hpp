@@ -177,6 +177,9 @@ struct ResumePlan {
   bool compute = true;        // false: every shard is ready and no slot is needed
   std::uint32_t tier = 0;     // 0 nothing rolled back, 1 older state in memory, 2 checkpoint, 3 initial state;
                               // above 0 all state but r-1 is given up
+  // Members had committed r and go back into it: a part of state r is lost, and no snapshot had it yet. They go on with
+  // the work that they put aside; what they had begun of the next step is given up.
+  bool returns = false;
   // Raised when members' newest states proved wrong: what descends from those isn't believed any more.
   std::uint32_t lineage = 0;
   std::vector<Distrust> distrusted;
@@ -191,7 +194,8 @@ struct ResumePlan {
 
   template <class V>
   void fields(V& v) {
-    v(step, attempt, discard, skip_update, compute, tier, lineage, distrusted, stages, shards, fetches, rebuilds);
+    v(step, attempt, discard, skip_update, compute, tier, returns, lineage, distrusted, stages, shards, fetches,
+      rebuilds);
   }
 };
 

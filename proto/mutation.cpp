@@ -34,6 +34,8 @@ const char* to_string(Mutation mutation) {
       return "gate_without_snapshot";
     case Mutation::trust_old_lineage:
       return "trust_old_lineage";
+    case Mutation::free_finished_work:
+      return "free_finished_work";
     case Mutation::forget_fenced_state:
       return "forget_fenced_state";
     case Mutation::release_drained_early:

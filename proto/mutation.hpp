@@ -34,6 +34,7 @@ enum class Mutation : std::uint8_t {
   trust_majority,              // members that disagree about their state go on with what most of them hold
   gate_without_snapshot,       // rules 1, 4, 5: keepers vote before the snapshot of the step before is placed
   trust_old_lineage,           // who missed that states proved wrong brings them back
+  free_finished_work,          // rule 1: a committed step's work is freed before its snapshot is complete
   count_
 };
 
@@ -41,6 +42,7 @@ class MutationSet {
  public:
   constexpr MutationSet() = default;
   constexpr explicit MutationSet(Mutation mutation) : bits_(1ULL << static_cast<unsigned>(mutation)) {}
+  [[nodiscard]] constexpr bool none() const { return bits_ == 0; }
   [[nodiscard]] constexpr bool has(Mutation mutation) const {
     return (bits_ >> static_cast<unsigned>(mutation) & 1U) != 0;
   }

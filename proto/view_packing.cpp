@@ -103,22 +103,10 @@ struct ViewColumns {
   ShardColumns shards, resume_shards;
 
   static ViewColumns of(const ViewRecord& record) {
-    ViewColumns columns{{},
-                        StageColumns::of(record.stages),
-                        StageColumns::of(record.resume.stages),
-                        ShardColumns::of(record.shards),
-                        ShardColumns::of(record.resume.shards)};
-    ViewRecord& rest = columns.rest;
-    rest.view = record.view;
-    rest.members = record.members;
-    rest.sharded = record.sharded;
-    rest.checkpoint_writer = record.checkpoint_writer;
-    rest.snapshot_every = record.snapshot_every;
-    rest.snapshots = record.snapshots;
-    rest.reason = record.reason;
-    const ResumePlan& plan = record.resume;
-    rest.resume = {plan.step,       plan.attempt, plan.discard, plan.skip_update, plan.compute, plan.tier, plan.lineage,
-                   plan.distrusted, {},           {},           plan.fetches,     plan.rebuilds};
+    ViewColumns columns{record, StageColumns::of(record.stages), StageColumns::of(record.resume.stages),
+                        ShardColumns::of(record.shards), ShardColumns::of(record.resume.shards)};
+    for (auto* stages : {&columns.rest.stages, &columns.rest.resume.stages}) stages->clear();
+    for (auto* shards : {&columns.rest.shards, &columns.rest.resume.shards}) shards->clear();
     return columns;
   }
 

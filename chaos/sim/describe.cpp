@@ -271,6 +271,8 @@ std::string describe(const WorkerAction& action) {
                                a.stripe);
           },
           [](const ReleaseStep& a) { return fmt::format("ReleaseStep {}", a.step.value()); },
+          [](const KeepStep& a) { return fmt::format("KeepStep {}", a.step.value()); },
+          [](const ReturnToStep& a) { return fmt::format("ReturnToStep {}", a.step.value()); },
           [](const EnterView& a) { return fmt::format("EnterView {}", a.view.value()); },
           [](const FenceView& a) { return fmt::format("FenceView {} closing [{}]", a.view.value(), list(a.excluded)); },
           [](const SendPiece& a) { return fmt::format("send {} to {}", describe(DataMeta(a.meta)), a.to.value()); },

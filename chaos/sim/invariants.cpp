@@ -401,6 +401,7 @@ void Oracle::check_view_record(const ViewRecord& record) {
     world_.fail("13: the highest committed step falls", describe(record));
   }
   ++tiers_[record.resume.tier];
+  if (record.resume.returns) ++returns_;
 }
 
 void Oracle::wrong(const std::string& invariant, const std::string& detail) {

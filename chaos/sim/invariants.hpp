@@ -66,6 +66,7 @@ class Oracle {
   [[nodiscard]] std::uint32_t view_count() const { return static_cast<std::uint32_t>(committed_.size()); }
   [[nodiscard]] const std::map<std::uint32_t, std::uint32_t>& tiers() const { return tiers_; }
   [[nodiscard]] std::uint64_t tiles_rebuilt() const { return tiles_rebuilt_; }
+  [[nodiscard]] std::uint32_t returns() const { return returns_; }
 
  private:
   void check_losses(const WorkerProcess& process, Step step, const std::vector<SlotLoss>& losses);
@@ -123,6 +124,7 @@ class Oracle {
   std::set<std::pair<ViewNumber, Step>> held_;      // by all members of the view, as was seen
   std::set<std::pair<ViewNumber, Step>> complete_;  // snapshots of a view's layout, as was seen
   std::uint64_t tiles_rebuilt_ = 0;
+  std::uint32_t returns_ = 0;  // views that go on with a committed step
 };
 
 }  // namespace planaria::sim

@@ -184,7 +184,8 @@ std::uint64_t draw_memory(Draw& draw, const SimOptions& options) {
       worker.resources.memory_bytes = memory;
       asked.push_back(std::move(worker));
     }
-    const LayoutRequest request = layout_request(job, map, shares, asked, {}, {});
+    LayoutRequest request = layout_request(job, map, shares, asked, {}, {});
+    request.options.keeps_finished = !options.keepers.empty();
     return plan_layout(request.model, request.cluster, request.options);
   };
   const auto whole = plan(1, 0);
@@ -294,8 +295,8 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   }
   options.known_speeds = draw.chance(0.15);  // the planner, asked for a first view, takes as long as all else
   if (draw.chance(0.3)) options.direct_members = draw.between(1, 4);
-  if (options.job.cluster.layout.empty() && draw.chance(0.5)) options.memory_bytes = draw_memory(draw, options);
   if (draw.chance(0.25)) draw_keepers(draw, options);
+  if (options.job.cluster.layout.empty() && draw.chance(0.5)) options.memory_bytes = draw_memory(draw, options);
   return options;
 }
 

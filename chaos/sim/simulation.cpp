@@ -272,6 +272,7 @@ RunResult Simulation::run() {
   result.views = oracle_.view_count();
   result.tiers = oracle_.tiers();
   result.rebuilt = oracle_.tiles_rebuilt();
+  result.returns = oracle_.returns();
   result.events = world_.queue.executed();
   result.virtual_time = world_.now() - Instant{};
   result.trace = world_.trace.lines();

@@ -32,6 +32,7 @@ struct RunResult {
   std::uint64_t views = 0;
   std::map<std::uint32_t, std::uint32_t> tiers;  // views by recovery tier
   std::uint64_t rebuilt = 0;                     // tiles, from fragments of snapshots
+  std::uint32_t returns = 0;                     // views that went on with a committed step
   std::uint64_t events = 0;
   Duration virtual_time{};
   std::deque<Trace::Line> trace;

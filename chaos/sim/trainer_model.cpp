@@ -114,7 +114,8 @@ Duration TrainerModel::duration_of(const WorkerAction& action) {
     base = kPass * 2;
   } else if (std::holds_alternative<LoadCheckpoint>(action)) {
     base = kPass * 20;
-  } else if (std::holds_alternative<ReleaseStep>(action) || std::holds_alternative<DropState>(action)) {
+  } else if (std::holds_alternative<ReleaseStep>(action) || std::holds_alternative<DropState>(action) ||
+             std::holds_alternative<KeepStep>(action) || std::holds_alternative<ReturnToStep>(action)) {
     base = microseconds(1);
   }
   const double factor = process_.slowness() * (0.9 + 0.2 * world_.noise.unit_double());
@@ -185,6 +186,10 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
     rebuild(*lost);
   } else if (const auto* free = std::get_if<ReleaseStep>(&action)) {
     release(free->step);
+  } else if (const auto* aside = std::get_if<KeepStep>(&action)) {
+    put_aside(aside->step);
+  } else if (const auto* again = std::get_if<ReturnToStep>(&action)) {
+    take_up(again->step);
   }
 }
 
@@ -196,8 +201,8 @@ void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
   if (state == nullptr || !state->parameters.contains(shape.map->tiles_of(action.work.blocks))) {
     return fail("2: a gradient is computed without the parameters it needs", describe(WorkerAction(action)));
   }
-  if (boundaries_step_ != action.step) boundaries_.clear();
-  boundaries_step_ = action.step;
+  if (now_.boundaries_step != action.step) now_.boundaries.clear();
+  now_.boundaries_step = action.step;
   worker_event::MicroBatchDone done{
       action.step, action.attempt, action.work.blocks, action.item, action.pass, {}, true, took, took, {}};
   if (action.pass != Pass::backward && !forward(action, state->tiles)) return;
@@ -213,8 +218,8 @@ void TrainerModel::compute(const ComputeMicroBatch& action, Duration took) {
 
 std::optional<Term> TrainerModel::input_of(const ComputeMicroBatch& action, BoundaryKind kind, std::uint32_t block) {
   if (action.input != nullptr) return static_cast<const TermPayload&>(*action.input).tiles.at(0);
-  const auto own = boundaries_.find({kind, block, action.item});
-  if (own != boundaries_.end()) return own->second->tiles.at(0);
+  const auto own = now_.boundaries.find({kind, block, action.item});
+  if (own != now_.boundaries.end()) return own->second->tiles.at(0);
   fail("8: a pass begins from a boundary that isn't there", describe(WorkerAction(action)));
   return std::nullopt;
 }
@@ -242,7 +247,7 @@ bool TrainerModel::forward(const ComputeMicroBatch& action, const TermVector& st
   if (blocks.end < shape.blocks.size()) {
     auto made = std::make_shared<Buffer>();
     made->tiles = {term};
-    boundaries_[{BoundaryKind::activation, blocks.end, action.item}] = std::move(made);
+    now_.boundaries[{BoundaryKind::activation, blocks.end, action.item}] = std::move(made);
     return true;
   }
   SlotLoss& loss = losses_[slot];
@@ -261,7 +266,7 @@ bool TrainerModel::backward(const ComputeMicroBatch& action, const TermVector& s
     fail("4: a backward pass without its forward pass", describe(WorkerAction(action)));
     return false;
   }
-  NodeSum& sum = nodes_[{blocks, {0, slot}}];
+  NodeSum& sum = now_.nodes[{blocks, {0, slot}}];
   if (position == 0) {
     if (sum.buffer != nullptr) {
       fail("4: a slot's sum is begun while it exists", describe(WorkerAction(action)));
@@ -307,7 +312,7 @@ bool TrainerModel::backward(const ComputeMicroBatch& action, const TermVector& s
   if (blocks.begin > 0) {
     auto made = std::make_shared<Buffer>();
     made->tiles = {d_output};
-    boundaries_[{BoundaryKind::gradient, blocks.begin, action.item}] = std::move(made);
+    now_.boundaries[{BoundaryKind::gradient, blocks.begin, action.item}] = std::move(made);
   }
   ++micro_batches_computed_;
   process_.simulation().oracle().micro_batch_ends(process_, action);
@@ -325,9 +330,9 @@ bool TrainerModel::backward(const ComputeMicroBatch& action, const TermVector& s
 
 void TrainerModel::fold(const FoldNodes& action) {
   for (const TreeAddition& addition : action.additions) {
-    const auto left = nodes_.find({action.blocks, addition.left});
-    const auto right = nodes_.find({action.blocks, addition.right});
-    if (left == nodes_.end() || right == nodes_.end() || !left->second.finished || !right->second.finished ||
+    const auto left = now_.nodes.find({action.blocks, addition.left});
+    const auto right = now_.nodes.find({action.blocks, addition.right});
+    if (left == now_.nodes.end() || right == now_.nodes.end() || !left->second.finished || !right->second.finished ||
         left->second.step != action.step || right->second.step != action.step ||
         left->second.attempt != right->second.attempt) {
       return fail("3: a fold of sums that aren't there", describe(WorkerAction(action)));
@@ -341,9 +346,9 @@ void TrainerModel::fold(const FoldNodes& action) {
     for (std::size_t tile = 0; tile < left->second.buffer->tiles.size(); ++tile) {
       sum.buffer->tiles.push_back(add(left->second.buffer->tiles[tile], right->second.buffer->tiles[tile]));
     }
-    nodes_.erase(left);
-    nodes_.erase(right);
-    nodes_[{action.blocks, addition.sum}] = std::move(sum);
+    now_.nodes.erase(left);
+    now_.nodes.erase(right);
+    now_.nodes[{action.blocks, addition.sum}] = std::move(sum);
   }
 }
 
@@ -356,8 +361,8 @@ void TrainerModel::reduce(const ReduceShards& action) {
       values[input.node.node] = &static_cast<const TermPayload&>(*input.payload).tiles;
       continue;
     }
-    const auto own = nodes_.find(input.node);
-    if (own == nodes_.end() || !own->second.finished || own->second.step != action.step ||
+    const auto own = now_.nodes.find(input.node);
+    if (own == now_.nodes.end() || !own->second.finished || own->second.step != action.step ||
         own->second.attempt != action.attempt) {
       return fail("3: a shard is reduced from an own sum that isn't there", describe(WorkerAction(action)));
     }
@@ -377,26 +382,26 @@ void TrainerModel::reduce(const ReduceShards& action) {
       }
       hold_reduced(tile, additions.value().empty() ? terms.begin()->second : terms[additions.value().back().sum]);
     }
-    reduced_held_.add(range);
+    now_.reduced_held.add(range);
   }
   process_.post(worker_event::ShardsReduced{action.step, action.attempt, action.tiles});
 }
 
 void TrainerModel::open_reduced(Step step) {
-  if (reduced_ != nullptr && reduced_step_ == step) return;
-  if (reduced_ != nullptr) {
+  if (now_.reduced != nullptr && now_.reduced_step == step) return;
+  if (now_.reduced != nullptr) {
     fail("8: the reduced gradient is overwritten before its step is committed", to_string(step));
   }
-  reduced_ = std::make_shared<Buffer>();
-  reduced_->tiles.resize(world_.options.shape.tiles);
-  right_gradient_.reset();
-  reduced_step_ = step;
-  reduced_held_ = TileSet();
+  now_.reduced = std::make_shared<Buffer>();
+  now_.reduced->tiles.resize(world_.options.shape.tiles);
+  now_.right_gradient.reset();
+  now_.reduced_step = step;
+  now_.reduced_held = TileSet();
 }
 
 void TrainerModel::hold_reduced(std::uint32_t tile, const Term& value) {
-  reduced_->tiles[tile] = value;
-  if (right_gradient_ != nullptr) right_gradient_->tiles[tile] = value;
+  now_.reduced->tiles[tile] = value;
+  if (now_.right_gradient != nullptr) now_.right_gradient->tiles[tile] = value;
 }
 
 void TrainerModel::store_reduced(const StoreReduced& action) {
@@ -406,14 +411,14 @@ void TrainerModel::store_reduced(const StoreReduced& action) {
     for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
       hold_reduced(tile, payload.tiles[tile]);
     }
-    reduced_held_.add(range);
+    now_.reduced_held.add(range);
   }
 }
 
 bool TrainerModel::holds_gradient(Step step, const std::vector<TileRange>& tiles) const {
   TileSet needed(tiles);
   needed.add(tied_to(*world_.options.shape.map, needed));
-  return reduced_ != nullptr && reduced_step_ == step && reduced_held_.contains(needed);
+  return now_.reduced != nullptr && now_.reduced_step == step && now_.reduced_held.contains(needed);
 }
 
 void TrainerModel::measure(const MeasureGradient& action) {
@@ -422,16 +427,16 @@ void TrainerModel::measure(const MeasureGradient& action) {
   }
   if (flip_armed_ == FlipFault::in_gradient) {
     flip_armed_ = FlipFault::none;
-    auto wrong = std::make_shared<Buffer>(*reduced_);
+    auto wrong = std::make_shared<Buffer>(*now_.reduced);
     if (damage(*wrong, TileSet(action.tiles), EvidenceKind::gradient_mismatch)) {
-      right_gradient_ = std::exchange(reduced_, std::move(wrong));
+      now_.right_gradient = std::exchange(now_.reduced, std::move(wrong));
       wrong_since_ = process_.core().view_record()->view;
     }
   }
   worker_event::GradientMeasured measured{action.step, action.attempt, action.tiles, {}};
   for (const TileRange range : action.tiles) {
     for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
-      measured.sums.push_back(sum_of_squares(whole_gradient(*world_.options.shape.map, reduced_->tiles, tile)));
+      measured.sums.push_back(sum_of_squares(whole_gradient(*world_.options.shape.map, now_.reduced->tiles, tile)));
     }
   }
   process_.post(std::move(measured));
@@ -440,12 +445,28 @@ void TrainerModel::measure(const MeasureGradient& action) {
 void TrainerModel::release(Step step) {
   process_.simulation().oracle().step_released(process_, step);
   if (!process_.core().view_record()) forget_ledger();  // it lost its place in the view, and its work with it
-  std::erase_if(nodes_, [&](const auto& node) { return node.second.step == step; });
-  if (boundaries_step_ == step) boundaries_.clear();
+  if (kept_step_ == step) kept_ = StepMemory{};
+  std::erase_if(now_.nodes, [&](const auto& node) { return node.second.step == step; });
+  if (now_.boundaries_step == step) {
+    now_.boundaries.clear();
+    in_flight_.clear();
+  }
+  if (now_.reduced_step != step) return;
+  now_.reduced.reset();
+  now_.right_gradient.reset();
+}
+
+void TrainerModel::put_aside(Step step) {
+  kept_ = std::exchange(now_, StepMemory{});
+  kept_step_ = step;
   in_flight_.clear();
-  if (reduced_step_ != step) return;
-  reduced_.reset();
-  right_gradient_.reset();
+}
+
+void TrainerModel::take_up(Step step) {
+  if (kept_step_ != step) return fail("1: a step is taken up again that wasn't put aside", to_string(step));
+  now_ = std::exchange(kept_, StepMemory{});
+  in_flight_.clear();
+  std::erase_if(finished_, [&](const auto& finished) { return std::get<Step>(finished) > step; });
 }
 
 // ---- state ----
@@ -503,7 +524,7 @@ void TrainerModel::update(const ApplyUpdate& action) {
       return fail("6: an update without its gradient", describe(WorkerAction(action)));
     }
     // In a later view it may be the only one that keeps it.
-    if (!action.skip && right_gradient_ != nullptr && in_view_of_flip()) {
+    if (!action.skip && now_.right_gradient != nullptr && in_view_of_flip()) {
       return fail("6: an update from a gradient that its other keepers don't have", describe(WorkerAction(action)));
     }
     Buffer& target = open_state(action.step);
@@ -511,7 +532,7 @@ void TrainerModel::update(const ApplyUpdate& action) {
       for (std::uint32_t tile = range.begin; tile < range.end; ++tile) {
         const Term& before = source->tiles[tile];
         target.tiles[tile] =
-            action.skip ? before : updated(before, whole_gradient(map, reduced_->tiles, tile), norm, action.step);
+            action.skip ? before : updated(before, whole_gradient(map, now_.reduced->tiles, tile), norm, action.step);
       }
     }
     add_tiles(target, tiles, {});
@@ -795,20 +816,20 @@ void TrainerModel::write_checkpoint(const WriteCheckpoint& action) {
 }
 
 BufferRef TrainerModel::boundary_buffer(Step step, const BoundaryId& id) {
-  const auto found = boundaries_.find(id);
-  return boundaries_step_ != step || found == boundaries_.end() ? nullptr : found->second;
+  const auto found = now_.boundaries.find(id);
+  return now_.boundaries_step != step || found == now_.boundaries.end() ? nullptr : found->second;
 }
 
 BufferRef TrainerModel::node_buffer(Step step, StageNode node) {
-  const auto found = nodes_.find(node);
-  if (found == nodes_.end() || found->second.step != step || !found->second.finished) return nullptr;
+  const auto found = now_.nodes.find(node);
+  if (found == now_.nodes.end() || found->second.step != step || !found->second.finished) return nullptr;
   return found->second.buffer;
 }
 
 BufferRef TrainerModel::reduced_buffer(Step step) {
-  if (reduced_step_ != step) return nullptr;
+  if (now_.reduced_step != step) return nullptr;
   // The flip is one keeper's: the others are sent what they can tell it from.
-  return right_gradient_ != nullptr && in_view_of_flip() ? right_gradient_ : reduced_;
+  return now_.right_gradient != nullptr && in_view_of_flip() ? now_.right_gradient : now_.reduced;
 }
 
 bool TrainerModel::in_view_of_flip() const {
@@ -823,7 +844,7 @@ std::optional<Step> TrainerModel::newest_state() const {
 }
 
 bool TrainerModel::holds_slot(Step step, std::uint32_t attempt, const StageWork& work, Incarnation incarnation) const {
-  return std::ranges::any_of(nodes_, [&](const auto& entry) {
+  return std::ranges::any_of(now_.nodes, [&](const auto& entry) {
     const auto& [at, sum] = entry;
     return sum.finished && sum.step == step && sum.attempt == attempt && sum.incarnation == incarnation &&
            at.blocks.begin < work.blocks.end && work.blocks.begin < at.blocks.end &&

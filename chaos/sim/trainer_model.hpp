@@ -128,6 +128,8 @@ class TrainerModel {
   void keep_fragments(const worker_action::KeepFragments& action);
   void rebuild(const worker_action::RebuildState& action);
   void release(Step step);
+  void put_aside(Step step);
+  void take_up(Step step);
   // notices: what members tell of when they find it. False: several keep none of the tiles.
   bool damage(Buffer& buffer, const TileSet& tiles, EvidenceKind notices);
 
@@ -147,14 +149,21 @@ class TrainerModel {
   bool frozen_ = false;
   Duration left_{};  // of the running action when frozen
 
-  std::map<StageNode, NodeSum> nodes_;
-  std::map<BoundaryId, BufferRef> boundaries_;  // what left own stages
-  Step boundaries_step_;
+  // What a step's work leaves in memory.
+  struct StepMemory {
+    std::map<StageNode, NodeSum> nodes;
+    std::map<BoundaryId, BufferRef> boundaries;  // what left own stages
+    Step boundaries_step;
+    BufferRef reduced;
+    Step reduced_step;
+    TileSet reduced_held;
+    BufferRef right_gradient;  // where a value of `reduced` flipped, in the view `wrong_since_`
+  };
+  StepMemory now_;
+  StepMemory kept_;  // of the step `kept_step_`
+  Step kept_step_;
   std::map<std::pair<BlockRange, SlotItem>, std::vector<Term>> in_flight_;  // the blocks' inputs
   std::map<std::uint32_t, SlotLoss> losses_;                                // by slot
-  BufferRef reduced_;
-  Step reduced_step_;
-  TileSet reduced_held_;
   std::vector<BufferRef> states_;
   std::map<Step, TileSet> reached_;
   std::optional<Buffer> collected_;  // a checkpoint that is being put together
@@ -177,7 +186,6 @@ class TrainerModel {
   std::uint64_t micro_batches_computed_ = 0;
   NanFault nan_armed_ = NanFault::none;
   FlipFault flip_armed_ = FlipFault::none;
-  BufferRef right_gradient_;  // where a value of reduced_ flipped, in the view `wrong_since_`
   ViewNumber wrong_since_;
 };
 

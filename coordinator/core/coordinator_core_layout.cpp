@@ -74,6 +74,7 @@ LayoutRequest CoordinatorCore::layout_request(const std::vector<WorkerId>& ids) 
   LayoutRequest request =
       planaria::layout_request(config_.job, map_, measured.shares, workers, depths_, previous, measured_links(ids));
   request.options.losses_per_s = losses_per_s(ids.size());
+  request.options.keeps_finished = view_ && view_->snapshot_every != 0 && !view_->snapshots.stripes.empty();
   return request;
 }
 

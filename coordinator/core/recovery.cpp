@@ -57,7 +57,9 @@ class RecoveryPlanner {
  private:
   ResumePlan& plan() { return decision_.record.resume; }
   [[nodiscard]] std::size_t count() const { return in_.members.size(); }
-  [[nodiscard]] const Report& report(std::size_t i) const { return in_.members[i].report; }
+  [[nodiscard]] const Report& report(std::size_t i) const {
+    return taken_up_.empty() ? in_.members[i].report : taken_up_[i];
+  }
   [[nodiscard]] WorkerId worker(std::size_t i) const { return in_.members[i].member.worker; }
   [[nodiscard]] bool computes(std::size_t i) const { return in_.members[i].member.role == Role::worker; }
   [[nodiscard]] std::uint32_t lineage() const { return in_.previous ? in_.previous->resume.lineage : 0; }
@@ -243,9 +245,16 @@ class RecoveryPlanner {
       return ok_status();
     }
     // State is named by its step, not by a view: what a fenced worker kept is as good as a member's.
-    const bool current = whole && *whole >= in_.reached && (!first_start || !checkpoint || *whole >= *checkpoint);
+    const bool overtaken = whole && works_beyond(whole->next());
+    const bool current =
+        whole && *whole >= in_.reached && !overtaken && (!first_start || !checkpoint || *whole >= *checkpoint);
     if (current) {
       base_ = finishes(*whole) ? whole->previous() : *whole;
+      return ok_status();
+    }
+    if (overtaken && keep_work_of(whole->next())) {
+      base_ = *whole;
+      return_to(whole->next());
       return ok_status();
     }
     if (!first_start && !in_.allow_rollback) {
@@ -273,6 +282,51 @@ class RecoveryPlanner {
       behind = behind || (held(i, newest).state.empty() && !duties.of(worker(i)).kept.empty());
     }
     return behind && is_available(newest.previous()) && gradient_held(newest);
+  }
+
+  // A member knows the step's commit.
+  [[nodiscard]] bool works_beyond(Step step) const {
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (belongs_to_previous(i) && computes(i) && report(i).work_step > step) return true;
+    }
+    return false;
+  }
+
+  // All members that had a part in the step have its work still. (Rule 1: until a snapshot protects its state.)
+  [[nodiscard]] bool keep_work_of(Step step) const {
+    if (in_.discard_work || gradients_differ_) return false;
+    std::optional<std::uint32_t> attempt;
+    for (std::size_t i = 0; i < count(); ++i) {
+      if (!belongs_to_previous(i) || !computes(i)) continue;
+      const std::optional<KeptWork>& kept = report(i).kept;
+      const bool in_it = report(i).work_step == step;
+      if (!in_it && (!kept || kept->step != step || report(i).work_step != step.next())) return false;
+      const std::uint32_t own = in_it ? report(i).attempt : kept->attempt;
+      if (own != attempt.value_or(own)) return false;
+      attempt = own;
+    }
+    return attempt.has_value();
+  }
+
+  // The members' reports become those of who never left the step.
+  void return_to(Step step) {
+    plan().returns = true;
+    std::vector<Report> reports;
+    for (const RecoveryMember& member : in_.members) {
+      Report& own = reports.emplace_back(member.report);
+      own.alarm = false;  // its commit was the answer to any
+      own.nonfinite.clear();
+      if (own.work_step == step) continue;
+      const KeptWork kept = own.kept && own.kept->step == step ? *own.kept : KeptWork{.step = step};
+      plan().skip_update = plan().skip_update || kept.skipped;
+      own.work_step = kept.step;
+      own.attempt = kept.attempt;
+      own.released = kept.stages.empty() && kept.reduced.empty();
+      own.stages = kept.stages;
+      own.reduced = kept.reduced;
+      own.gradient.clear();
+    }
+    taken_up_ = std::move(reports);
   }
 
   static Error not_listed() { return Error(ErrorCode::not_found, "looking for durable checkpoints"); }
@@ -377,6 +431,8 @@ class RecoveryPlanner {
     }
     request_ = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {}, in_.links);
     request_.options.losses_per_s = in_.losses_per_s;
+    const bool keepers = std::ranges::any_of(members_, [this](std::size_t i) { return !computes(i); });
+    request_.options.keeps_finished = keepers && in_.job->snapshot.every_steps != 0;
     rate_ = usual_rate(request_.cluster);
   }
 
@@ -540,7 +596,7 @@ class RecoveryPlanner {
     const bool anew = epilogue() || plan().discard || !in_.previous;
     const bool able = std::ranges::all_of(
         steady, [&](const StageAssignment& stage) { return can_compute(index_of(stage.worker), stage.work.blocks); });
-    if (anew || (in_.planned && able)) {
+    if (anew || (in_.planned && able && !plan().returns)) {
       plan().stages = steady;
       if (plan().discard) rotate_slots();
     } else {
@@ -604,7 +660,14 @@ class RecoveryPlanner {
     work_left_.resize(count(), 0);
     if (!in_.previous) return;
     std::map<WorkerId, std::vector<StageWork>> work;
-    for (const StageAssignment& stage : previous_stages()) work[stage.worker].push_back(stage.work);
+    if (plan().returns) {  // no view tells any more who had which part of the step
+      for (std::size_t i = 0; i < count(); ++i) {
+        if (!works_on_step(i)) continue;
+        for (const StageProgress& own : report(i).stages) work[worker(i)].push_back(own.work);
+      }
+    } else {
+      for (const StageAssignment& stage : previous_stages()) work[stage.worker].push_back(stage.work);
+    }
     for (const std::size_t i : members_) {
       if (!in_.members[i].continuing || !computes(i)) continue;
       double& left = work_left_[i];
@@ -639,11 +702,11 @@ class RecoveryPlanner {
     LostWork lost(*in_.map, {in_.block_shares, micro_batches_per_slot(), rate_}, std::move(takers));
     for (const StageWork& gap : uncovered_work(plan().stages, blocks(), in_.slots)) {
       for (const auto& [taker, part] : lost.share(gap, [&](std::uint32_t block) { return able_for(block, gap); })) {
-        plan().stages.push_back({taker, part, !in_.planned});
+        plan().stages.push_back({taker, part, !in_.planned || plan().returns});
         lost_slots += part.slots.size() * share_of(in_.block_shares, part.blocks);
       }
     }
-    if (in_.planned) return;
+    if (in_.planned && !plan().returns) return;
     decision_.own_work = own_slots * micro_batches_per_slot();
     decision_.lost_work = lost_slots * micro_batches_per_slot();
   }
@@ -781,6 +844,7 @@ class RecoveryPlanner {
         "resume step " + std::to_string(plan().step.value()) + " on " + std::to_string(staying_.size()) + " worker(s)";
     const std::uint32_t lost = plan().lost_slot_count();
     if (lost > 0) reason += ", " + std::to_string(lost) + " lost slot(s) computed anew";
+    if (plan().returns) reason += ", which was committed: a part of its state is lost, and no snapshot had it yet";
     if (!plan().compute) reason += ", every sum of the step survives";
     if (plan().tier == 1) {
       reason += distrusted_ ? ", from the state that all members had alike: they differ since"
@@ -822,6 +886,7 @@ class RecoveryPlanner {
   bool rolled_back_ = false;
   StateSource source_ = StateSource::peer;
   Step base_;
+  std::vector<Report> taken_up_;                  // of members that return to a step; none: as they are
   std::vector<std::map<Step, HeldTiles>> held_;   // by member
   std::map<Step, TileSet> state_of_;              // what all of them hold together
   std::map<Step, StateRebuilds> rebuilds_;        // from it, and from fragments

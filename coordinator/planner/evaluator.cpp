@@ -208,16 +208,17 @@ double Evaluator::guess_memory(BlockRange blocks, const MemoryGuide& guide) cons
   const auto gradient = static_cast<double>(model_->gradient_width);
   const auto working = static_cast<double>(2 * model_->parameter_width);
   const double share = 1.0 / guide.pipelines;
-  double bytes = elements * gradient * (guide.open_sums + share + share * (guide.pipelines - 1));
+  const double steps = options_->keeps_finished ? 2 : 1;
+  double bytes = elements * gradient * (steps * (guide.open_sums + share) + share * (guide.pipelines - 1));
   bytes += options_->shard_optimizer ? elements * (state * share + working)
                                      : elements * (state + (model_->master_is_working ? 0 : working));
   if (blocks.end == this->blocks())
-    bytes += static_cast<double>(model_->tied_elements) * (gradient * guide.open_sums + working);
+    bytes += static_cast<double>(model_->tied_elements) * (steps * gradient * guide.open_sums + working);
   const auto ahead = static_cast<double>(guide.flights.ahead);
   bytes += ahead * static_cast<double>(saved_[blocks.end] - saved_[blocks.begin]);
   const int neighbours = (blocks.begin > 0 ? 1 : 0) + (blocks.end < this->blocks() ? 1 : 0);
-  return bytes +
-         neighbours * (static_cast<double>(guide.flights.kept) + ahead) * static_cast<double>(model_->boundary_bytes);
+  return bytes + neighbours * (steps * static_cast<double>(guide.flights.kept) + ahead) *
+                     static_cast<double>(model_->boundary_bytes);
 }
 
 bool Evaluator::may_fit(const Line& line, std::uint32_t slots) const {
@@ -388,6 +389,7 @@ void Evaluator::measure_tied(const Candidate& candidate) {
 void Evaluator::measure_memory(const Line& line, std::uint32_t slot) {
   const std::uint64_t micro_batches = std::uint64_t{line.slots} * per_slot();
   const std::uint64_t sums = open_sums({slot, slot + line.slots});
+  const std::uint64_t steps = options_->keeps_finished ? 2 : 1;
   std::uint32_t begin = 0;
   for (std::size_t s = 0; s < line.workers.size(); ++s) {
     const std::uint32_t worker = line.workers[s];
@@ -400,10 +402,10 @@ void Evaluator::measure_memory(const Line& line, std::uint32_t slot) {
     memory_state_[worker] = stateful * model_->state_width * options_->state_generations;
     const bool copies = options_->shard_optimizer || !model_->master_is_working;
     memory_parameter_[worker] = 2 * model_->parameter_width * ((copies ? elements : 0) + tied);
-    memory_gradient_[worker] += model_->gradient_width * (sums * (elements + tied) + shard_elements_[worker]);
+    memory_gradient_[worker] += steps * model_->gradient_width * (sums * (elements + tied) + shard_elements_[worker]);
     memory_activation_[worker] = flights.ahead * (saved_[end] - saved_[begin]);
     const std::uint64_t neighbours = (begin > 0 ? 1 : 0) + (head ? 0 : 1);
-    memory_boundary_[worker] = neighbours * (flights.kept + flights.ahead) * model_->boundary_bytes;
+    memory_boundary_[worker] = neighbours * (steps * flights.kept + flights.ahead) * model_->boundary_bytes;
     excess_ += std::max(0.0, static_cast<double>(needed_bytes(worker)) / memory_[worker] - 1);
     begin = end;
   }

@@ -52,6 +52,8 @@ struct PlanOptions {
   std::uint32_t slots = 32;             // V, a power of two
   bool shard_optimizer = true;          // state exists once; else every owner of a block has its whole state
   std::uint32_t state_generations = 2;  // the update writes into other memory than it reads
+  // A step's sums and boundaries stay until a snapshot protects its state, beside those of the next one.
+  bool keeps_finished = false;
   std::optional<LayoutPlan> previous;
   double losses_per_s = 0;  // of all workers together, as expected
   // Moving to another layout is paid off over so many steps.

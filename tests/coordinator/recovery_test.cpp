@@ -263,6 +263,74 @@ TEST_F(RecoveryOfAHost, ItsStateIsMadeAgainFromFragmentsAndNothingIsRolledBack) 
   }
 }
 
+// Everybody had committed step 6 when the host was lost; its snapshot wasn't complete, so that the keepers have parity
+// of state 5 only.
+class RecoveryBehindACommit : public RecoveryOfAHost {
+ protected:
+  RecoveryBehindACommit() {
+    input_.reached = Step(6);
+    const Duties duties(map_, true, input_.previous->stages, input_.previous->shards);
+    for (std::size_t i = 0; i < 3; ++i) {
+      Report& report = input_.members[i].report;
+      const StageWork own = report.stages[0].work;
+      const TileSet kept = duties.of(input_.members[i].member.worker).kept;
+      report.work_step = Step(7);
+      report.released = false;
+      report.kept = KeptWork{Step(6), 0, false, {{own, own.slots.size()}}, kept.runs()};
+      holdings(i).states.push_back({Step(6), kept.runs(), {TileRange{0, map_.tile_count()}}, {}});
+    }
+    for (std::size_t i = 3; i < 6; ++i) input_.members[i].report.work_step = Step(7);
+  }
+};
+
+TEST_F(RecoveryBehindACommit, TheStepIsFinishedAgainFromTheWorkThatIsKept) {
+  input_.allow_rollback = false;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok()) << decision.error().message();
+  const ResumePlan& plan = decision->record.resume;
+  EXPECT_TRUE(plan.returns);
+  EXPECT_EQ(plan.step, Step(6));
+  EXPECT_EQ(plan.tier, 0U);
+  EXPECT_FALSE(plan.discard);
+  EXPECT_TRUE(check_view(decision->record, map_, kSlots))
+      << check_view(decision->record, map_, kSlots).error().message();
+  TileSet made;
+  for (const FragmentRebuild& rebuild : plan.rebuilds) {
+    EXPECT_EQ(rebuild.snapshot.step, Step(5));
+    made.add(TileSet(rebuild.tiles));
+  }
+  EXPECT_EQ(made, lost_);
+  for (const StageAssignment& stage : plan.stages) {
+    const bool of_the_lost = stage.work.slots.begin < input_.previous->stages[0].work.slots.end;
+    EXPECT_EQ(stage.recompute, of_the_lost);
+  }
+  TileSet summed_anew;
+  for (const ShardAssignment& shard : plan.shards) {
+    if (!shard.ready) summed_anew.add(shard.tiles);
+  }
+  EXPECT_EQ(summed_anew.common(map_.tiles_with_state()), lost_);
+}
+
+TEST_F(RecoveryBehindACommit, AnUpdateThatWasLeftOutIsLeftOutAgain) {
+  for (std::size_t i = 0; i < 3; ++i) input_.members[i].report.kept->skipped = true;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_TRUE(decision->record.resume.returns);
+  EXPECT_TRUE(decision->record.resume.skip_update);
+}
+
+TEST_F(RecoveryBehindACommit, WithoutAllOfThatWorkAllGoBackAStep) {
+  input_.members[1].report.kept.reset();
+  input_.allow_rollback = false;
+  EXPECT_EQ(decide_recovery(input_).error().code(), ErrorCode::unavailable);
+  input_.allow_rollback = true;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_FALSE(decision->record.resume.returns);
+  EXPECT_EQ(decision->record.resume.tier, 1U);
+  EXPECT_EQ(decision->record.resume.step, Step(6));
+}
+
 TEST_F(RecoveryOfAHost, ADrainedKeeperGoesOnceASnapshotWithoutItIsComplete) {
   RecoveryMember& drained = input_.members[keeper(2)];
   drained.leaving = true;

@@ -4,9 +4,9 @@
 // gradient, state by its step) and carries out trainer actions strictly in the order in which the core gave
 // them; the transport carries out sends. Sends of tensors (SendPiece, SendReduced, SendBoundary, SendParameters,
 // SendState, and those of fragments) take their place in the trainer's order: they read what the trainer actions before
-// them have made. FoldNodes, StoreReduced, CopyTied, DropState, RevertState, KeepFragments, ReleaseStep and those
-// of a checkpoint have no completion event; that order is all the core relies on. The simulator does the same with
-// symbolic values.
+// them have made. FoldNodes, StoreReduced, CopyTied, DropState, RevertState, KeepFragments, ReleaseStep, KeepStep,
+// ReturnToStep and those of a checkpoint have no completion event; that order is all the core relies on. The simulator
+// does the same with symbolic values.
 //
 // Thread contract: plain values.
 #pragma once
@@ -350,6 +350,15 @@ struct RebuildState {
 struct ReleaseStep {
   Step step;
 };
+// Puts aside the sums, the reduced gradient and the boundaries of the step, whose commit is known and whose state no
+// snapshot protects yet: until ReleaseStep, or ReturnToStep.
+struct KeepStep {
+  Step step;
+};
+// The step that was put aside is the one that is worked on again. Precondition: the later one's work is released.
+struct ReturnToStep {
+  Step step;
+};
 
 // ---- data plane ----
 
@@ -446,10 +455,11 @@ using WorkerAction = std::variant<
     worker_action::ListCheckpoints, worker_action::HashWeights, worker_action::BeginCheckpoint,
     worker_action::AddToCheckpoint, worker_action::WriteCheckpoint, worker_action::SnapshotState,
     worker_action::AddFragmentPart, worker_action::StoreFragmentPart, worker_action::KeepFragments,
-    worker_action::RebuildState, worker_action::ReleaseStep, worker_action::EnterView, worker_action::FenceView,
-    worker_action::SendPiece, worker_action::SendReduced, worker_action::SendParameters, worker_action::SendBoundary,
-    worker_action::SendSmall, worker_action::SendState, worker_action::SendFragment, worker_action::SendParity,
-    worker_action::SendFragmentReply, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+    worker_action::RebuildState, worker_action::ReleaseStep, worker_action::KeepStep, worker_action::ReturnToStep,
+    worker_action::EnterView, worker_action::FenceView, worker_action::SendPiece, worker_action::SendReduced,
+    worker_action::SendParameters, worker_action::SendBoundary, worker_action::SendSmall, worker_action::SendState,
+    worker_action::SendFragment, worker_action::SendParity, worker_action::SendFragmentReply,
+    worker_action::SendControl, worker_action::Note, worker_action::Stop>;
 
 using WorkerActions = std::vector<WorkerAction>;
 

@@ -14,6 +14,7 @@ void StepWork::reset(Step to, std::uint32_t to_attempt, const StepItems& of_step
   items = of_step;
   losses.resize(items.slots);
   nonfinite.assign(items.slots, false);
+  skipped = false;
   sums.assign(tiles, 0.0);
 }
 

@@ -47,6 +47,7 @@ struct StepWork {
   TileSet measured;                             // tiles whose sums of squares are known here
   std::vector<double> sums;                     // those, by tile
   bool finite = true;                           // as far as known
+  bool skipped = false;                         // committed without an update
   std::uint32_t micro_batches_issued = 0;
   std::uint32_t micro_batches_computed = 0;
 

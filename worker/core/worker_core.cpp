@@ -527,6 +527,7 @@ std::optional<WorkerId> WorkerCore::who_keeps_others() const {
 
 void WorkerCore::apply_update() {
   exchange_.update_asked = true;
+  release_kept();  // the gate was open: the snapshot of the step before is complete
   if (is_epilogue()) return;
   if (keeping_) {
     give_up_older_snapshots();
@@ -647,7 +648,26 @@ void WorkerCore::finish_step() {
       }
     }
   }
-  emit(ReleaseStep{step});
+  end_work();
+}
+
+// Of a committed step: while no snapshot has its state, what is lost of it can be made again from its work.
+void WorkerCore::end_work() {
+  release_kept();
+  const Step step = work_.step;
+  const bool keeps =
+      !keeping_ && !is_epilogue() && work_.computed() && view_->protects(step) && !view_->snapshots.stripes.empty();
+  if (!keeps) return emit(ReleaseStep{step});
+  kept_ = work_;
+  kept_->skipped = exchange_.skip_update;
+  if (mutated(Mutation::free_finished_work)) return emit(ReleaseStep{step});
+  emit(KeepStep{step});
+}
+
+void WorkerCore::release_kept() {
+  if (!kept_) return;
+  emit(ReleaseStep{kept_->step});
+  kept_.reset();
 }
 
 void WorkerCore::reset_work(Step step, std::uint32_t attempt) {

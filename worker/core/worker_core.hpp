@@ -162,6 +162,9 @@ class WorkerCore {
 
   void resume(const ViewRecord& record);
   void commit_by_plan(const ResumePlan& plan);
+  void return_to(Step step);
+  void end_work();
+  void release_kept();
   void give_up_states(const ResumePlan& plan);
   [[nodiscard]] bool goes_on_with_work(const ResumePlan& plan) const;
   void adopt_stages();
@@ -294,6 +297,7 @@ class WorkerCore {
 
   // Work and its exchange with the others in this view.
   StepWork work_;
+  std::optional<StepWork> kept_;  // of the committed step before it, until the step's snapshot is complete
   ExchangeState exchange_;
   std::vector<worker_event::Data> early_;  // of the step after work_.step
 

@@ -234,6 +234,7 @@ void WorkerCore::leave_view() {
   early_.clear();
   waiting_requests_.clear();
   if (work_.step != Step(0)) emit(ReleaseStep{work_.step});
+  release_kept();
   work_ = StepWork{};
   done_sent_ = false;
 }
@@ -307,6 +308,11 @@ void WorkerCore::pump_report() {
   report.gradient = gradient_hashes();
   report.alarm = !work_.finite;
   report.nonfinite = work_.nonfinite_slots({0, config_.slots});
+  if (kept_) {
+    KeptWork& kept =
+        report.kept.emplace(KeptWork{kept_->step, kept_->attempt, kept_->skipped, {}, kept_->reduced.runs()});
+    for (const StepWork::Stage& stage : kept_->stages) kept.stages.push_back({stage.work, stage.done});
+  }
   if (mutated(Mutation::stale_report) && last_report_) {
     const ViewNumber prepare = report.prepare;
     report = *last_report_;
@@ -374,7 +380,9 @@ void WorkerCore::resume(const ViewRecord& record) {
   const auto collection = std::exchange(collection_, std::nullopt);
   give_up_states(plan);
   lineage_ = plan.lineage;
+  if (plan.returns) return_to(plan.step);
   commit_by_plan(plan);
+  if (kept_ && (plan.tier > 0 || kept_->step.next() != plan.step)) release_kept();
   // Who fetches in each view what others made may not come to an update of its own for long.
   const Step base = plan.step.previous();
   if (!keeping_ && base > Step(0)) give_up_state_before(base.previous());
@@ -422,8 +430,18 @@ void WorkerCore::commit_by_plan(const ResumePlan& plan) {
     finish_step();
   } else {
     committed_ = work_.step;
-    emit(ReleaseStep{work_.step});
+    end_work();
   }
+}
+
+// Into a step that was committed.
+void WorkerCore::return_to(Step step) {
+  if (committed_ && *committed_ >= step) committed_ = step.previous();
+  if (work_.step == step || !kept_ || kept_->step != step) return;
+  if (work_.step != Step(0)) emit(ReleaseStep{work_.step});
+  emit(ReturnToStep{step});
+  work_ = std::move(*kept_);
+  kept_.reset();
 }
 
 // What descends from wrong values, and what is newer than the state to which all go back.

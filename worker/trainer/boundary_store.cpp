@@ -24,6 +24,19 @@ void BoundaryStore::enter(Step step) {
 
 void BoundaryStore::release(Step step) {
   if (step_ == step) held_.clear();
+  if (kept_step_ == step) kept_.clear();
+}
+
+void BoundaryStore::keep(Step step) {
+  kept_.clear();
+  if (step_ == step) kept_ = std::exchange(held_, {});
+  kept_step_ = step;
+}
+
+void BoundaryStore::return_to(Step step) {
+  held_.clear();
+  if (kept_step_ == step) held_ = std::exchange(kept_, {});
+  step_ = step;
 }
 
 Result<float*> BoundaryStore::make(const BoundaryId& id) {

@@ -1,5 +1,5 @@
-// What crossed the borders of this worker's stages in the step that is worked on, kept until its commit: a stage next
-// to them that somebody takes over asks for it again.
+// What crossed the borders of this worker's stages in the step that is worked on, and in one that was put aside: a
+// stage next to them that somebody takes over asks for it again.
 //
 // Thread contract: belongs to the device's thread.
 #pragma once
@@ -23,6 +23,9 @@ class BoundaryStore {
   // The step everything from now on belongs to; what is held of another one is given up.
   void enter(Step step);
   void release(Step step);
+  // Puts what is held of the step aside, in place of what was; or takes it up again, in place of what is held.
+  void keep(Step step);
+  void return_to(Step step);
 
   // Memory for a boundary that is about to be made; one with its name is given up.
   [[nodiscard]] Result<float*> make(const BoundaryId& id);
@@ -34,6 +37,8 @@ class BoundaryStore {
   const std::shared_ptr<BufferPool> pool_;
   Step step_;
   std::map<BoundaryId, Buffer> held_;
+  Step kept_step_;
+  std::map<BoundaryId, Buffer> kept_;
 };
 
 }  // namespace planaria

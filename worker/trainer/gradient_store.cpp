@@ -33,17 +33,29 @@ GradientStore::GradientStore(Device& device, std::shared_ptr<BufferPool> pool, c
     : device_(device), pool_(std::move(pool)), map_(map), slots_(slots) {}
 
 void GradientStore::enter(Step step) {
-  if (step_ == step) return;
-  release(step_);
-  step_ = step;
+  if (sums_.step != step) sums_ = Sums{.step = step};
 }
 
 void GradientStore::release(Step step) {
-  if (step_ != step) return;
-  nodes_.clear();
-  reduced_.reset();
-  held_ = {};
-  step_ = Step(0);
+  if (sums_.step == step) sums_ = Sums{};
+  if (kept_.step == step) kept_ = Sums{};
+}
+
+// Who computes nothing and keeps nothing may have entered no step.
+Status GradientStore::keep(Step step) {
+  const bool nothing = sums_.nodes.empty() && sums_.reduced == nullptr;
+  if (sums_.step != step && !nothing) {
+    return Error(ErrorCode::internal, "a step is to be put aside that isn't worked on");
+  }
+  kept_ = std::exchange(sums_, Sums{});
+  kept_.step = step;
+  return ok_status();
+}
+
+Status GradientStore::return_to(Step step) {
+  if (kept_.step != step) return Error(ErrorCode::internal, "a step is taken up that wasn't put aside");
+  sums_ = std::exchange(kept_, Sums{});
+  return ok_status();
 }
 
 ElementRange GradientStore::elements_of(BlockRange blocks) const {
@@ -53,20 +65,20 @@ ElementRange GradientStore::elements_of(BlockRange blocks) const {
 
 Result<float*> GradientStore::begin_slot(BlockRange blocks, SlotIndex slot) {
   const StageNode leaf{blocks, {0, slot.value()}};
-  nodes_.erase(leaf);
+  sums_.nodes.erase(leaf);
   PLANARIA_ASSIGN(Buffer buffer, pool_->take());
   const ElementRange elements = elements_of(blocks);
   device_.zero(elements.size(), buffer.floats() + elements.begin);
   auto shared = std::make_shared<Buffer>(std::move(buffer));
   float* values = shared->floats();
-  nodes_[leaf] = std::move(shared);
+  sums_.nodes[leaf] = std::move(shared);
   return values;
 }
 
 Result<float*> GradientStore::slot(BlockRange blocks, SlotIndex slot) {
   const StageNode leaf{blocks, {0, slot.value()}};
-  const auto found = nodes_.find(leaf);
-  if (found == nodes_.end()) return missing(leaf);
+  const auto found = sums_.nodes.find(leaf);
+  if (found == sums_.nodes.end()) return missing(leaf);
   return found->second->floats();
 }
 
@@ -75,8 +87,8 @@ Result<GradientStore::Fold> GradientStore::begin_fold(BlockRange blocks, std::sp
   for (std::size_t i = chain.size(); i-- > 0;) fold.parts.push_back(chain[i].left);
   fold.parts.push_back(chain.front().right);
   for (std::size_t i = 0; i < fold.parts.size(); ++i) {
-    const auto found = nodes_.find({blocks, fold.parts[i]});
-    if (found == nodes_.end()) return missing({blocks, fold.parts[i]});
+    const auto found = sums_.nodes.find({blocks, fold.parts[i]});
+    if (found == sums_.nodes.end()) return missing({blocks, fold.parts[i]});
     fold.sources.push_back(found->second->floats());
     const bool writable = !found->second->leased() && found->second.use_count() == 1;
     if (fold.reuse == SIZE_MAX && writable) fold.reuse = i;
@@ -90,20 +102,21 @@ Result<GradientStore::Fold> GradientStore::begin_fold(BlockRange blocks, std::sp
 void GradientStore::fold(Fold& fold, ElementRange elements) {
   std::vector<const float*> parts(fold.sources.size());
   for (std::size_t i = 0; i < parts.size(); ++i) parts[i] = fold.sources[i] + elements.begin;
-  float* target = fold.fresh ? fold.fresh.floats() : nodes_.at({fold.blocks, fold.parts[fold.reuse]})->floats();
+  float* target = fold.fresh ? fold.fresh.floats() : sums_.nodes.at({fold.blocks, fold.parts[fold.reuse]})->floats();
   device_.fold(elements.size(), parts, target + elements.begin);
 }
 
 void GradientStore::finish(Fold fold) {
-  SharedBuffer sum =
-      fold.fresh ? std::make_shared<Buffer>(std::move(fold.fresh)) : nodes_.at({fold.blocks, fold.parts[fold.reuse]});
-  for (const TreeNode part : fold.parts) nodes_.erase({fold.blocks, part});
-  nodes_[{fold.blocks, fold.sum}] = std::move(sum);
+  SharedBuffer sum = fold.fresh ? std::make_shared<Buffer>(std::move(fold.fresh))
+                                : sums_.nodes.at({fold.blocks, fold.parts[fold.reuse]});
+  for (const TreeNode part : fold.parts) sums_.nodes.erase({fold.blocks, part});
+  sums_.nodes[{fold.blocks, fold.sum}] = std::move(sum);
 }
 
 Status GradientStore::add(BlockRange blocks, std::span<const TreeAddition> additions) {
-  if (!additions.empty() && nodes_.contains({blocks, additions.back().sum}) &&
-      !nodes_.contains({blocks, additions.front().left}) && !nodes_.contains({blocks, additions.front().right})) {
+  if (!additions.empty() && sums_.nodes.contains({blocks, additions.back().sum}) &&
+      !sums_.nodes.contains({blocks, additions.front().left}) &&
+      !sums_.nodes.contains({blocks, additions.front().right})) {
     return ok_status();  // done with the backward pass
   }
   while (!additions.empty()) {
@@ -118,21 +131,21 @@ Status GradientStore::add(BlockRange blocks, std::span<const TreeAddition> addit
 }
 
 Status GradientStore::need_reduced() {
-  if (reduced_) return ok_status();
+  if (sums_.reduced) return ok_status();
   PLANARIA_ASSIGN(Buffer buffer, pool_->take());
-  reduced_ = std::make_shared<Buffer>(std::move(buffer));
+  sums_.reduced = std::make_shared<Buffer>(std::move(buffer));
   return ok_status();
 }
 
 std::vector<TileRange> GradientStore::lacking(TileRange tiles) const {
-  return TileSet(tiles).without(held_).runs();
+  return TileSet(tiles).without(sums_.held).runs();
 }
 
 Result<const float*> GradientStore::input_values(const Input& input, TileRange tiles) const {
   const std::uint64_t first = map_.tile(TileIndex(tiles.begin)).begin;
   if (input.values.empty()) {
-    const auto found = nodes_.find(input.node);
-    if (found == nodes_.end()) return missing(input.node);
+    const auto found = sums_.nodes.find(input.node);
+    if (found == sums_.nodes.end()) return missing(input.node);
     return found->second->floats() + first;
   }
   std::uint64_t offset = 0;
@@ -154,11 +167,11 @@ Status GradientStore::reduce(std::span<const TileRange> tiles, std::span<const I
   std::uint64_t bytes = 0;
   for (const TileRange& range : tiles) bytes += map_.bytes(range);
   const bool whole = bytes == map_.bytes({0, map_.tile_count()});
-  if (whole && !reduced_ && inputs.size() == 1 && inputs[0].values.empty()) {
-    const auto root = nodes_.find(inputs[0].node);
-    if (root == nodes_.end()) return missing(inputs[0].node);
-    reduced_ = root->second;  // nothing is left to add
-    held_ = TileSet(TileRange{0, map_.tile_count()});
+  if (whole && !sums_.reduced && inputs.size() == 1 && inputs[0].values.empty()) {
+    const auto root = sums_.nodes.find(inputs[0].node);
+    if (root == sums_.nodes.end()) return missing(inputs[0].node);
+    sums_.reduced = root->second;  // nothing is left to add
+    sums_.held = TileSet(TileRange{0, map_.tile_count()});
     return ok_status();
   }
   PLANARIA_TRY(need_reduced());
@@ -173,9 +186,9 @@ Status GradientStore::reduce(std::span<const TileRange> tiles, std::span<const I
       }
       const std::uint64_t first = map_.tile(TileIndex(part.begin)).begin;
       const std::uint64_t count = map_.tile(TileIndex(part.end - 1)).end - first;
-      reducer.run(device_, count, values, scratch_.floats(), reduced_->floats() + first);
+      reducer.run(device_, count, values, scratch_.floats(), sums_.reduced->floats() + first);
     }
-    held_.add(range);
+    sums_.held.add(range);
   }
   return device_.synchronize();
 }
@@ -191,30 +204,30 @@ Status GradientStore::store_reduced(std::span<const TileRange> tiles, std::span<
     for (const TileRange& part : lacking(range)) {
       const float* from = source + map_.bytes({range.begin, part.begin}) / sizeof(float);
       for (const ElementRange& run : element_runs(map_, std::span(&part, 1))) {
-        device_.copy_in(reduced_->floats() + run.begin, from, run.size() * sizeof(float));
+        device_.copy_in(sums_.reduced->floats() + run.begin, from, run.size() * sizeof(float));
         from += run.size();
       }
     }
     source += count;
-    held_.add(range);
+    sums_.held.add(range);
   }
   return device_.synchronize();
 }
 
 Result<ValueSource> GradientStore::lease_node(StageNode node) const {
-  const auto found = nodes_.find(node);
-  if (found == nodes_.end()) return missing(node);
+  const auto found = sums_.nodes.find(node);
+  if (found == sums_.nodes.end()) return missing(node);
   return ValueSource{found->second->floats(), found->second->lease()};
 }
 
 Result<ValueSource> GradientStore::lease_reduced() const {
-  if (!reduced_) return Error(ErrorCode::internal, "no reduced gradient is held");
-  return ValueSource{reduced_->floats(), reduced_->lease()};
+  if (!sums_.reduced) return Error(ErrorCode::internal, "no reduced gradient is held");
+  return ValueSource{sums_.reduced->floats(), sums_.reduced->lease()};
 }
 
 Result<const float*> GradientStore::reduced() const {
-  if (!reduced_) return Error(ErrorCode::internal, "no reduced gradient is held");
-  return reduced_->floats();
+  if (!sums_.reduced) return Error(ErrorCode::internal, "no reduced gradient is held");
+  return sums_.reduced->floats();
 }
 
 }  // namespace planaria

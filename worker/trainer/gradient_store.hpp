@@ -2,8 +2,8 @@
 // with the tiles it holds. Every buffer has the geometry of the whole vector; a stage's sum uses its blocks' part of
 // it.
 //
-// Everything here belongs to one step and is given up together (release). A node's buffer that is still being sent is
-// never written: a fold puts its result elsewhere.
+// What is of one step is given up together (release), or put aside together beside the next one's. A node's buffer that
+// is still being sent is never written: a fold puts its result elsewhere.
 //
 // Thread contract: belongs to the device's thread.
 #pragma once
@@ -35,6 +35,10 @@ class GradientStore {
   // The step everything from now on belongs to; what is held of another one is given up.
   void enter(Step step);
   void release(Step step);
+  // Puts the step's aside, in place of what was; or takes it up again, in place of what is worked on. internal: another
+  // step is worked on, or was put aside.
+  [[nodiscard]] Status keep(Step step);
+  [[nodiscard]] Status return_to(Step step);
 
   // An accumulator of the blocks for the slot, zeroed; one that it had is given up.
   [[nodiscard]] Result<float*> begin_slot(BlockRange blocks, SlotIndex slot);
@@ -84,10 +88,14 @@ class GradientStore {
   const std::shared_ptr<BufferPool> pool_;
   const StateMap& map_;
   const std::uint32_t slots_;
-  Step step_;
-  std::map<StageNode, SharedBuffer> nodes_;
-  SharedBuffer reduced_;  // may be a node's
-  TileSet held_;          // of reduced_
+  struct Sums {
+    Step step;
+    std::map<StageNode, SharedBuffer> nodes;
+    SharedBuffer reduced;  // may be a node's
+    TileSet held;          // of it
+  };
+  Sums sums_;
+  Sums kept_;
   DeviceBuffer scratch_;
 };
 

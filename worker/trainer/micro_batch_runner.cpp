@@ -375,6 +375,19 @@ void MicroBatchRunner::give_up() {
   next_positions_.clear();
 }
 
+Status MicroBatchRunner::keep(Step step) {
+  if (step == step_) give_up();
+  boundaries_->keep(step);
+  return gradients_.keep(step);
+}
+
+Status MicroBatchRunner::return_to(Step step) {
+  give_up();
+  step_ = step;
+  boundaries_->return_to(step);
+  return gradients_.return_to(step);
+}
+
 void MicroBatchRunner::release(Step step) {
   if (step == step_) give_up();
   gradients_.release(step);  // which may be ahead: sums of others' micro-batches

@@ -58,6 +58,10 @@ class MicroBatchRunner {
   [[nodiscard]] Status finish_waiting();
   // Gives up everything of the step; what waits was not needed.
   void release(Step step);
+  // Puts the step's sums and boundaries aside, where they stay beside those of the next one, or takes them up again.
+  // internal: another step is worked on, or was put aside.
+  [[nodiscard]] Status keep(Step step);
+  [[nodiscard]] Status return_to(Step step);
 
   [[nodiscard]] const BoundaryStore& boundaries() const { return *boundaries_; }
   [[nodiscard]] const BufferPool& boundary_pool() const { return *boundary_pool_; }

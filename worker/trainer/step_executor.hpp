@@ -54,6 +54,8 @@ class StepExecutor {
   // Nothing: handed over, the writer reports. Else what went wrong.
   [[nodiscard]] std::optional<WorkerEvent> write_checkpoint(const worker_action::WriteCheckpoint& action);
   void release(Step step) { runner_->release(step); }
+  [[nodiscard]] Status keep(Step step) { return runner_->keep(step); }
+  [[nodiscard]] Status return_to(Step step) { return runner_->return_to(step); }
 
   [[nodiscard]] Result<std::vector<ConstSlice>> boundary_payload(const Boundary& meta) const;
   [[nodiscard]] Result<std::vector<ConstSlice>> piece_payload(const Piece& meta) const;

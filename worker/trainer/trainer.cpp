@@ -155,6 +155,8 @@ class Trainer::Impl {
               x.release(a.step);
               return ok_status();
             },
+            [&](const KeepStep& a) { return after_waiting([&] { return x.keep(a.step); }); },
+            [&](const ReturnToStep& a) { return x.return_to(a.step); },
             [&](const SendPiece& a) {
               return after_waiting([&] { return send(a.to, a.view, x.piece_payload(a.meta)); });
             },

@@ -165,5 +165,21 @@ TEST(FoldCascade, StopsAtTheRangesBegin) {
   EXPECT_TRUE(fold_cascade(3, SlotIndex(3)).empty());
 }
 
+// A committed step's sums stay beside those of the next one until they are released or taken up again.
+TEST_F(GradientStoreTest, AStepIsPutAsideAndTakenUpAgain) {
+  for (std::uint32_t slot = 0; slot < 2; ++slot) compute(slot);
+  ASSERT_TRUE(store_->keep(Step(1)));
+  store_->enter(Step(2));
+  EXPECT_FALSE(store_->lease_node(at({0, 0})).ok());
+  compute(3);
+  store_->release(Step(2));
+  ASSERT_TRUE(store_->return_to(Step(1)));
+  EXPECT_TRUE(store_->lease_node(at({0, 0})).ok());
+  EXPECT_FALSE(store_->lease_node(at({0, 3})).ok());
+  ASSERT_TRUE(store_->keep(Step(1)));
+  store_->release(Step(1));
+  EXPECT_FALSE(store_->return_to(Step(1)).ok());
+}
+
 }  // namespace
 }  // namespace planaria
