@@ -50,6 +50,7 @@ int main(int argc, char** argv) {
   planaria::add_keeper(app, code);
   planaria::add_status(app, code);
   planaria::add_export(app, code);
+  planaria::add_snapshot(app, code);
   planaria::add_generate(app, code);
   planaria::add_tokenize(app, code);
   planaria::add_chaos(app, code);

@@ -6,7 +6,7 @@
 
 namespace planaria {
 
-Result<RunModel> open_run(const std::string& directory, std::optional<Step> step) {
+Result<JobSpec> open_run_job(const std::string& directory) {
   const std::string job_file = directory + "/job.toml";
   FileSystem& files = posix_file_system();
   if (const auto info = files.info(job_file); !info) {
@@ -15,7 +15,12 @@ Result<RunModel> open_run(const std::string& directory, std::optional<Step> step
                  directory + (files.info(directory) ? " is no run's directory: it has no job.toml"
                                                     : " isn't there: give the directory of a run"));
   }
-  PLANARIA_ASSIGN(JobSpec job, load_job(job_file));
+  return load_job(job_file);
+}
+
+Result<RunModel> open_run(const std::string& directory, std::optional<Step> step) {
+  FileSystem& files = posix_file_system();
+  PLANARIA_ASSIGN(JobSpec job, open_run_job(directory));
   StateMap map(job.model, job.train.tile_elements);
   const std::string root = directory + "/checkpoints";
   if (step) {

@@ -1,4 +1,4 @@
-// What a run left in its directory, for commands that use the result: the job and its newest sound checkpoint.
+// What a run left in its directory, for commands that use the result: the job and its checkpoints.
 //
 // Thread contract: functions without state; any thread may call.
 #pragma once
@@ -20,6 +20,9 @@ struct RunModel {
   TrainState state;
   std::vector<Refusal> refused;  // newer checkpoints that were passed over, with the reasons
 };
+
+// The job of a run's directory. not_found: it is none.
+[[nodiscard]] Result<JobSpec> open_run_job(const std::string& directory);
 
 // `step` picks a checkpoint; absent: the newest that is sound.
 [[nodiscard]] Result<RunModel> open_run(const std::string& directory, std::optional<Step> step = std::nullopt);
