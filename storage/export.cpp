@@ -3,18 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
 
-#include "storage/checkpoint.hpp"
 #include "storage/safetensors.hpp"
 
 namespace planaria {
 namespace {
-
-constexpr std::string_view kModelFile = "model.safetensors";
-constexpr std::string_view kConfigFile = "config.json";
-constexpr std::string_view kGpt2Prefix = "transformer.";
-constexpr std::uint64_t kMaxConfigBytes = 1U << 20;
 
 class Collector {
  public:
@@ -141,43 +134,6 @@ Status write_model(FileSystem& fs, const std::string& path, const std::vector<Ex
   return file->close();
 }
 
-// Under which name the file has the tensor: published GPT-2 files leave the prefix out.
-std::string name_in(const SafetensorsFile& file, const std::string& name) {
-  if (file.find(name) == nullptr && name.starts_with(kGpt2Prefix)) return name.substr(kGpt2Prefix.size());
-  return name;
-}
-
-// Buffers that old GPT-2 files carry beside the weights, and the copy of a tied embedding.
-bool is_no_weight(std::string_view name, const ModelSpec& model) {
-  if (name == "lm_head.weight") return model.tied_embedding;
-  return model.family == ModelFamily::gpt2 && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"));
-}
-
-// A lower bound of a model's parameters, so that a config can't make us build a map far larger than the file.
-unsigned __int128 least_elements(const ModelSpec& model) {
-  const unsigned __int128 width = model.width;
-  return width * model.vocab + model.layers * (2 * width * width + 2 * width * model.ffn_width);
-}
-
-Status check_names(const SafetensorsFile& file, const ModelSpec& model, const std::vector<ExportTensor>& tensors) {
-  std::set<std::string> known;
-  for (const ExportTensor& tensor : tensors) {
-    const std::string name = name_in(file, tensor.name);
-    const TensorEntry* entry = file.find(name);
-    if (entry == nullptr) return Error(ErrorCode::mismatch, fmt::format("tensor '{}' is missing", tensor.name));
-    if (entry->shape != tensor.shape()) {
-      return Error(ErrorCode::mismatch, fmt::format("tensor '{}' has another shape than config.json says", name));
-    }
-    known.insert(name);
-  }
-  for (const TensorEntry& entry : file.header().tensors) {
-    if (!known.contains(entry.name) && !is_no_weight(entry.name, model)) {
-      return Error(ErrorCode::mismatch, fmt::format("tensor '{}' has no place in the model", entry.name));
-    }
-  }
-  return ok_status();
-}
-
 }  // namespace
 
 std::vector<std::uint64_t> ExportTensor::shape() const {
@@ -222,11 +178,20 @@ std::uint32_t tensor_count(const ModelSpec& model, const StateMap& map, BlockInd
 
 Hash128 weights_hash(const ModelSpec& model, const StateMap& map,
                      std::span<const std::vector<Hash128>> hashes_of_blocks) {
-  Hasher hasher;
+  const auto tensors = export_tensors(model, map);
+  std::vector<Hash128> hashes;
   std::vector<std::size_t> used(hashes_of_blocks.size(), 0);
-  for (const ExportTensor& tensor : export_tensors(model, map)) {
+  for (const ExportTensor& tensor : tensors) {
     const std::uint32_t block = block_of(map, tensor);
-    add_to_hash(hasher, tensor.name, tensor.shape(), hashes_of_blocks[block][used[block]++]);
+    hashes.push_back(hashes_of_blocks[block][used[block]++]);
+  }
+  return weights_hash(tensors, hashes);
+}
+
+Hash128 weights_hash(std::span<const ExportTensor> tensors, std::span<const Hash128> hashes) {
+  Hasher hasher;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    add_to_hash(hasher, tensors[i].name, tensors[i].shape(), hashes[i]);
   }
   return hasher.digest();
 }
@@ -255,39 +220,6 @@ Result<Hash128> export_model(FileSystem& fs, const std::string& directory, const
   }
   PLANARIA_TRY(write_file_atomically(fs, join_path(directory, kConfigFile), hugging_face_config(model)));
   return weights_hash(model, map, parameters);
-}
-
-Result<ImportedModel> import_model(FileSystem& fs, const std::string& directory, std::uint32_t tile_elements) {
-  PLANARIA_ASSIGN(const std::string config, read_file(fs, join_path(directory, kConfigFile), kMaxConfigBytes));
-  auto parsed = parse_hugging_face_config(config);
-  if (!parsed) return parsed.error().within(join_path(directory, kConfigFile));
-  ImportedModel imported{std::move(*parsed), {}};
-
-  const std::string path = join_path(directory, kModelFile);
-  PLANARIA_ASSIGN(const SafetensorsFile file, SafetensorsFile::open(fs, path));
-  if (const TensorEntry* last = file.header().tensors.empty() ? nullptr : &file.header().tensors.back();
-      last == nullptr || least_elements(imported.model) > last->end) {
-    return Error(ErrorCode::mismatch, fmt::format("'{}' is too small for the model in config.json", path));
-  }
-  const StateMap map(imported.model, tile_elements);
-  const auto tensors = export_tensors(imported.model, map);
-  if (const Status named = check_names(file, imported.model, tensors); !named) return named.error().within(path);
-
-  imported.parameters.resize(map.vector_elements());
-  const std::span<float> parameters(imported.parameters);
-  std::vector<float> scratch;
-  for (const ExportTensor& tensor : tensors) {
-    const std::span<float> ours = parameters.subspan(tensor.offset, tensor.elements());
-    scratch.resize(tensor.elements());
-    PLANARIA_TRY(file.copy_floats(name_in(file, tensor.name), tensor.shape(), scratch));
-    if (tensor.transposed) {
-      transpose(scratch, tensor.columns, tensor.rows, ours);
-    } else {
-      std::ranges::copy(scratch, ours.begin());
-    }
-  }
-  fill_tied_copy(map, parameters);
-  return imported;
 }
 
 }  // namespace planaria

@@ -1,4 +1,5 @@
-// Models in Hugging Face's naming: `model.safetensors` and `config.json` as `transformers` reads them, and back.
+// Models in Hugging Face's naming: `model.safetensors` and `config.json` as `transformers` reads them. The way back is
+// storage/pretrained.hpp.
 //
 // GPT-2's linear weights are Conv1D there, [in, out]: transposed from ours. Llama's q, k, v and gate, up are parts of
 // our packed matrices. RoPE is the rotate-half convention on both sides, so no rows are permuted; GELU is the tanh
@@ -20,6 +21,10 @@
 #include "proto/state_map.hpp"
 
 namespace planaria {
+
+inline constexpr std::string_view kModelFile = "model.safetensors";
+inline constexpr std::string_view kIndexFile = "model.safetensors.index.json";
+inline constexpr std::string_view kConfigFile = "config.json";
 
 // One exported tensor: a run of rows of one of ours, or its transpose.
 struct ExportTensor {
@@ -48,6 +53,9 @@ struct ExportTensor {
 [[nodiscard]] std::uint32_t tensor_count(const ModelSpec& model, const StateMap& map, BlockIndex block);
 [[nodiscard]] Hash128 weights_hash(const ModelSpec& model, const StateMap& map,
                                    std::span<const std::vector<Hash128>> hashes_of_blocks);
+// From the hashes of the tensors' exported bytes. Precondition: tensors as export_tensors() gives them, a hash for
+// each.
+[[nodiscard]] Hash128 weights_hash(std::span<const ExportTensor> tensors, std::span<const Hash128> hashes);
 // The same from an exported file alone.
 [[nodiscard]] Result<Hash128> weights_hash_of_file(FileSystem& fs, const std::string& safetensors_path);
 
@@ -59,15 +67,5 @@ struct ExportTensor {
 // Writes both files into `directory` (made when missing), each atomically. Returns weights_hash().
 [[nodiscard]] Result<Hash128> export_model(FileSystem& fs, const std::string& directory, const ModelSpec& model,
                                            const StateMap& map, std::span<const float> parameters);
-
-struct ImportedModel {
-  ModelSpec model;
-  std::vector<float> parameters;  // flat, for StateMap(model, tile_elements); a tied copy is filled
-};
-
-// Reads a directory with `config.json` and one `model.safetensors` (F32, BF16 or F16). Takes the published GPT-2
-// files too, whose names lack "transformer.". Refuses missing, unknown and wrongly shaped tensors.
-[[nodiscard]] Result<ImportedModel> import_model(FileSystem& fs, const std::string& directory,
-                                                 std::uint32_t tile_elements);
 
 }  // namespace planaria

@@ -82,6 +82,21 @@ class Reader {
     }
     return value->get<bool>();
   }
+  // Since transformers 5 the base lies in `rope_parameters`, beside the kind of scaling; before, in the root.
+  double rope_theta() {
+    const double of_root = number("rope_theta", 10000.0);
+    const json* parameters = find("rope_parameters");
+    if (parameters == nullptr) return of_root;
+    if (!parameters->is_object()) {
+      fail("'rope_parameters' is no object");
+      return of_root;
+    }
+    Reader inner(*parameters);
+    const double theta = inner.number("rope_theta", of_root);
+    inner.only("rope_type", "default");
+    if (!inner.failure().empty()) fail("'rope_parameters': " + inner.failure());
+    return theta;
+  }
   // Refuses any other value than the one we compute with.
   template <class T>
   void only(const char* key, const T& supported) {
@@ -140,13 +155,14 @@ ModelSpec read_llama(Reader& reader) {
   model.heads = reader.dimension("num_attention_heads");
   model.kv_heads = reader.dimension("num_key_value_heads", model.heads);
   model.norm_epsilon = reader.number("rms_norm_eps", 1e-6);
-  model.rope_theta = reader.number("rope_theta", 10000.0);
+  model.rope_theta = reader.rope_theta();
   model.tied_embedding = reader.flag("tie_word_embeddings", false);
   reader.only("hidden_act", "silu");
   reader.only("attention_bias", false);
   reader.only("mlp_bias", false);
   reader.only("rope_scaling", nullptr);
   reader.only("head_dim", model.width / model.heads);
+  reader.require(model.width / model.heads % 2 == 0, "the size of a head is odd, and rotary positions need pairs");
   reader.require(model.heads % model.kv_heads == 0, "'num_key_value_heads' doesn't divide 'num_attention_heads'");
   return model;
 }

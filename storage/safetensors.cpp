@@ -6,11 +6,12 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <set>
 #include <utility>
+
+#include "storage/strict_json.hpp"
 
 namespace planaria {
 namespace {
@@ -37,23 +38,6 @@ constexpr int kMaxDepth = 3;  // the header, a tensor, its arrays
 
 Error damaged(std::string what) {
   return {ErrorCode::corrupt, std::move(what)};
-}
-
-// Parses the header's JSON; nothing for malformed text, repeated keys or too deep nesting. nlohmann's parser keeps
-// its stack on the heap, so depth can't exhaust ours.
-std::optional<json> parse_header_json(std::string_view text) {
-  bool acceptable = true;
-  std::array<std::set<std::string>, kMaxDepth + 1> keys;  // of the objects that are open, by depth
-  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > kMaxDepth || !acceptable) return acceptable = false;
-    const auto level = static_cast<std::size_t>(depth);
-    if (event == json::parse_event_t::object_start) keys.at(std::min<std::size_t>(level + 1, kMaxDepth)).clear();
-    if (event == json::parse_event_t::key) acceptable = keys.at(level).insert(parsed.get<std::string>()).second;
-    return acceptable;
-  };
-  json header = json::parse(text, watch, false);
-  if (!acceptable || header.is_discarded() || !header.is_object()) return std::nullopt;
-  return header;
 }
 
 // False on overflow.
@@ -136,6 +120,20 @@ std::string_view to_string(TensorType type) {
 std::uint64_t bytes_of(TensorType type) {
   return kTypes.at(static_cast<std::size_t>(type)).bytes;
 }
+bool reads_as_floats(TensorType type) {
+  return type == TensorType::f32 || type == TensorType::bf16 || type == TensorType::f16;
+}
+
+void read_floats(TensorType type, std::span<const std::byte> bytes, std::span<float> out) {
+  assert(reads_as_floats(type) && bytes.size() == out.size() * bytes_of(type));
+  if (type == TensorType::f32) {
+    if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
+  } else if (type == TensorType::bf16) {
+    convert_halves(bytes, out, [](std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); });
+  } else {
+    convert_halves(bytes, out, from_half);
+  }
+}
 
 Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file) {
   std::uint64_t header_bytes = 0;
@@ -147,7 +145,7 @@ Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file) {
   }
   if (header_bytes > file.size() - sizeof header_bytes) return damaged("the file ends inside its header");
   const auto* text = reinterpret_cast<const char*>(file.data() + sizeof header_bytes);  // NOLINT: bytes as chars
-  const auto parsed = parse_header_json({text, header_bytes});
+  const auto parsed = parse_strict_json({text, header_bytes}, kMaxDepth);
   if (!parsed) return damaged("the header is not a flat JSON object with unique keys");
 
   SafetensorsHeader header;
@@ -205,22 +203,13 @@ Status SafetensorsFile::copy_floats(std::string_view name, std::span<const std::
     return Error(ErrorCode::mismatch, fmt::format("tensor '{}' of '{}' has shape [{}], expected is [{}]", name, name_,
                                                   fmt::join(entry->shape, ", "), fmt::join(shape, ", ")));
   }
-  const auto data = bytes(*entry);
-  switch (entry->type) {
-    case TensorType::f32:
-      if (!data.empty()) std::memcpy(out.data(), data.data(), data.size());
-      return ok_status();
-    case TensorType::bf16:
-      convert_halves(data, out, [](std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); });
-      return ok_status();
-    case TensorType::f16:
-      convert_halves(data, out, from_half);
-      return ok_status();
-    default:
-      return Error(ErrorCode::mismatch,
-                   fmt::format("tensor '{}' of '{}' has type {}, readable as floats are F32, BF16, F16", name, name_,
-                               to_string(entry->type)));
+  if (!reads_as_floats(entry->type)) {
+    return Error(ErrorCode::mismatch,
+                 fmt::format("tensor '{}' of '{}' has type {}, readable as floats are F32, BF16, F16", name, name_,
+                             to_string(entry->type)));
   }
+  read_floats(entry->type, bytes(*entry), out);
+  return ok_status();
 }
 
 Result<SafetensorsWriter> SafetensorsWriter::begin(WritableFile& file, std::vector<TensorSpec> tensors,

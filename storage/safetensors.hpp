@@ -27,6 +27,11 @@ enum class TensorType : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u
 [[nodiscard]] std::string_view to_string(TensorType type);  // as in the file: "F32"
 [[nodiscard]] std::uint64_t bytes_of(TensorType type);
 
+// F32, BF16 and F16, whose values are floats exactly.
+[[nodiscard]] bool reads_as_floats(TensorType type);
+// Precondition: it does, and `bytes` are those of out.size() elements, aligned or not.
+void read_floats(TensorType type, std::span<const std::byte> bytes, std::span<float> out);
+
 struct TensorSpec {
   std::string name;
   TensorType type = TensorType::f32;

@@ -11,6 +11,7 @@
 #include "common/file_faults.hpp"
 #include "common/file_memory.hpp"
 #include "storage/checkpoint.hpp"
+#include "storage/pretrained.hpp"
 #include "storage/safetensors.hpp"
 #include "tests/storage/states.hpp"
 #include "tests/temporary_directory.hpp"
@@ -147,25 +148,6 @@ TEST(ExportNames, LlamaSplitsPackedRowsInOrder) {
   EXPECT_TRUE(std::equal(up.begin(), up.end(), gate_up + 40 * 24));
 }
 
-TEST(Import, PublishedGpt2NamesAndBuffersAreTaken) {
-  const ModelSpec model = small_model();
-  const StateMap map(model, kTileElements);
-  auto parameters = random_vector(map, 1);
-  MemoryFileSystem fs;
-  ASSERT_TRUE(export_model(fs, "hf", model, map, parameters));
-  std::string file = *read_file(fs, "hf/model.safetensors", 1 << 24);
-  for (std::size_t at = 0; (at = file.find("\"transformer.", at)) != std::string::npos;) {
-    file.erase(at + 1, 12);  // names without the prefix …
-    const std::size_t padding = file.find("}}") + 2;
-    file.insert(padding, 12, ' ');  // … in a header of the same length
-  }
-  fs.overwrite("hf/model.safetensors", file);
-  const auto imported = import_model(fs, "hf", kTileElements);
-  ASSERT_TRUE(imported) << imported.error().message();
-  fill_tied_copy(map, parameters);
-  EXPECT_EQ(imported->parameters, parameters);
-}
-
 TEST(Import, ConfigThatTheModelCannotExpressIsRefusedByKey) {
   std::string config = hugging_face_config(small_model(ModelFamily::llama));
   const auto with = [&](const std::string& from, const std::string& to) {
@@ -180,30 +162,21 @@ TEST(Import, ConfigThatTheModelCannotExpressIsRefusedByKey) {
   EXPECT_THAT(with("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
               testing::HasSubstr("num_attention_heads"));
   EXPECT_THAT(with("\"llama\"", "\"bert\""), testing::HasSubstr("bert"));
+  EXPECT_THAT(with("\"rope_theta\": 10000.0", R"("rope_parameters": {"rope_type": "yarn"})"),
+              testing::HasSubstr("rope_parameters"));
   EXPECT_EQ(with("llama", "llama"), "accepted");
 }
 
-TEST(Import, FileWithAMissingOrUnknownTensorIsRefused) {
-  const ModelSpec model = small_model(ModelFamily::llama, false);
-  const StateMap map(model, kTileElements);
-  MemoryFileSystem fs;
-  ASSERT_TRUE(export_model(fs, "hf", model, map, random_vector(map, 1)));
-  std::string file = *read_file(fs, "hf/model.safetensors", 1 << 24);
-  file.replace(file.find("lm_head.weight"), 14, "my_head.weight");
-  fs.overwrite("hf/model.safetensors", file);
-  EXPECT_THAT(import_model(fs, "hf", kTileElements).error().message(),
-              testing::HasSubstr("'lm_head.weight' is missing"));
-}
-
-TEST(Import, ConfigOfAHugeModelBesideASmallFileIsRefusedWithoutTheMemory) {
+// As transformers 5 writes it, and those before.
+TEST(Import, RopesBaseIsFoundInBothPlaces) {
   ModelSpec model = small_model(ModelFamily::llama);
-  const StateMap map(model, kTileElements);
-  MemoryFileSystem fs;
-  ASSERT_TRUE(export_model(fs, "hf", model, map, random_vector(map, 1)));
-  model.layers = 1 << 24;
-  model.width = model.ffn_width = model.vocab = 1 << 24;
-  ASSERT_TRUE(write_file_atomically(fs, "hf/config.json", hugging_face_config(model)));
-  EXPECT_THAT(import_model(fs, "hf", kTileElements).error().message(), testing::HasSubstr("too small"));
+  model.rope_theta = 5e5;
+  std::string config = hugging_face_config(model);
+  EXPECT_EQ(parse_hugging_face_config(config)->rope_theta, 5e5);
+  const std::string old = "\"rope_theta\": 500000.0";
+  config.replace(config.find(old), old.size(),
+                 R"("rope_parameters": {"rope_theta": 250000.0, "rope_type": "default"})");
+  EXPECT_EQ(parse_hugging_face_config(config)->rope_theta, 2.5e5);
 }
 
 }  // namespace
