@@ -14,6 +14,7 @@
 #include "coordinator/http/status.hpp"
 #include "coordinator/shell/service.hpp"
 #include "proto/job_config.hpp"
+#include "storage/pretrained.hpp"
 #include "worker/data/dataset.hpp"
 
 namespace planaria {
@@ -48,7 +49,7 @@ Result<HttpTarget> parse_listen(const std::string& text) {
   return Error(ErrorCode::invalid_argument, "--listen: '" + text + "' is neither address:port nor an address");
 }
 
-// Reads the job and its data: the hash of the data is part of the job's.
+// Reads the job, its data and the weights it starts from: their hashes are part of the job's.
 Result<JobSpec> prepare_job(const CoordinatorArguments& arguments) {
   std::vector<std::string> assignments = arguments.job.assignments;
   if (!arguments.listen.empty()) {
@@ -62,6 +63,7 @@ Result<JobSpec> prepare_job(const CoordinatorArguments& arguments) {
     return Error(ErrorCode::mismatch, "the data at " + job.data.path + " is not what data.content_hash pins");
   }
   job.data.content_hash = dataset.content_hash();
+  PLANARIA_TRY(open_pretrained(posix_file_system(), job));
   return job;
 }
 

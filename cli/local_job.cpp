@@ -18,6 +18,7 @@
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
 #include "common/file.hpp"
+#include "storage/pretrained.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/trainer/ledger.hpp"
 
@@ -213,10 +214,11 @@ Error another_job(const std::string& directory, const std::string& theirs, const
                   directory, theirs, ours)};
 }
 
-// The job's hash, which covers its data.
+// The job's hash, which covers its data and the weights that it starts from.
 Result<Hash128> hash_with_data(JobSpec job) {
   PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
   job.data.content_hash = dataset.content_hash();
+  PLANARIA_TRY(open_pretrained(posix_file_system(), job));
   return job_hash(job);
 }
 

@@ -34,7 +34,8 @@ void add_worker(CLI::App& app, int& code) {
   command->footer(
       "Examples:\n  planaria worker --join 10.0.0.1:7070\n  planaria worker JOB.toml --join 10.0.0.1:7070 --threads "
       "8\n\n"
-      "Without JOB the job comes from the coordinator; the data must be on this machine (--data). SIGTERM drains\n"
+      "Without JOB the job comes from the coordinator; the data must be on this machine (--data), and weights\n"
+      "that the job starts from, too (--pretrained). SIGTERM drains\n"
       "the worker: it leaves at a step boundary, when nobody needs what it holds.");
   auto arguments = std::make_shared<WorkerArguments>();
   WorkerOptions& options = arguments->agent.options;
@@ -46,6 +47,7 @@ void add_worker(CLI::App& app, int& code) {
   command->add_option("--out", options.out_directory, "directory of the worker's files")->capture_default_str();
   command->add_option("--data", options.data_path, "where this machine has the data, when not where the job says");
   command->add_option("--tokenizer-file", options.tokenizer_file, "the same of the tokenizer's file");
+  command->add_option("--pretrained", options.pretrained, "and of the directory of pretrained weights");
   command->add_option("--threads", options.threads, "compute threads; default the job's")
       ->transform(whole_number(0, 1024));
   command->add_option("--memory-mb", options.memory_mb, "MiB that training may use; default the job's")

@@ -84,4 +84,10 @@ std::string job_to_toml(const JobSpec& job) {
   return writer.text();
 }
 
+std::string model_to_toml(const JobSpec& job) {
+  ConfigWriter writer;
+  visit_model_keys(writer, job);
+  return writer.text();
+}
+
 }  // namespace planaria

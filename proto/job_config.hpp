@@ -30,5 +30,7 @@ namespace planaria {
 
 // Every key with its value. Loading it gives the same job, but for security.join_token: secrets are not written.
 [[nodiscard]] std::string job_to_toml(const JobSpec& job);
+// Its [model] table alone.
+[[nodiscard]] std::string model_to_toml(const JobSpec& job);
 
 }  // namespace planaria

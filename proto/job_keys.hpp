@@ -18,18 +18,9 @@ namespace planaria {
 
 // Job is JobSpec or const JobSpec.
 template <class Visitor, class Job>
-void visit_job_keys(Visitor& v, Job& job) {
-  using Names = std::span<const std::string_view>;
-  const IntegerRange any_u32{0, std::numeric_limits<std::uint32_t>::max()};
-  const IntegerRange milliseconds{1, 86'400'000};
-  const IntegerRange port{0, 65535};
-  const NumberRange fraction{0.0, 1.0};
-
-  v.section("");
-  v.key("name", job.name);
-
+void visit_model_keys(Visitor& v, Job& job) {
   v.section("model");
-  v.key("family", job.model.family, Names(kModelFamilyNames));
+  v.key("family", job.model.family, std::span<const std::string_view>(kModelFamilyNames));
   v.key("layers", job.model.layers, IntegerRange{1, 1024});
   v.key("heads", job.model.heads, IntegerRange{1, 1024});
   v.key("kv_heads", job.model.kv_heads, IntegerRange{1, 1024});
@@ -41,6 +32,22 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.key("dropout", job.model.dropout, NumberRange{0.0, 0.9});
   v.key("rope_theta", job.model.rope_theta, NumberRange{1.0, 1e9});
   v.key("norm_epsilon", job.model.norm_epsilon, NumberRange{1e-12, 0.1});
+  v.path("pretrained", job.pretrained.path);
+  v.key("pretrained_hash", job.pretrained.weights_hash);
+}
+
+template <class Visitor, class Job>
+void visit_job_keys(Visitor& v, Job& job) {
+  using Names = std::span<const std::string_view>;
+  const IntegerRange any_u32{0, std::numeric_limits<std::uint32_t>::max()};
+  const IntegerRange milliseconds{1, 86'400'000};
+  const IntegerRange port{0, 65535};
+  const NumberRange fraction{0.0, 1.0};
+
+  v.section("");
+  v.key("name", job.name);
+
+  visit_model_keys(v, job);
 
   v.section("data");
   v.path("path", job.data.path);

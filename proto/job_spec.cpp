@@ -90,6 +90,11 @@ void check_model(const JobSpec& job, Problems& problems) {
     problems.add(
         fmt::format("model.dropout = {} with model.family = \"llama\", which has none; set it to 0", model.dropout));
   }
+  if (job.pretrained.path.empty() && job.pretrained.weights_hash != Hash128{}) {
+    problems.add(
+        "model.pretrained_hash is given without model.pretrained, the directory of the weights; name it or "
+        "leave both out");
+  }
   if (!std::has_single_bit(job.train.tile_elements)) {
     problems.add(fmt::format("train.tile_elements = {} is not a power of two; use {}", job.train.tile_elements,
                              std::bit_ceil(job.train.tile_elements)));
@@ -297,6 +302,8 @@ Hash128 job_hash(const JobSpec& job) {
   Hasher hasher;
   hasher.update(kHashDomain);
   hasher.update(std::as_bytes(std::span(bytes)));
+  // Jobs that start from their seed keep the hash that they had before there was another start.
+  if (job.pretrained.weights_hash != Hash128{}) hasher.update(job.pretrained.weights_hash);
   return hasher.digest();
 }
 

@@ -1,8 +1,8 @@
 // What a job is: model, data, optimizer, elasticity, seed. The TOML file of a user becomes one JobSpec; every process
 // of the job agrees on it by its hash.
 //
-// `model`, `data` (its bytes, not where they lie), `batch`, `optimizer` and `train` determine the bits and go into
-// job_hash; all else says how the job is run.
+// `model`, `pretrained` and `data` (their bytes, not where they lie), `batch`, `optimizer` and `train` determine the
+// bits and go into job_hash; all else says how the job is run.
 //
 // Thread contract: plain values.
 #pragma once
@@ -50,6 +50,19 @@ struct ModelSpec {
   void fields(V& v) {
     v(family, layers, heads, kv_heads, width, ffn_width, vocab, context, tied_embedding, dropout, rope_theta,
       norm_epsilon);
+  }
+};
+
+// Weights that step 0 has, with zero moments, instead of those that the seed gives.
+struct PretrainedSpec {
+  std::string path;  // a directory in Hugging Face's naming; empty = none
+  // Of the values, as `planaria export` tells it; filled when the directory is opened. A job file that gives it pins
+  // the weights: others are refused.
+  Hash128 weights_hash;
+
+  template <class V>
+  void fields(V& v) {
+    v(path, weights_hash);
   }
 };
 
@@ -221,6 +234,7 @@ struct IntegritySpec {
 struct JobSpec {
   std::string name = "job";
   ModelSpec model;
+  PretrainedSpec pretrained;
   DataSpec data;
   BatchSpec batch;
   OptimizerSpec optimizer;
@@ -245,16 +259,17 @@ struct JobSpec {
 
   template <class V>
   void fields(V& v) {
-    v(name, model, data, batch, optimizer, train, cluster, checkpoint, snapshot, metrics, security, integrity);
+    v(name, model, pretrained, data, batch, optimizer, train, cluster, checkpoint, snapshot, metrics, security,
+      integrity);
   }
 };
 
 // The stages of each pipeline that cluster.layout names: "2+1" has one of two stages and one of one. Empty for "".
 [[nodiscard]] Result<std::vector<std::uint32_t>> pipeline_depths(std::string_view layout);
 
-// The hash over everything that determines the bits of the result: model, data (format, tokenizer kind, split and
-// content_hash; not path, extensions or tokenizer_file), batch, optimizer and train.
-// Precondition: data.content_hash is filled.
+// The hash over everything that determines the bits of the result: model, pretrained (weights_hash, when there is one),
+// data (format, tokenizer kind, split and content_hash; not path, extensions or tokenizer_file), batch, optimizer and
+// train. Precondition: data.content_hash is filled, and pretrained.weights_hash if there is a path.
 [[nodiscard]] Hash128 job_hash(const JobSpec& job);
 
 // Refuses values out of range (proto/job_keys.hpp) and values that contradict each other or can't work, naming keys,

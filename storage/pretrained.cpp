@@ -9,6 +9,7 @@
 #include <map>
 #include <utility>
 
+#include "common/config.hpp"
 #include "storage/safetensors_index.hpp"
 
 namespace planaria {
@@ -218,6 +219,45 @@ Hash128 PretrainedModel::weights_hash() const {
   std::vector<Hash128> hashes;
   for (const Source& source : sources_) hashes.push_back(hash_of_values(source));
   return planaria::weights_hash(tensors_, hashes);
+}
+
+Status check_architecture(const ModelSpec& job, const ModelSpec& pretrained) {
+  Problems problems;
+  const auto same = [&](std::string_view key, const auto& ours, const auto& theirs) {
+    if (ours != theirs) problems.add(fmt::format("model.{} = {}, but {} says {}", key, ours, kConfigFile, theirs));
+  };
+  same("family", to_string(job.family), to_string(pretrained.family));
+  if (!problems.empty()) return Error(ErrorCode::mismatch, problems.status().error().message());
+  same("layers", job.layers, pretrained.layers);
+  same("heads", job.heads, pretrained.heads);
+  same("kv_heads", job.kv_heads, pretrained.kv_heads);
+  same("width", job.width, pretrained.width);
+  same("ffn_width", job.ffn_width, pretrained.ffn_width);
+  same("vocab", job.vocab, pretrained.vocab);
+  const bool shorter = job.family == ModelFamily::llama && job.context < pretrained.context;
+  if (!shorter) same("context", job.context, pretrained.context);
+  same("tied_embedding", job.tied_embedding, pretrained.tied_embedding);
+  if (job.family == ModelFamily::llama) same("rope_theta", job.rope_theta, pretrained.rope_theta);
+  same("norm_epsilon", job.norm_epsilon, pretrained.norm_epsilon);
+  if (problems.empty()) return ok_status();
+  return Error(ErrorCode::mismatch, problems.status().error().message());
+}
+
+Result<std::shared_ptr<const PretrainedModel>> open_pretrained(FileSystem& fs, JobSpec& job) {
+  if (job.pretrained.path.empty()) return std::shared_ptr<const PretrainedModel>();
+  PLANARIA_ASSIGN(PretrainedModel opened, PretrainedModel::open(fs, job.pretrained.path, job.train.tile_elements));
+  if (const Status fits = check_architecture(job.model, opened.model()); !fits) {
+    return fits.error().within(
+        fmt::format("the model in '{}' is not the job's (`planaria import` prints its [model])", job.pretrained.path));
+  }
+  const Hash128 hash = opened.weights_hash();
+  if (job.pretrained.weights_hash != Hash128{} && job.pretrained.weights_hash != hash) {
+    return Error(ErrorCode::mismatch,
+                 fmt::format("the weights in '{}' are not the job's: their hash is {}, the job says {}",
+                             job.pretrained.path, hash.hex(), job.pretrained.weights_hash.hex()));
+  }
+  job.pretrained.weights_hash = hash;
+  return std::make_shared<const PretrainedModel>(std::move(opened));
 }
 
 Result<ImportedModel> import_model(FileSystem& fs, const std::string& directory, std::uint32_t tile_elements) {

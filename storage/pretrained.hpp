@@ -7,11 +7,16 @@
 // the same weights are split into files and whichever exact type they have, it is the same, and that of the run which
 // exported them.
 //
+// A job pins its weights by that hash (model.pretrained_hash), as it pins its data. Whoever makes the job's record
+// computes it, and every worker again before it registers: each reads the directory once, at the speed of its disk or
+// of XXH3. A hash that covered a worker's tiles alone would have to come with the job for each tensor.
+//
 // Thread contract: immutable once opened; any thread may read. Files must be replaced by rename only (common/file.hpp).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
@@ -74,6 +79,14 @@ class PretrainedModel {
   std::vector<Source> sources_;        // of those
   std::vector<Place> places_;          // by begin
 };
+
+// The weights that a job starts from, held against its model, with job.pretrained.weights_hash filled, or compared when
+// the job pins it. Null when the job starts from its seed. mismatch names the keys that differ, or both hashes.
+[[nodiscard]] Result<std::shared_ptr<const PretrainedModel>> open_pretrained(FileSystem& fs, JobSpec& job);
+
+// Whether weights of the one architecture are weights of the other; mismatch names the keys that differ. Dropout
+// is no part of it, and of a llama, whose weights know no positions, the context may be shorter.
+[[nodiscard]] Status check_architecture(const ModelSpec& job, const ModelSpec& pretrained);
 
 struct ImportedModel {
   ModelSpec model;

@@ -80,6 +80,7 @@ TEST(JobConfig, WritingAndReadingGivesTheSameJobButForSecrets) {
   job.optimizer.schedule = ScheduleKind::wsd;
   job.optimizer.learning_rate = 0.1 + 0.2;
   job.data.content_hash = {1, 2};
+  job.pretrained = {"/weights", {3, 4}};
   job.cluster.heartbeat_ms = 33;
   job.train.seed = INT64_MAX;
   job.security.join_token = "secret";
@@ -112,6 +113,9 @@ TEST(JobHash, ChangesWithEverythingThatDeterminesTheBits) {
       [](JobSpec& j) {
         j.data.content_hash = {0, 1};
       },
+      [](JobSpec& j) {
+        j.pretrained.weights_hash = {0, 1};
+      },
       [](JobSpec& j) { j.data.validation_fraction = 0.1; },
       [](JobSpec& j) { j.data.tokenizer = TokenizerKind::bpe; },
       [](JobSpec& j) { j.batch.slots = 16; },
@@ -133,6 +137,7 @@ TEST(JobHash, IgnoresHowAndWhereTheJobRuns) {
   const Hash128 base = job_hash(job);
   job.name = "other";
   job.data.path = "/elsewhere";
+  job.pretrained.path = "/weights";
   job.cluster.workers = 5;
   job.cluster.threads = 2;
   job.checkpoint.every_steps = 1;
@@ -160,6 +165,11 @@ INSTANTIATE_TEST_SUITE_P(
         Contradiction{"NoLayers", [](JobSpec& j) { j.model.layers = 0; }, "model.layers = 0: expected an integer from"},
         Contradiction{"NoHeads", [](JobSpec& j) { j.model.heads = 0; }, "model.heads = 0"},
         Contradiction{"BadEnum", [](JobSpec& j) { j.model.family = static_cast<ModelFamily>(9); }, "model.family = 9"},
+        Contradiction{"PinnedWeightsFromNowhere",
+                      [](JobSpec& j) {
+                        j.pretrained.weights_hash = {1, 2};
+                      },
+                      "without model.pretrained"},
         Contradiction{"NameThatLeavesItsDirectory", [](JobSpec& j) { j.name = "../up"; }, "name = "},
         Contradiction{"NanRate", [](JobSpec& j) { j.optimizer.learning_rate = 0.0 / 0.0; }, "learning_rate = "},
         Contradiction{"HeadsDontDivideWidth", [](JobSpec& j) { j.model.width = 385; }, "model.width = 385"},

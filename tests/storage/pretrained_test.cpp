@@ -344,5 +344,82 @@ TEST(Pretrained, PublishedGpt2NamesAndBuffersAreTaken) {
   EXPECT_EQ(imported->parameters, parameters);
 }
 
+class PretrainedJob : public testing::Test {
+ protected:
+  PretrainedJob() {
+    EXPECT_TRUE(export_model(fs_, "hf", job_.model, map_, parameters_));
+    job_.pretrained.path = "hf";
+  }
+  std::string problem() {
+    const auto opened = open_pretrained(fs_, job_);
+    return opened ? "none" : opened.error().message();
+  }
+
+  JobSpec job_ = [] {
+    JobSpec job;
+    job.model = small_model(ModelFamily::llama);
+    job.train.tile_elements = kTileElements;
+    return job;
+  }();
+  const StateMap map_{job_.model, kTileElements};
+  const std::vector<float> parameters_ = random_parameters(map_);
+  MemoryFileSystem fs_;
+};
+
+TEST_F(PretrainedJob, IsPinnedByTheHashOfItsWeights) {
+  const Hash128 from_seed = job_hash(job_);
+  ASSERT_EQ(problem(), "none");
+  EXPECT_EQ(job_.pretrained.weights_hash, weights_hash(job_.model, map_, parameters_));
+  const Hash128 pinned = job_hash(job_);
+  EXPECT_NE(pinned, from_seed);
+
+  auto others = parameters_;
+  others[0] += 1;
+  fill_tied_copy(map_, others);
+  ASSERT_TRUE(export_model(fs_, "hf", job_.model, map_, others));
+  EXPECT_THAT(problem(), HasSubstr("the weights in 'hf' are not the job's"));
+  job_.pretrained.weights_hash = {};
+  EXPECT_EQ(problem(), "none");
+  EXPECT_NE(job_hash(job_), pinned);
+}
+
+TEST_F(PretrainedJob, WithoutADirectoryStartsFromItsSeed) {
+  job_.pretrained.path.clear();
+  const auto opened = open_pretrained(fs_, job_);
+  ASSERT_TRUE(opened);
+  EXPECT_EQ(*opened, nullptr);
+  EXPECT_EQ(job_.pretrained.weights_hash, Hash128{});
+}
+
+TEST_F(PretrainedJob, AnotherArchitectureIsRefusedByKey) {
+  const JobSpec good = job_;
+  const auto with = [&](auto change) {
+    job_ = good;
+    change(job_.model);
+    return problem();
+  };
+  EXPECT_THAT(with([](ModelSpec& m) { m.family = ModelFamily::gpt2; }), HasSubstr("model.family = gpt2"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.layers = 3; }), HasSubstr("model.layers = 3, but config.json says 2"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.heads = 2; }), HasSubstr("model.heads = 2"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.kv_heads = 1; }), HasSubstr("model.kv_heads = 1"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.width = 48; }), HasSubstr("model.width = 48"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.ffn_width = 41; }), HasSubstr("model.ffn_width = 41"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.vocab = 62; }), HasSubstr("model.vocab = 62"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.context = 17; }), HasSubstr("model.context = 17"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.tied_embedding = false; }), HasSubstr("model.tied_embedding = false"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.rope_theta = 5e5; }), HasSubstr("model.rope_theta = 500000"));
+  EXPECT_THAT(with([](ModelSpec& m) { m.norm_epsilon = 1e-6; }), HasSubstr("model.norm_epsilon = 1e-06"));
+  EXPECT_EQ(with([](ModelSpec& m) { m.context = 8; }), "none");
+}
+
+TEST(PretrainedArchitecture, AGpt2KnowsItsPositionsButNotItsDropout) {
+  const ModelSpec theirs = small_model();
+  ModelSpec ours = theirs;
+  ours.dropout = 0.1;
+  EXPECT_TRUE(check_architecture(ours, theirs));
+  ours.context = 8;
+  EXPECT_THAT(check_architecture(ours, theirs).error().message(), HasSubstr("model.context = 8"));
+}
+
 }  // namespace
 }  // namespace planaria

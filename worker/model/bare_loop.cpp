@@ -52,6 +52,11 @@ Status BareTrainer::allocate() {
   return device_.synchronize();
 }
 
+Status BareTrainer::start_from(std::span<const float> parameters) {
+  device_.copy_in(parameters_.data(), parameters.data(), parameters.size_bytes());
+  return device_.synchronize();
+}
+
 // Joins the slot's gradient of one block with the nodes it completes.
 void BareTrainer::fold_block(std::uint32_t slot, BlockIndex block) {
   const auto completed = static_cast<std::size_t>(subtrees_completed(slot));

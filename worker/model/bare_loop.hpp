@@ -42,6 +42,9 @@ class BareTrainer {
   [[nodiscard]] static Result<std::unique_ptr<BareTrainer>> create(Device& device, const JobSpec& job,
                                                                    BatchSource source);
 
+  // Starts from these parameters instead: a whole flat vector in host memory. Precondition: no step was taken.
+  [[nodiscard]] Status start_from(std::span<const float> parameters);
+
   [[nodiscard]] Result<BareStepReport> step();
   // The gradient of the next step (token sums, before the tied sum) without an update, and the mean loss.
   [[nodiscard]] Result<double> accumulate_gradient();

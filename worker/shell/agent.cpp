@@ -15,6 +15,7 @@
 #include "common/host.hpp"
 #include "proto/job_config.hpp"
 #include "storage/checkpoint.hpp"
+#include "storage/pretrained.hpp"
 #include "storage/snapshot_memory.hpp"
 #include "worker/keeper/keeper_executor.hpp"
 #include "worker/keeper/memory_lender.hpp"
@@ -226,7 +227,8 @@ class WorkerAgent::Impl {
     if (options_.job) return error;
     return {error.code(), error.message() +
                               "; the job came from the coordinator, with its machine's paths: say where this machine "
-                              "has them, the data by --data, a tokenizer's file by --tokenizer-file"};
+                              "has them, the data by --data, a tokenizer's file by --tokenizer-file, pretrained "
+                              "weights by --pretrained"};
   }
 
   [[nodiscard]] WorkerResources resources(const JobSpec& job) const {
@@ -236,7 +238,7 @@ class WorkerAgent::Impl {
     return {shared ? host_memory_bytes() : memory_mb << 20, shared, options_.zone, options_.nic};
   }
 
-  // Opens the data, proves the device, starts the trainer.
+  // Opens the data and the weights to start from, proves the device, starts the trainer.
   Status prepare_worker(JobSpec job) {
     if (!options_.data_path.empty()) job.data.path = options_.data_path;
     if (!options_.tokenizer_file.empty()) job.data.tokenizer_file = options_.tokenizer_file;
@@ -249,6 +251,15 @@ class WorkerAgent::Impl {
                                dataset->content_hash().hex(), job.data.content_hash.hex()));
     }
     job.data.content_hash = dataset->content_hash();
+    if (!options_.pretrained.empty()) {
+      if (job.pretrained.path.empty()) {
+        return Error(ErrorCode::invalid_argument,
+                     "--pretrained names weights, but the job starts from its seed: leave it out");
+      }
+      job.pretrained.path = options_.pretrained;
+    }
+    auto pretrained = open_pretrained(files(), job);
+    if (!pretrained) return elsewhere(pretrained.error());
 
     const std::uint32_t threads = options_.threads != 0 ? options_.threads : job.cluster.threads;
     PLANARIA_ASSIGN(auto made, make_cpu_device({.threads = threads}));
@@ -279,6 +290,7 @@ class WorkerAgent::Impl {
     PLANARIA_ASSIGN(trainer_, Trainer::start({.job = job,
                                               .device = device,
                                               .dataset = dataset,
+                                              .pretrained = std::move(*pretrained),
                                               .files = &files(),
                                               .checkpoint_root = options_.checkpoint_root,
                                               .writer = fmt::format("p{}", ::getpid())},
@@ -312,9 +324,10 @@ class WorkerAgent::Impl {
 
   // Takes the place where workers hand over their state, and the memory for it.
   Status prepare_keeper(JobSpec job) {
-    if (job.data.content_hash == Hash128{}) {
+    const bool pins_weights = job.pretrained.path.empty() || job.pretrained.weights_hash != Hash128{};
+    if (job.data.content_hash == Hash128{} || !pins_weights) {
       return Error(ErrorCode::invalid_argument,
-                   "the job doesn't pin its data; a keeper takes it from a coordinator that does");
+                   "the job doesn't pin its data and weights; a keeper takes it from a coordinator that does");
     }
     Register registration;
     registration.job = job_hash(job);

@@ -35,6 +35,7 @@ struct WorkerOptions {
   std::optional<JobSpec> job;  // nothing: the coordinator is asked for it
   std::string data_path;       // where this machine has the data, when not where the job says
   std::string tokenizer_file;  // the same of the tokenizer's file
+  std::string pretrained;      // and of the directory of pretrained weights
   SecuritySpec security;       // join token and TLS files; the job's own when `job` is given and this is empty
   std::string out_directory = "out";
   std::string checkpoint_root;     // empty: <out>/checkpoints

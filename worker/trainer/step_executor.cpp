@@ -34,6 +34,9 @@ Result<std::unique_ptr<StepExecutor>> StepExecutor::create(TrainerOptions option
     return Error(ErrorCode::unsupported,
                  "device " + options.device->name() + ": its memory can't be read by the host, which sending needs");
   }
+  if (!options.job.pretrained.path.empty() && !options.pretrained) {
+    return Error(ErrorCode::invalid_argument, "the job starts from pretrained weights, and none are given");
+  }
   std::unique_ptr<StepExecutor> executor(new StepExecutor(std::move(options)));
   PLANARIA_TRY(executor->allocate(std::move(checkpoint_written)));
   return executor;
@@ -317,15 +320,31 @@ void StepExecutor::copy_state(const TrainState& source, std::span<const TileRang
   }
 }
 
+// Block by block, and of pretrained weights no more than the wanted tiles: a worker may hold a small part of the model.
 Result<WorkerEvent> StepExecutor::initialize(const worker_action::InitializeState& action) {
-  TrainState initial;
-  initial.master.resize(map_.vector_elements());
-  initial.first_moment.resize(map_.vector_elements());
-  initial.second_moment.resize(map_.vector_elements());
-  initialize_parameters(options_.job.model, map_, options_.job.train.seed, initial.master);
+  Device& device = *options_.device;
   PLANARIA_ASSIGN(StateGeneration * state, states_->open(Step(0)));
-  copy_state(initial, action.state, action.parameters, *state);
-  PLANARIA_TRY(options_.device->synchronize());
+  TileSet wanted(action.state);
+  wanted.add(TileSet(action.parameters));
+  std::vector<float> values;
+  for (const BlockRange block : blocks_of(wanted.runs())) {
+    const BlockInfo& info = map_.block(BlockIndex(block.begin));
+    values.resize(info.elements);
+    if (!options_.pretrained) {
+      initialize_block(options_.job.model, map_, options_.job.train.seed, BlockIndex(block.begin), values);
+    }
+    for (const ElementRange run : element_runs(map_, wanted.common(map_.tiles_of(block)).runs())) {
+      const std::span<float> part = std::span(values).subspan(run.begin - info.offset, run.size());
+      if (options_.pretrained) options_.pretrained->copy(run, part);
+      device.copy_in(state->master.floats() + run.begin, part.data(), part.size_bytes());
+    }
+    PLANARIA_TRY(device.synchronize());  // the values are overwritten next
+  }
+  for (const ElementRange run : element_runs(map_, action.state)) {
+    device.zero(run.size(), state->first_moment.floats() + run.begin);
+    device.zero(run.size(), state->second_moment.floats() + run.begin);
+  }
+  PLANARIA_TRY(device.synchronize());
   states_->add(Step(0), TileSet(action.state), TileSet(action.parameters));
   return WorkerEvent(worker_event::StateLoaded{.stamp = Step(0), .ok = true, .detail = {}, .loss = {}});
 }

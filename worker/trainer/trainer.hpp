@@ -23,6 +23,7 @@
 #include "proto/control.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/state_map.hpp"
+#include "storage/pretrained.hpp"
 #include "worker/core/events.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/trainer/action_executor.hpp"
@@ -32,12 +33,13 @@
 namespace planaria {
 
 struct TrainerOptions {
-  JobSpec job;  // data.content_hash is filled
+  JobSpec job;  // data.content_hash and pretrained.weights_hash are filled
   std::shared_ptr<Device> device;
   std::shared_ptr<const Dataset> dataset;
-  FileSystem* files = nullptr;  // outlives the trainer
-  std::string checkpoint_root;  // shared by all workers of the job
-  std::string writer = "w0";    // tells apart writers of one root
+  std::shared_ptr<const PretrainedModel> pretrained;  // step 0, of a job that doesn't start from its seed; else null
+  FileSystem* files = nullptr;                        // outlives the trainer
+  std::string checkpoint_root;                        // shared by all workers of the job
+  std::string writer = "w0";                          // tells apart writers of one root
 };
 
 struct TrainerHooks : ExecutorHooks {
@@ -49,7 +51,8 @@ struct TrainerHooks : ExecutorHooks {
 
 class Trainer final : public ActionExecutor {
  public:
-  // unsupported: the device's memory can't be read by the host.
+  // unsupported: the device's memory can't be read by the host; invalid_argument: the job's pretrained weights aren't
+  // given.
   [[nodiscard]] static Result<std::unique_ptr<Trainer>> start(TrainerOptions options, TrainerHooks hooks);
   ~Trainer() override;
   Trainer(const Trainer&) = delete;

@@ -166,6 +166,22 @@ TEST_F(AgentTest, MissingDataIsAClearError) {
   EXPECT_THAT(agent.error().message(), ::testing::HasSubstr("/nonexistent/text"));
 }
 
+TEST_F(AgentTest, WeightsThatAreNotTheJobsAreAClearError) {
+  const StateMap map(job_.model, job_.train.tile_elements);
+  const std::vector<float> zeros(map.vector_elements());
+  ASSERT_TRUE(export_model(posix_file_system(), out_ + "/hf", job_.model, map, zeros).ok());
+  job_.pretrained = {out_ + "/hf", {1, 2}};
+  const auto other = WorkerAgent::start(options(1));
+  ASSERT_FALSE(other.ok());
+  EXPECT_EQ(other.error().code(), ErrorCode::mismatch);
+  EXPECT_THAT(other.error().message(), ::testing::HasSubstr("are not the job's: their hash is"));
+  WorkerOptions elsewhere = options(1);
+  elsewhere.pretrained = "/nonexistent/model";
+  EXPECT_THAT(WorkerAgent::start(elsewhere).error().message(), ::testing::HasSubstr("/nonexistent/model"));
+  elsewhere.job->pretrained = {};
+  EXPECT_THAT(WorkerAgent::start(elsewhere).error().message(), ::testing::HasSubstr("starts from its seed"));
+}
+
 TEST_F(AgentTest, TwoAgentsTrainToTheBareLoopsWeights) {
   MiniCoordinator coordinator(hashed(), kJob);
   const auto first = started(options(coordinator.port()));

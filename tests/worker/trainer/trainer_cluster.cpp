@@ -128,9 +128,12 @@ void TrainerCluster::add_worker(std::size_t threads) {
       if (nodes_[index]->alive) nodes_[index]->plane->send(to, view, payload);
     });
   };
+  auto pretrained = open_pretrained(posix_file_system(), job_);
+  ASSERT_TRUE(pretrained.ok()) << pretrained.error().describe();
   auto trainer = Trainer::start({.job = job_,
                                  .device = make_device(threads),
                                  .dataset = dataset_,
+                                 .pretrained = std::move(*pretrained),
                                  .files = &posix_file_system(),
                                  .checkpoint_root = folder_ + "/checkpoints",
                                  .writer = "w" + std::to_string(index)},

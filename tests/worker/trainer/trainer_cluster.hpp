@@ -47,6 +47,7 @@ class TrainerCluster {
   // Called with each action before it is carried out; false: the worker is killed instead.
   using Watch = std::function<bool(std::size_t worker, const WorkerAction& action)>;
 
+  // Weights that the job starts from must be readable.
   TrainerCluster(JobSpec job, std::shared_ptr<const Dataset> dataset, const std::string& folder, Network network = {});
   ~TrainerCluster();
 

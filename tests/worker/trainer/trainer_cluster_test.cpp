@@ -4,9 +4,11 @@
 #include "proto/step_traffic.hpp"
 #include "storage/checkpoint.hpp"
 #include "storage/export.hpp"
+#include "storage/pretrained.hpp"
 #include "tests/sanitized.hpp"
 #include "trainer_cluster.hpp"
 #include "worker/model/bare_loop.hpp"
+#include "worker/model/init.hpp"
 
 namespace planaria {
 namespace {
@@ -24,6 +26,10 @@ Bare bare_run(const JobSpec& job, const Dataset& dataset) {
   auto trainer =
       BareTrainer::create(*device, job, dataset_source(dataset, order, {job.batch.micro_batches, job.batch.sequences}));
   EXPECT_TRUE(trainer.ok());
+  if (!job.pretrained.path.empty()) {
+    const auto imported = import_model(posix_file_system(), job.pretrained.path, job.train.tile_elements);
+    EXPECT_TRUE((*trainer)->start_from(imported->parameters).ok());
+  }
   Bare result;
   for (std::uint64_t step = 0; step < job.train.steps; ++step) result.last_loss = (*trainer)->step()->loss;
   result.weights = weights_hash(job.model, (*trainer)->map(), (*trainer)->parameters_on_host());
@@ -77,6 +83,31 @@ TEST_P(TrainerClusterSplit, AnyNumberOfWorkersGivesTheBareLoopsWeights) {
   EXPECT_EQ(cluster_->ledgers().size(), needed());
 }
 INSTANTIATE_TEST_SUITE_P(Workers, TrainerClusterSplit, ::testing::Values(1, 2, 3, 4));
+
+// Weights that somebody else exported, whoever loads which part of them.
+class TrainerClusterPretrained : public TrainerClusterTest, public ::testing::WithParamInterface<const char*> {
+ protected:
+  TrainerClusterPretrained() {
+    const StateMap map(job_.model, job_.train.tile_elements);
+    std::vector<float> parameters(map.vector_elements());
+    initialize_parameters(job_.model, map, 99, parameters);
+    job_.pretrained.path = folder_.path() + "/hf";
+    EXPECT_TRUE(export_model(posix_file_system(), job_.pretrained.path, job_.model, map, parameters).ok());
+    EXPECT_TRUE(open_pretrained(posix_file_system(), job_).ok());
+    job_.cluster.layout = GetParam();
+  }
+};
+
+TEST_P(TrainerClusterPretrained, AnyWorkersAndPipelinesStartFromThem) {
+  std::uint32_t workers = 0;
+  for (const std::uint32_t depth : *pipeline_depths(GetParam())) workers += depth;
+  start(workers);
+  run_and_compare();
+  JobSpec from_seed = job_;
+  from_seed.pretrained = {};
+  EXPECT_NE(bare_run(from_seed, *dataset_).weights, bare_run(job_, *dataset_).weights);
+}
+INSTANTIATE_TEST_SUITE_P(Layouts, TrainerClusterPretrained, ::testing::Values("1", "1+1+1", "3", "2+1"));
 
 // Of the model's four blocks.
 struct Layout {
