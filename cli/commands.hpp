@@ -28,6 +28,8 @@ void add_keeper(CLI::App& app, int& code);
 void add_status(CLI::App& app, int& code);  // status, watch, drain
 void add_export(CLI::App& app, int& code);
 void add_snapshot(CLI::App& app, int& code);
+void add_import(CLI::App& app, int& code);
+void add_evaluate(CLI::App& app, int& code);
 void add_generate(CLI::App& app, int& code);
 void add_tokenize(CLI::App& app, int& code);
 void add_chaos(CLI::App& app, int& code);

@@ -51,6 +51,8 @@ int main(int argc, char** argv) {
   planaria::add_status(app, code);
   planaria::add_export(app, code);
   planaria::add_snapshot(app, code);
+  planaria::add_import(app, code);
+  planaria::add_evaluate(app, code);
   planaria::add_generate(app, code);
   planaria::add_tokenize(app, code);
   planaria::add_chaos(app, code);

@@ -155,6 +155,63 @@ TEST(Run, ExportedWeightsHashAsTheRunSaid) {
   EXPECT_TRUE(sample.output.starts_with("The"));
 }
 
+TEST(Run, AnExportIsTheStartOfAnotherJobOnAnyWorkers) {
+  const ScratchDirectory scratch;
+  const std::string model = scratch.path("hf");
+  const auto first = run_tiny(scratch.path("first"), {"--workers", "1", "--steps", "8"});
+  ASSERT_EQ(planaria_program({"export", "--from", scratch.path("first"), "--to", model}).exit_code, 0);
+  const auto table = planaria_program({"import", model, "--json"});
+  ASSERT_EQ(table.exit_code, 0) << table.output;
+  EXPECT_EQ(last_json(table)["weights_hash"], first["weights_hash"]);
+
+  const std::string pretrained = "model.pretrained=" + model;
+  const auto alone = run_tiny(scratch.path("1"), {"--workers", "1", "--steps", "8", "--set", pretrained});
+  const auto shared = run_tiny(scratch.path("3"), {"--workers", "3", "--steps", "8", "--set", pretrained});
+  const auto piped = run_tiny(scratch.path("p"), {"--layout", "2+1", "--steps", "8", "--set", pretrained});
+  const auto from_seed = run_tiny(scratch.path("seed"), {"--workers", "1", "--steps", "8"});
+  EXPECT_EQ(shared["weights_hash"], alone["weights_hash"]);
+  EXPECT_EQ(piped["weights_hash"], alone["weights_hash"]);
+  EXPECT_NE(from_seed["weights_hash"], alone["weights_hash"]);
+  EXPECT_NE(from_seed["job_hash"], alone["job_hash"]);
+}
+
+TEST(Run, AnImportedTableMakesAJobAndAnotherModelIsRefused) {
+  const ScratchDirectory scratch;
+  const std::string model = scratch.path("hf");
+  run_tiny(scratch.path("first"), {"--workers", "1", "--steps", "8"});
+  ASSERT_EQ(planaria_program({"export", "--from", scratch.path("first"), "--to", model}).exit_code, 0);
+  const auto table = planaria_program({"import", model});
+  ASSERT_EQ(table.exit_code, 0) << table.output;
+  std::ofstream(scratch.path("job.toml")) << table.output << "[data]\npath = \"/usr/share/common-licenses/GPL-3\"\n"
+                                          << "[train]\nsteps = 2\n[batch]\nmicro_batches = 4\n[cluster]\nworkers = 1\n";
+  const auto run = planaria_program({"run", scratch.path("job.toml"), "--out", scratch.path("run"), "--quiet"});
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+  const auto other = planaria_program({"coordinator", scratch.path("job.toml"), "--out", scratch.path("other"), "--set",
+                                       "model.heads=4", "--set", "model.kv_heads=4"},
+                                      30);
+  EXPECT_EQ(other.exit_code, 4) << other.output;
+  EXPECT_NE(other.output.find("model.heads = 4, but config.json says 2"), std::string::npos) << other.output;
+}
+
+// Tokens of the byte vocabulary, as `planaria tokenize` writes them.
+TEST(Run, AnExportIsEvaluatedWithItsLogits) {
+  const ScratchDirectory scratch;
+  const std::string model = scratch.path("hf");
+  const auto run = run_tiny(scratch.path("run"), {"--workers", "1", "--steps", "8"});
+  ASSERT_EQ(planaria_program({"export", "--from", scratch.path("run"), "--to", model}).exit_code, 0);
+  std::ofstream(scratch.path("text")) << "This program is distributed in the hope that it will be useful, but";
+  ASSERT_EQ(planaria_program({"tokenize", scratch.path("text"), "--out", scratch.path("shards")}).exit_code, 0);
+  const auto told = planaria_program({"evaluate", model, "--tokens", scratch.path("shards"), "--logits",
+                                      scratch.path("logits.safetensors"), "--json"});
+  ASSERT_EQ(told.exit_code, 0) << told.output;
+  EXPECT_EQ(last_json(told)["tokens"], 64);
+  EXPECT_GT(last_json(told)["loss"], 1.0);
+  EXPECT_LT(last_json(told)["loss"], 6.0);
+  EXPECT_GT(std::filesystem::file_size(scratch.path("logits.safetensors")), 64U * 256 * sizeof(float));
+  const auto longer = planaria_program({"evaluate", model, "--tokens", scratch.path("shards"), "--context", "64"});
+  EXPECT_EQ(longer.exit_code, 2) << longer.output;
+}
+
 TEST(Run, AFreezeShorterThanTheLeaseChangesNothing) {
   const ScratchDirectory scratch;
   std::ofstream(scratch.path("s.toml")) << "[[fault]]\nkind = \"stop\"\nat_step = 5\nworker = 1\nfor_s = 0.1\n";

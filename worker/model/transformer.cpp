@@ -206,6 +206,11 @@ void Transformer::forward_head(const MicroBatch& batch, const float* parameters,
                          batch.training ? logits : nullptr);
 }
 
+const float* Transformer::logits(const MicroBatch& batch, const float* saved) const {
+  assert(!batch.training);
+  return saved + head_saved(batch.shape).logits;
+}
+
 void Transformer::backward_head_weights(const MicroBatch& batch, const float* saved, float* gradient) {
   const HeadSaved at = head_saved(batch.shape);
   device_->linear_backward_weight({batch.shape.rows(), model_.width, model_.vocab}, saved + at.normed,

@@ -81,6 +81,8 @@ class Transformer {
   // Writes each sequence's sum of token losses to `losses` (host memory, valid after synchronize); when
   // batch.training, keeps in `saved` what backward needs.
   void forward_head(const MicroBatch& batch, const float* parameters, const float* input, float* saved, double* losses);
+  // The logits that this left in `saved`, when it wasn't training: [rows, vocab].
+  [[nodiscard]] const float* logits(const MicroBatch& batch, const float* saved) const;
   // The head's backward pass comes in two parts always: `saved` holds all that the second one needs.
   void backward_head_input(const MicroBatch& batch, const float* parameters, const float* input, const float* saved,
                            float* d_input, float* gradient);
