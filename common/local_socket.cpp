@@ -132,6 +132,10 @@ void LocalSocket::close() {
 Result<LocalListener> LocalListener::listen(const std::string& path) {
   PLANARIA_ASSIGN(const sockaddr_un address, address_of(path));
   PLANARIA_ASSIGN(Descriptor socket, make_socket());
+  if (LocalSocket::connect(path)) {
+    return Error(ErrorCode::unavailable,
+                 fmt::format("another process listens at '{}': end that one, or take another path", path));
+  }
   ::unlink(path.c_str());
   // Linux gives the file the socket's own mode: it is closed to others from its first moment on.
   if (::fchmod(socket.get(), S_IRUSR | S_IWUSR) != 0 ||

@@ -45,7 +45,8 @@ class LocalSocket {
 
 class LocalListener {
  public:
-  // Takes the place of a file that was left there. invalid_argument: the path is too long; io: it can't be made.
+  // Takes the place of a file that was left there. unavailable: somebody listens there; invalid_argument: the path is
+  // too long; io: it can't be made.
   [[nodiscard]] static Result<LocalListener> listen(const std::string& path);
   ~LocalListener();  // removes the file
   LocalListener(LocalListener&&) noexcept = default;

@@ -262,6 +262,17 @@ struct RecomputeNotice {
   }
 };
 
+// State that a view has a worker fetch from its host's keeper was taken from that one's memory.
+struct AttachNotice {
+  ViewNumber view;
+  std::uint64_t bytes = 0;
+  double seconds = 0;  // of copying and checking
+  template <class V>
+  void fields(V& v) {
+    v(view, bytes, seconds);
+  }
+};
+
 struct CheckpointSaved {
   Step step;
   bool ok = true;
@@ -269,6 +280,18 @@ struct CheckpointSaved {
   template <class V>
   void fields(V& v) {
     v(step, ok, detail);
+  }
+};
+
+// A keeper's part of a durable snapshot.
+struct SnapshotSaved {
+  SnapshotName snapshot;
+  bool ok = true;
+  std::uint64_t bytes = 0;
+  std::string detail;
+  template <class V>
+  void fields(V& v) {
+    v(snapshot, ok, bytes, detail);
   }
 };
 
@@ -305,7 +328,7 @@ struct Done {
 };
 
 using WorkerMessage = std::variant<Register, Heartbeat, Report, BoundaryPassed, Evidence, StepCommitted,
-                                   RecomputeNotice, CheckpointSaved, DrainRequest, Done>;
+                                   RecomputeNotice, AttachNotice, CheckpointSaved, SnapshotSaved, DrainRequest, Done>;
 
 struct WorkerEnvelope {
   std::uint32_t protocol = kProtocolVersion;

@@ -164,10 +164,19 @@ void check_batch(const JobSpec& job, Problems& problems) {
 }
 
 void check_snapshot(const JobSpec& job, Problems& problems) {
-  const auto [every_steps, data, parity] = job.snapshot;
-  if (data + parity > kMaxFragments) {
-    problems.add(fmt::format("snapshot.data + snapshot.parity = {} exceeds {}; lower one of them", data + parity,
-                             kMaxFragments));
+  const SnapshotSpec& snapshot = job.snapshot;
+  const std::uint32_t fragments = snapshot.data + snapshot.parity;
+  if (fragments > kMaxFragments) {
+    problems.add(
+        fmt::format("snapshot.data + snapshot.parity = {} exceeds {}; lower one of them", fragments, kMaxFragments));
+  }
+  if (!snapshot.durable) return;
+  const std::uint64_t every = snapshot.every_steps;
+  if (every == 0 || job.checkpoint.every_steps % every != 0) {
+    problems.add(
+        fmt::format("snapshot.durable saves the states of checkpoint.every_steps = {}, and snapshot.every_steps = {} "
+                    "doesn't protect them all; make the first a multiple of the second",
+                    job.checkpoint.every_steps, every));
   }
 }
 

@@ -207,6 +207,7 @@ struct ViewRecord {
   std::vector<ShardAssignment> shards;  // covers all tiles
   bool sharded = false;                 // a shard's state is at its owner alone (proto/duty.hpp)
   WorkerId checkpoint_writer;           // the member that writes durable checkpoints
+  std::string numeric_class;            // of those who compute
   std::uint64_t snapshot_every = 0;     // steps; 0: none are made
   SnapshotLayout snapshots;             // of the states after such steps, from the one before resume.step on
   ResumePlan resume;
@@ -223,7 +224,8 @@ struct ViewRecord {
 
   template <class V>
   void fields(V& v) {
-    v(view, members, stages, shards, sharded, checkpoint_writer, snapshot_every, snapshots, resume, reason);
+    v(view, members, stages, shards, sharded, checkpoint_writer, numeric_class, snapshot_every, snapshots, resume,
+      reason);
   }
 };
 

@@ -123,14 +123,26 @@ TileSet tiles_of(const SnapshotLayout& layout, WorkerId keeper) {
   return tiles;
 }
 
-std::uint64_t snapshot_memory(const StateMap& map, const SnapshotLayout& layout, WorkerId keeper) {
+TileSet tiles_of(const SnapshotLayout& layout) {
+  TileSet tiles;
+  for (const Stripe& stripe : layout.stripes) {
+    for (const StripeFragment& fragment : stripe.fragments) tiles.add(TileSet(fragment.tiles));
+  }
+  return tiles;
+}
+
+std::uint64_t snapshot_memory(const StateMap& map, const SnapshotLayout& layout, WorkerId keeper, bool durable) {
   constexpr std::uint64_t kGenerations = 3;
   std::uint64_t bytes = 0;
   for (const Stripe& stripe : layout.stripes) {
     const std::uint64_t longest = stripe_bytes(map, stripe);
     for (std::uint32_t i = 0; i < stripe.fragments.size(); ++i) {
       if (stripe.fragments[i].keeper != keeper) continue;
-      bytes += kGenerations * (i < stripe.data ? fragment_bytes(map, stripe.fragments[i]) : longest);
+      if (i < stripe.data) {
+        bytes += (kGenerations + (durable ? 1 : 0)) * fragment_bytes(map, stripe.fragments[i]);
+      } else {
+        bytes += kGenerations * longest;
+      }
       if (i == stripe.data) bytes += (stripe.parity() - 1) * longest;
     }
   }

@@ -94,13 +94,15 @@ struct TilePiece {
 [[nodiscard]] std::vector<TilePiece> pieces_of(const StateMap& map, std::span<const TileRange> tiles,
                                                std::uint64_t offset, std::uint64_t bytes);
 
-// What the keeper's host hands over to it.
+// What the keeper's host hands over to it; what all hosts do.
 [[nodiscard]] TileSet tiles_of(const SnapshotLayout& layout, WorkerId keeper);
+[[nodiscard]] TileSet tiles_of(const SnapshotLayout& layout);
 
 // Memory that the keeper needs for it, at most: its host's state three times (a whole snapshot, one that is being made,
-// one that a worker is writing), its own parity as often, and, where it encodes, the other parities' sums until they
-// are sent.
-[[nodiscard]] std::uint64_t snapshot_memory(const StateMap& map, const SnapshotLayout& layout, WorkerId keeper);
+// one that a worker is writing), a fourth time with `durable` (one that is being written to disk), its own parity three
+// times, and, where it encodes, the other parities' sums until they are sent.
+[[nodiscard]] std::uint64_t snapshot_memory(const StateMap& map, const SnapshotLayout& layout, WorkerId keeper,
+                                            bool durable);
 
 // Whether the stripe's data is there or can be made from what is: `present` tells of each fragment.
 [[nodiscard]] bool recoverable(const Stripe& stripe, const std::vector<bool>& present);

@@ -226,6 +226,18 @@ Result<const DurableSnapshot*> find_complete(const DurableCatalog& catalog, std:
   return Error(ErrorCode::not_found, fmt::format("there is no {}{}{}", what, reasons.empty() ? "" : ":", reasons));
 }
 
+std::vector<Step> durable_steps(FileSystem& fs, const std::string& root, const StateMap& map, const Hash128& job_hash) {
+  std::vector<Step> steps;
+  const auto catalog = read_catalog(fs, root, map, job_hash);
+  if (!catalog) return steps;
+  for (const DurableSnapshot& snapshot : catalog->snapshots) {
+    if (snapshot.complete() && (steps.empty() || steps.back() != snapshot.name.step)) {
+      steps.push_back(snapshot.name.step);
+    }
+  }
+  return steps;
+}
+
 std::vector<SnapshotName> newest_promised(const DurableCatalog& catalog, const StateMap& map, std::uint32_t keep) {
   std::vector<SnapshotName> names;
   for (const DurableSnapshot& snapshot : catalog.snapshots) {

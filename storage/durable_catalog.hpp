@@ -76,6 +76,10 @@ struct DurableCatalog {
 // what is missing and why.
 [[nodiscard]] Result<const DurableSnapshot*> find_complete(const DurableCatalog& catalog, std::optional<Step> step);
 
+// Steps of which a complete snapshot is there; none where that can't be read.
+[[nodiscard]] std::vector<Step> durable_steps(FileSystem& fs, const std::string& root, const StateMap& map,
+                                              const Hash128& job_hash);
+
 // For DurableStore::retain(): the newest `keep` that are complete and promised by all their keepers.
 [[nodiscard]] std::vector<SnapshotName> newest_promised(const DurableCatalog& catalog, const StateMap& map,
                                                         std::uint32_t keep);

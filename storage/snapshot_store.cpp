@@ -157,16 +157,45 @@ Result<const SnapshotStore::Generation*> SnapshotStore::checked(Step stamp, std:
 }
 
 Result<std::vector<ConstSlice>> SnapshotStore::state(Step stamp, TileRange tiles, bool parameters_only) {
-  PLANARIA_ASSIGN(const Generation* const generation, checked(stamp, std::span(&tiles, 1)));
+  // A tied copy's parameters are those of its original.
+  const auto source_of = [&](std::uint32_t tile) {
+    const bool copy = parameters_only && map_.is_tied(TileIndex(tile));
+    return copy ? map_.originals_of({tile, tile + 1}).begin : tile;
+  };
+  TileSet read;
+  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) read.add({source_of(tile), source_of(tile) + 1});
+  PLANARIA_ASSIGN(const Generation* const generation, checked(stamp, read.runs()));
   std::vector<ConstSlice> slices;
   for (std::uint64_t vector = 0; vector < (parameters_only ? 1 : kTensorsOfState); ++vector) {
     for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
-      const Tile& stored = generation->at(tile);
-      const std::uint64_t of_vector = map_.bytes({tile, tile + 1});
-      append(slices, bytes_of(stored, tile).subspan(vector * of_vector, of_vector), stored.memory);
+      const std::uint32_t source = source_of(tile);
+      const Tile& stored = generation->at(source);
+      const std::uint64_t of_vector = map_.bytes({source, source + 1});
+      append(slices, bytes_of(stored, source).subspan(vector * of_vector, of_vector), stored.memory);
     }
   }
   return slices;
+}
+
+Result<std::vector<StoredTiles>> SnapshotStore::find(Step stamp, TileRange tiles, std::size_t most) const {
+  const auto found = generations_.find(stamp);
+  if (found == generations_.end()) return Error(ErrorCode::not_found, "no snapshot of the step is here");
+  std::vector<StoredTiles> runs;
+  std::uint64_t end = 0;  // of the last run, in its memory
+  for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    const auto stored = found->second.find(tile);
+    if (stored == found->second.end()) return Error(ErrorCode::not_found, "not all of the snapshot is here");
+    const auto& [memory, offset, hash] = stored->second;
+    const bool joins =
+        !runs.empty() && runs.back().memory == memory && end == offset && runs.back().hashes.size() < most;
+    if (!joins) {
+      runs.push_back({{tile, tile}, memory, offset, {}});
+    }
+    ++runs.back().tiles.end;
+    runs.back().hashes.push_back(hash);
+    end = offset + tile_bytes(tile);
+  }
+  return runs;
 }
 
 Result<std::vector<ConstSlice>> SnapshotStore::fragment(Step stamp, std::span<const TileRange> tiles,

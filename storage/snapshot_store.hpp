@@ -27,6 +27,14 @@
 
 namespace planaria {
 
+// Tiles of a state, one behind the other.
+struct StoredTiles {
+  TileRange tiles;
+  std::shared_ptr<const SharedMemory> memory;
+  std::uint64_t offset = 0;
+  std::vector<Hash128> hashes;  // of each
+};
+
 class SnapshotStore {
  public:
   // `map` outlives this.
@@ -52,6 +60,9 @@ class SnapshotStore {
 
   // As values of StateTiles. not_found: not all of it is here; corrupt: some of it was damaged, and isn't any more.
   [[nodiscard]] Result<std::vector<ConstSlice>> state(Step stamp, TileRange tiles, bool parameters_only);
+  // Where they lie, unread: whoever reads them holds them against their hashes. not_found: as above.
+  // In runs of at most so many tiles.
+  [[nodiscard]] Result<std::vector<StoredTiles>> find(Step stamp, TileRange tiles, std::size_t most) const;
   // Bytes of a fragment of these tiles. Errors as above; invalid_argument: beyond its end.
   [[nodiscard]] Result<std::vector<ConstSlice>> fragment(Step stamp, std::span<const TileRange> tiles,
                                                          std::uint64_t offset, std::uint64_t bytes);

@@ -129,6 +129,10 @@ std::string describe(const WorkerMessage& message) {
           [](const StepCommitted& m) {
             return fmt::format("StepCommitted {} view {}", m.step.value(), m.view.value());
           },
+          [](const SnapshotSaved& m) {
+            return fmt::format("SnapshotSaved step {} {}", m.snapshot.step.value(), m.ok ? "" : m.detail);
+          },
+          [](const AttachNotice& m) { return fmt::format("AttachNotice {} bytes", m.bytes); },
           [](const RecomputeNotice& m) { return fmt::format("RecomputeNotice step {}", m.step.value()); },
           [](const CheckpointSaved& m) {
             return fmt::format("CheckpointSaved {}{}", m.step.value(), m.ok ? "" : " failed");
@@ -269,6 +273,10 @@ std::string describe(const WorkerAction& action) {
           [](const RebuildState& a) {
             return fmt::format("RebuildState {} fragment {} of stripe {}", a.snapshot.step.value(), a.fragment,
                                a.stripe);
+          },
+          [](const SaveSnapshot& a) { return fmt::format("SaveSnapshot {}", a.snapshot.step.value()); },
+          [](const AttachState& a) {
+            return fmt::format("AttachState {} tiles {} to {}", a.stamp.value(), a.tiles.begin, a.tiles.end);
           },
           [](const ReleaseStep& a) { return fmt::format("ReleaseStep {}", a.step.value()); },
           [](const KeepStep& a) { return fmt::format("KeepStep {}", a.step.value()); },

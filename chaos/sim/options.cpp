@@ -252,6 +252,7 @@ void draw_keepers(Draw& draw, SimOptions& options) {
   snapshot.every_steps = draw.chance(0.7) ? 1 : draw.below(4);
   snapshot.data = static_cast<std::uint32_t>(draw.between(1, 4));
   snapshot.parity = static_cast<std::uint32_t>(draw.chance(0.6) ? 1 : draw.below(3));
+  snapshot.durable = options.shared_checkpoints && draw.chance(0.6);
 }
 
 }  // namespace

@@ -221,6 +221,8 @@ void WorkerProcess::execute_one(WorkerAction& action) {
           simulation_.data().fence(index_, a);
         } else if constexpr (std::is_same_v<T, SendSmall>) {
           simulation_.data().send(index_, a.to, a.view, std::move(a.meta), nullptr);
+        } else if constexpr (std::is_same_v<T, AttachState>) {
+          simulation_.start_attach(*this, a);
         } else if constexpr (std::is_same_v<T, SendControl>) {
           WorkerEnvelope envelope;
           if (core_.identity()) {

@@ -80,6 +80,7 @@ WorkerCoreConfig Simulation::worker_config(ProcessIndex index, const ProcessStar
   config.evaluation_batches = options_.shape.evaluated;
   config.total_steps = Step(job.train.steps);
   config.checkpoint_every = job.checkpoint.every_steps;
+  config.durable_snapshots = job.snapshot.durable;
   config.integrity_every = job.integrity.check_every;
   config.sequence_tokens = sequence_tokens();
   config.evaluation_tokens = 1024;
@@ -215,6 +216,34 @@ void Simulation::start_copy(WorkerProcess& process, const worker_action::Snapsho
   const bool fails = world_.noise.chance(kFails);
   world_.queue.after(world_.about(options_.micro_batch),
                      [&process, seal, fail, fails] { fails ? process.arrive(fail) : process.arrive(seal); });
+}
+
+// The worker's copying thread reads the keeper's memory once the keeper has told where.
+void Simulation::start_attach(WorkerProcess& process, const worker_action::AttachState& want) {
+  constexpr double kFails = 0.05;
+  const auto fail = [&process, want] {
+    process.post(worker_event::AttachFailed{want.keeper, want.view, want.stamp, want.tiles, want.parameters_only});
+  };
+  const auto answer = [this, &process, want, fail](const WorkerProcess& keeper) {
+    const BufferRef source = keeper.trainer().state_buffer(want.stamp);
+    if (source == nullptr || !source->state.contains(want.tiles)) return process.arrive(fail);
+    auto payload = std::make_shared<TermPayload>();
+    payload->tiles = source->tiles;
+    process.arrive([&process, want, payload, took = options_.micro_batch] {
+      process.post(worker_event::StateAttached{want.keeper, want.view, want.stamp, want.tiles, want.parameters_only,
+                                               payload, took});
+    });
+  };
+  const bool fails = world_.noise.chance(kFails);
+  world_.queue.after(world_.about(options_.micro_batch), [this, &process, want, fail, answer, fails] {
+    for (WorkerProcess* keeper : living()) {
+      const auto identity = keeper->core().identity();
+      const bool meant = keeper->role() == Role::keeper && keeper->host() == process.host() && identity &&
+                         identity->worker == want.keeper;
+      if (meant && !fails) return keeper->arrive([keeper, answer] { answer(*keeper); });
+    }
+    process.arrive(fail);
+  });
 }
 
 // ---- from start to verdict ----

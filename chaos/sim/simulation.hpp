@@ -67,6 +67,7 @@ class Simulation {
   [[nodiscard]] WorkerCoreConfig worker_config(ProcessIndex index, const ProcessStart& how, std::uint32_t disk);
   [[nodiscard]] CoordinatorCoreConfig coordinator_config() const;
   void start_send(WorkerProcess& process, WorkerAction& action);
+  void start_attach(WorkerProcess& process, const worker_action::AttachState& want);
   [[nodiscard]] std::uint64_t sequence_tokens() const;
 
   // Something moved: the liveness watch starts anew.

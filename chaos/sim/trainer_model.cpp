@@ -182,6 +182,8 @@ void TrainerModel::complete(const WorkerAction& action, Duration took) {
     store_part(*own);
   } else if (const auto* keep = std::get_if<KeepFragments>(&action)) {
     keep_fragments(*keep);
+  } else if (const auto* saved = std::get_if<SaveSnapshot>(&action)) {
+    save_snapshot(*saved);
   } else if (const auto* lost = std::get_if<RebuildState>(&action)) {
     rebuild(*lost);
   } else if (const auto* free = std::get_if<ReleaseStep>(&action)) {
@@ -695,6 +697,14 @@ void TrainerModel::keep_fragments(const KeepFragments& action) {
       return held.snapshot == key.first && held.stripe == key.second && held.fragment == own;
     });
   });
+}
+
+void TrainerModel::save_snapshot(const SaveSnapshot& action) {
+  const BufferRef state = find_state(action.snapshot.step);
+  if (state == nullptr || !state->state.contains(TileSet(action.tiles))) {
+    return fail("10: a durable snapshot of state that isn't held", describe(WorkerAction(action)));
+  }
+  process_.simulation().disks().save_part(process_, action.snapshot, TileSet(action.tiles), state->tiles);
 }
 
 BufferRef TrainerModel::parity_buffer(const FragmentPart& part, bool whole) const {

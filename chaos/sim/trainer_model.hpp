@@ -127,6 +127,7 @@ class TrainerModel {
   void store_part(const worker_action::StoreFragmentPart& action);
   void keep_fragments(const worker_action::KeepFragments& action);
   void rebuild(const worker_action::RebuildState& action);
+  void save_snapshot(const worker_action::SaveSnapshot& action);
   void release(Step step);
   void put_aside(Step step);
   void take_up(Step step);

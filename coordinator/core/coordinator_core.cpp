@@ -458,7 +458,8 @@ std::optional<SnapshotStatus> CoordinatorCore::snapshots() const {
     if (!there) lost.insert(member.worker);
   }
   const bool of_view = last_commit_ && last_commit_->view == view_->view;
-  return snapshot_status(map_, *view_, of_view ? std::optional(last_commit_->step) : std::nullopt, lost);
+  return snapshot_status(map_, *view_, of_view ? std::optional(last_commit_->step) : std::nullopt, lost,
+                         config_.job.snapshot.durable);
 }
 
 }  // namespace planaria

@@ -268,7 +268,9 @@ class CoordinatorCore {
   void message(WorkerRecord& worker, const Evidence& message);
   void message(WorkerRecord& worker, const StepCommitted& message);
   void message(WorkerRecord& worker, const RecomputeNotice& message);
+  void message(WorkerRecord& worker, const AttachNotice& message);
   void message(WorkerRecord& worker, const CheckpointSaved& message);
+  void message(WorkerRecord& worker, const SnapshotSaved& message);
   void message(WorkerRecord& worker, const DrainRequest& message);
   void message(WorkerRecord& worker, const Done& message);
 
@@ -369,6 +371,13 @@ class CoordinatorCore {
   Generation generation_;
   ViewNumber last_number_;  // highest view number ever prepared
   std::shared_ptr<const ViewRecord> view_;
+  // The durable snapshot of which keepers told last.
+  struct Saving {
+    SnapshotName snapshot;
+    std::set<WorkerId> keepers;
+    std::uint64_t bytes = 0;
+  };
+  Saving saving_;
   std::string numeric_class_;
   Hash128 probe_;
   bool job_recorded_ = false;

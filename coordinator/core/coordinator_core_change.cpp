@@ -258,6 +258,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.map = &map_;
   input.job = &config_.job;
   input.sharded = config_.job.optimizer.shard;
+  input.numeric_class = numeric_class_;
   input.block_shares = std::move(measured.shares);
   input.links = measured_links(ids);
   input.depths = depths_;

@@ -1,4 +1,6 @@
 // Sessions, registration, leases and what workers say.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -471,10 +473,15 @@ void CoordinatorCore::message(WorkerRecord& worker, const Evidence& message) {
     case EvidenceKind::fetch_failed:
       // Asked again at once it would fail again, and all wait for it.
       if (worker.role == Role::keeper && message.about == worker.worker) worker.no_snapshots_until = now_ + kKeeperRest;
-      if (!changing)
-        start_change({.reason = "state could not be fetched from " + who + ": " + message.detail,
-                      .planned = false,
-                      .victims = {}});
+      if (changing) return;
+      // The next plan would have it fetched from there again: not for ever.
+      if (message.about != worker.worker && blame(about->second) >= kMaxFaults) {
+        lose(about->second, "it didn't give the state that it told of " + std::to_string(kMaxFaults) + " times");
+        return;
+      }
+      start_change({.reason = "state could not be fetched from " + who + ": " + message.detail,
+                    .planned = false,
+                    .victims = {}});
       return;
     case EvidenceKind::count_:
       return;
@@ -511,6 +518,11 @@ void CoordinatorCore::message(WorkerRecord&, const RecomputeNotice& message) {
   }
 }
 
+void CoordinatorCore::message(WorkerRecord& worker, const AttachNotice& message) {
+  announce(fmt::format("{} took up {:.1f} MB of state from the memory of its host's keeper, in {:.1f} ms",
+                       name(worker.worker), static_cast<double>(message.bytes) / 1e6, 1e3 * message.seconds));
+}
+
 void CoordinatorCore::message(WorkerRecord& worker, const CheckpointSaved& message) {
   const std::string step = std::to_string(message.step.value());
   if (message.ok) {
@@ -526,6 +538,25 @@ void CoordinatorCore::message(WorkerRecord& worker, const CheckpointSaved& messa
     }
     announce("checkpoint of step " + step + " FAILED on " + name(worker.worker) + ": " + message.detail);
   }
+}
+
+// It is durable when all of its parts are.
+void CoordinatorCore::message(WorkerRecord& worker, const SnapshotSaved& message) {
+  const std::string step = std::to_string(message.snapshot.step.value());
+  if (!message.ok) {
+    announce("durable snapshot of step " + step + " FAILED on " + name(worker.worker) + ": " + message.detail);
+    return;
+  }
+  if (saving_.snapshot != message.snapshot) saving_ = {message.snapshot, {}, 0};
+  if (!saving_.keepers.insert(worker.worker).second) return;
+  saving_.bytes += message.bytes;
+  if (!view_ || view_->view != message.snapshot.layout) return;
+  const bool all = std::ranges::all_of(view_->members, [&](const Member& member) {
+    return saving_.keepers.contains(member.worker) || tiles_of(view_->snapshots, member.worker).empty();
+  });
+  if (!all) return;
+  announce(fmt::format("snapshot of step {} is durable, written by {} keepers: {:.1f} MB", step, saving_.keepers.size(),
+                       static_cast<double>(saving_.bytes) / 1e6));
 }
 
 void CoordinatorCore::message(WorkerRecord& worker, const DrainRequest& message) {

@@ -530,6 +530,7 @@ class RecoveryPlanner {
     ViewRecord& record = decision_.record;
     record.view = in_.view;
     record.sharded = in_.sharded;
+    record.numeric_class = in_.numeric_class;
     for (const std::size_t i : members_) {
       Member& member = record.members.emplace_back(in_.members[i].member);
       const auto allowance = allowances_.find(worker(i));
@@ -794,7 +795,7 @@ class RecoveryPlanner {
     std::vector<StateNeed> needs;
     std::map<WorkerId, HeldTiles> sources;
     for (const std::size_t i : members_) {
-      StateNeed need{worker(i), duties_->of(worker(i)).kept, {}};
+      StateNeed need{worker(i), duties_->of(worker(i)).kept, {}, keeper_beside(i)};
       if (!computes(i) && decision_.record.protects(base_))
         need.state = tiles_of(decision_.record.snapshots, worker(i));
       need.state.remove(held(i, base_).state);
@@ -812,6 +813,14 @@ class RecoveryPlanner {
     }
     if (source_ == StateSource::peer) plan_rebuilds(needs, sources);
     plan().fetches = plan_state_fetches(source_, needs, sources);
+  }
+
+  [[nodiscard]] std::optional<WorkerId> keeper_beside(std::size_t i) const {
+    if (!computes(i)) return std::nullopt;
+    for (const std::size_t j : members_) {
+      if (!computes(j) && in_.members[j].member.host == in_.members[i].member.host) return worker(j);
+    }
+    return std::nullopt;
   }
 
   // What nobody holds is made by the first who needs it, a worker if one does; others get it from there.

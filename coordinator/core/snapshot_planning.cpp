@@ -43,7 +43,7 @@ SnapshotPlan plan_snapshots(const StateMap& map, std::span<const Member> members
     auto lacks_most = keepers.end();
     std::uint64_t most = 0;
     for (auto keeper = keepers.begin(); keeper != keepers.end(); ++keeper) {
-      const std::uint64_t needs = snapshot_memory(map, plan.layout, keeper->first);
+      const std::uint64_t needs = snapshot_memory(map, plan.layout, keeper->first, spec.durable);
       const std::uint64_t has = keeper->second.memory_bytes;
       if (has == 0 || needs <= has + most) continue;
       most = needs - has;

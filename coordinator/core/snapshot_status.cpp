@@ -20,7 +20,7 @@ class Reckoning {
     }
   }
 
-  [[nodiscard]] std::vector<SnapshotHost> hosts() const {
+  [[nodiscard]] std::vector<SnapshotHost> hosts(bool durable) const {
     std::map<std::string, SnapshotHost> hosts;
     for (const Member& member : view_.members) {
       SnapshotHost& host = hosts[member.host];
@@ -34,7 +34,7 @@ class Reckoning {
         }
       }
       host.there = !lost_.contains(member.worker);
-      host.memory_bytes = snapshot_memory(map_, view_.snapshots, member.worker);
+      host.memory_bytes = snapshot_memory(map_, view_.snapshots, member.worker, durable);
     }
     for (auto& [name, host] : hosts) host.state_bytes = kTensorsOfState * bytes_of(map_, only_at(name));
     std::vector<SnapshotHost> listed;
@@ -103,11 +103,11 @@ class Reckoning {
 }  // namespace
 
 SnapshotStatus snapshot_status(const StateMap& map, const ViewRecord& view, std::optional<Step> committed,
-                               const std::set<WorkerId>& lost) {
+                               const std::set<WorkerId>& lost, bool durable) {
   SnapshotStatus status;
   status.every_steps = view.snapshot_every;
   const Reckoning reckoning(map, view, lost);
-  status.hosts = reckoning.hosts();
+  status.hosts = reckoning.hosts(durable);
   if (committed && *committed > Step(0) && view.snapshot_every != 0) {
     const std::uint64_t before = committed->previous().value();
     const Step newest(before - before % view.snapshot_every);

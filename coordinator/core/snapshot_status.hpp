@@ -32,8 +32,8 @@ struct SnapshotStatus {
 };
 
 // `committed`: the newest step that was committed in this view; whose gate opens says that the snapshot before is
-// complete. `lost`: members that are known to be gone.
+// complete. `lost`: members that are known to be gone. `durable`: keepers save snapshots.
 [[nodiscard]] SnapshotStatus snapshot_status(const StateMap& map, const ViewRecord& view, std::optional<Step> committed,
-                                             const std::set<WorkerId>& lost);
+                                             const std::set<WorkerId>& lost, bool durable);
 
 }  // namespace planaria

@@ -117,8 +117,15 @@ std::vector<StateFetch> plan_state_fetches(StateSource source, std::span<const S
       loads[need.worker].parameters.add(need.parameters);
       continue;
     }
-    fetches.from_peers(need.worker, need.parameters, true, parameters);  // first: the step's work waits for them
-    fetches.from_peers(need.worker, need.state, false, states);
+    TileSet beside;  // in the memory of its host
+    if (need.keeper && source == StateSource::peer) {
+      if (const auto keeper = sources.find(*need.keeper); keeper != sources.end()) beside = keeper->second.state;
+      fetches.all(need.worker, source, *need.keeper, need.parameters.common(beside), true);
+      fetches.all(need.worker, source, *need.keeper, need.state.common(beside), false);
+    }
+    // First parameters: the step's work waits for them.
+    fetches.from_peers(need.worker, need.parameters.without(beside), true, parameters);
+    fetches.from_peers(need.worker, need.state.without(beside), false, states);
   }
   if (source != StateSource::checkpoint) return fetches.take();
   for (const StateFetch& fetch : fetches.planned()) {

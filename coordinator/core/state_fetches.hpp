@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,10 +22,12 @@ struct HeldTiles {
 struct StateNeed {
   WorkerId worker;
   TileSet state;
-  TileSet parameters;  // beside those of `state`
+  TileSet parameters;                   // beside those of `state`
+  std::optional<WorkerId> keeper = {};  // of its host
 };
 
-// From peers (`sources`: what they hold) each need is met by all who hold it, each an equal run of tiles. From a
+// From peers (`sources`: what they hold) each need is met by the host's keeper as far as it has the state, and else by
+// all who hold it, each an equal run of tiles. From a
 // checkpoint (`sources`: what those that can read it would find there) who can read it loads what it needs itself and
 // what the others ask it for. The initial state everybody makes itself.
 [[nodiscard]] std::vector<StateFetch> plan_state_fetches(StateSource source, std::span<const StateNeed> needs,

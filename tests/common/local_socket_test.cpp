@@ -102,6 +102,8 @@ TEST(LocalListener, TakesThePlaceOfADeadOnesFileAndRemovesItsOwn) {
   {
     auto first = LocalListener::listen(path);
     ASSERT_TRUE(first);
+    EXPECT_EQ(LocalListener::listen(path).error().code(), ErrorCode::unavailable) << "it is alive";
+    first->close();
     const auto second = LocalListener::listen(path);
     ASSERT_TRUE(second);
     EXPECT_TRUE(LocalSocket::connect(path));

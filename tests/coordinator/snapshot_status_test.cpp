@@ -45,7 +45,7 @@ class Snapshots : public testing::Test {
         plan_snapshots(map_, view_.members, duties, with, {view_.snapshot_every, shape.data, shape.parity}).layout;
   }
   [[nodiscard]] SnapshotStatus status(std::uint64_t committed, const std::set<WorkerId>& lost = {}) const {
-    return snapshot_status(map_, view_, Step(committed), lost);
+    return snapshot_status(map_, view_, Step(committed), lost, false);
   }
 
   const StateMap map_{small_model(2), 64};
@@ -53,7 +53,7 @@ class Snapshots : public testing::Test {
 };
 
 TEST_F(Snapshots, NothingIsPromisedBeforeTheFirstGateOfTheView) {
-  const SnapshotStatus status = snapshot_status(map_, view_, std::nullopt, {});
+  const SnapshotStatus status = snapshot_status(map_, view_, std::nullopt, {}, false);
   EXPECT_EQ(status.complete, std::nullopt);
   EXPECT_EQ(status.tolerated, std::nullopt);
 }

@@ -94,6 +94,32 @@ TEST_F(Snapshots, StateComesAndGoesVectorByVector) {
             ErrorCode::corrupt);
 }
 
+TEST_F(Snapshots, ParametersOfATiedCopyAreThoseOfItsOriginal) {
+  const TileRange copies{map_.tied_tiles().begin, map_.tied_tiles().begin + 2};
+  const TileRange originals = map_.originals_of(copies);
+  seal(Step(5), originals);
+  const auto copied = store_.state(Step(5), copies, true);
+  ASSERT_TRUE(copied) << copied.error().message();
+  EXPECT_EQ(joined(*copied), joined(*store_.state(Step(5), originals, true)));
+  EXPECT_FALSE(store_.state(Step(5), copies, false));  // it has no state
+}
+
+TEST_F(Snapshots, WhereTilesLieIsToldInRuns) {
+  seal(Step(5), {2, 6});
+  const auto first = last_;
+  seal(Step(5), {6, 8});
+  const auto runs = store_.find(Step(5), {3, 8}, 2);
+  ASSERT_TRUE(runs);
+  ASSERT_EQ(runs->size(), 3U);
+  EXPECT_EQ((*runs)[0].tiles, (TileRange{3, 5}));
+  EXPECT_EQ((*runs)[1].tiles, (TileRange{5, 6}));
+  EXPECT_EQ((*runs)[2].tiles, (TileRange{6, 8}));
+  EXPECT_EQ((*runs)[1].memory, first);
+  EXPECT_EQ((*runs)[1].offset, kTensorsOfState * map_.bytes({2, 5}));
+  EXPECT_EQ((*runs)[1].hashes, std::vector{hash_bytes(values({5, 6}))});
+  EXPECT_FALSE(store_.find(Step(5), {3, 9}, 2));
+}
+
 TEST_F(Snapshots, OneFlippedBitIsFoundAndWhatItIsInIsGone) {
   seal(Step(5), {2, 6});
   const std::vector<TileRange> other{{2, 3}}, damaged{{4, 5}};

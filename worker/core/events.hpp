@@ -137,6 +137,24 @@ struct SnapshotCopyFailed {
   Step stamp;
   std::vector<TileRange> tiles;
 };
+// Of AttachState, a part of its tiles: values as StateTiles has them, which match their hashes.
+struct StateAttached {
+  WorkerId keeper;
+  ViewNumber view;
+  Step stamp;
+  TileRange tiles;
+  bool parameters_only = false;
+  PayloadRef payload;
+  Duration took{};  // copying and checking
+};
+// These tiles can't be had that way.
+struct AttachFailed {
+  WorkerId keeper;
+  ViewNumber view;
+  Step stamp;
+  TileRange tiles;
+  bool parameters_only = false;
+};
 // To a keeper: a worker of its host has copied these tiles into the keeper's memory, for SnapshotState of the view.
 struct SnapshotSealed {
   ViewNumber view;
@@ -144,6 +162,12 @@ struct SnapshotSealed {
   Step stamp;
   std::vector<TileRange> tiles;
   PayloadRef payload;
+};
+struct SnapshotWritten {  // of SaveSnapshot, or why it can't be; the storage thread's
+  SnapshotName snapshot;
+  bool ok = true;
+  std::uint64_t bytes = 0;
+  std::string detail;
 };
 struct FragmentStored {  // of AddFragmentPart or StoreFragmentPart
   FragmentPart part;
@@ -170,7 +194,8 @@ using WorkerEvent = std::variant<
     worker_event::ShardsReduced, worker_event::GradientMeasured, worker_event::UpdateDone, worker_event::StateStored,
     worker_event::StateLoaded, worker_event::StateHashed, worker_event::WeightsHashed, worker_event::CheckpointsListed,
     worker_event::CheckpointWritten, worker_event::SnapshotSealed, worker_event::FragmentStored,
-    worker_event::SnapshotDamaged, worker_event::SnapshotCopyFailed, worker_event::DrainWanted, worker_event::Tick>;
+    worker_event::SnapshotDamaged, worker_event::SnapshotCopyFailed, worker_event::StateAttached,
+    worker_event::AttachFailed, worker_event::SnapshotWritten, worker_event::DrainWanted, worker_event::Tick>;
 
 namespace worker_action {
 
@@ -328,6 +353,12 @@ struct KeepFragments {
   std::vector<HeldFragment> whole;
   std::vector<SnapshotName> building;
 };
+// A keeper's: writes these tiles to disk, beside the actions that follow, as its part of the durable snapshot.
+struct SaveSnapshot {
+  SnapshotName snapshot;
+  std::string numeric_class;
+  std::vector<TileRange> tiles;
+};
 // Makes bytes [offset, offset + bytes) of a lost data fragment, these tiles, from the same bytes of k others; those
 // that aren't named, and what lies beyond an input's end, are zeros.
 struct RebuildState {
@@ -405,6 +436,15 @@ struct SendState {
   StateTiles meta;
 };
 
+// Takes tiles of a state from the memory of the host's keeper.
+struct AttachState {
+  WorkerId keeper;
+  ViewNumber view;
+  Step stamp;
+  TileRange tiles;
+  bool parameters_only = false;
+};
+
 // A whole data fragment of an own snapshot, in parts as large as the shell likes.
 struct SendFragment {
   WorkerId to;
@@ -455,11 +495,11 @@ using WorkerAction = std::variant<
     worker_action::ListCheckpoints, worker_action::HashWeights, worker_action::BeginCheckpoint,
     worker_action::AddToCheckpoint, worker_action::WriteCheckpoint, worker_action::SnapshotState,
     worker_action::AddFragmentPart, worker_action::StoreFragmentPart, worker_action::KeepFragments,
-    worker_action::RebuildState, worker_action::ReleaseStep, worker_action::KeepStep, worker_action::ReturnToStep,
-    worker_action::EnterView, worker_action::FenceView, worker_action::SendPiece, worker_action::SendReduced,
-    worker_action::SendParameters, worker_action::SendBoundary, worker_action::SendSmall, worker_action::SendState,
-    worker_action::SendFragment, worker_action::SendParity, worker_action::SendFragmentReply,
-    worker_action::SendControl, worker_action::Note, worker_action::Stop>;
+    worker_action::SaveSnapshot, worker_action::RebuildState, worker_action::ReleaseStep, worker_action::KeepStep,
+    worker_action::ReturnToStep, worker_action::EnterView, worker_action::FenceView, worker_action::SendPiece,
+    worker_action::SendReduced, worker_action::SendParameters, worker_action::SendBoundary, worker_action::SendSmall,
+    worker_action::SendState, worker_action::AttachState, worker_action::SendFragment, worker_action::SendParity,
+    worker_action::SendFragmentReply, worker_action::SendControl, worker_action::Note, worker_action::Stop>;
 
 using WorkerActions = std::vector<WorkerAction>;
 

@@ -638,8 +638,7 @@ void WorkerCore::finish_step() {
     last_commit_.micro_batches_computed = work_.micro_batches_computed;
     final_loss_ = last_commit_.loss;
     send_control(last_commit_);
-    const bool due =
-        step == config_.total_steps || (config_.checkpoint_every != 0 && step.value() % config_.checkpoint_every == 0);
+    const bool due = step == config_.total_steps || (is_due(step) && !keepers_save(step));
     if (due && view_->checkpoint_writer == self()) {
       if (compared_ && compared_->step == step) {
         save_checkpoint(step, last_commit_.loss);

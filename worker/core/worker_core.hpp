@@ -40,6 +40,7 @@ struct WorkerCoreConfig {
   std::uint32_t evaluation_batches = 0;  // validation micro-batches of an evaluation
   Step total_steps;
   std::uint64_t checkpoint_every = 0;           // steps; the last step is always saved
+  bool durable_snapshots = false;               // keepers save the states of those steps
   std::uint32_t checkpoint_retries = 5;         // of the last step's, when it can't be saved
   std::uint32_t integrity_every = 0;            // steps between comparisons of state hashes; 0 = never
   std::uint64_t sequence_tokens = 0;            // training tokens of a step: the loss is a mean over them
@@ -96,7 +97,10 @@ class WorkerCore {
   void handle(const worker_event::CheckpointsListed& event);
   void handle(const worker_event::CheckpointWritten& event);
   void handle(const worker_event::SnapshotCopyFailed& event);
+  void handle(const worker_event::StateAttached& event);
+  void handle(const worker_event::AttachFailed& event);
   void handle(const worker_event::SnapshotSealed& event);
+  void handle(const worker_event::SnapshotWritten& event);
   void handle(const worker_event::FragmentStored& event);
   void handle(const worker_event::SnapshotDamaged& event);
   void handle(const worker_event::DrainWanted& event);
@@ -170,6 +174,8 @@ class WorkerCore {
   void adopt_stages();
   void start_fetches(const ResumePlan& plan);
   void consider_fetch_done();
+  void fetch_from(WorkerId from, Step stamp, TileRange tiles, bool parameters_only);
+  void attach_ended(TileRange tiles);
   void copy_tied();
   void store_parameters(const Parameters& meta, const PayloadRef& payload);
   void begin_step(Step step);
@@ -185,6 +191,9 @@ class WorkerCore {
   void make_snapshots(const ResumePlan& plan);
   void make_snapshot(Step step);
   void give_up_older_snapshots();
+  void save_snapshot(Step step);
+  [[nodiscard]] bool is_due(Step step) const;
+  [[nodiscard]] bool keepers_save(Step step) const;
   void carry_out(const std::vector<SnapshotAction>& actions);
   void rebuild(worker_action::RebuildState action);
   [[nodiscard]] std::optional<Stripe> serves(const FragmentRequest& request) const;
@@ -260,6 +269,7 @@ class WorkerCore {
   std::optional<Duties> duties_;    // of its members
   std::optional<Relays> relays_;    // among them
   bool sharded_ = false;            // the newest view that it was in
+  bool keepers_have_all_ = false;   // keepers of view_, of the states that it protects
   bool fenced_ = false;             // transfers of view_ are over
   std::optional<Prepare> prepare_;  // the newest one, until its view is committed
   bool reported_ = false;
@@ -284,11 +294,18 @@ class WorkerCore {
     Step stamp;
     TileSet state, parameters;
   };
-  std::optional<Part> fetch_;             // of the state before the step: asked for, and not given to the trainer yet
-  std::vector<FragmentFetch> rebuilds_;   // of parts of fetch_
-  std::optional<Part> loading_;           // from the seed or a checkpoint, by the trainer
-  std::uint32_t storing_ = 0;             // tiles' messages with the trainer
-  std::map<Step, TileSet> being_stored_;  // state of those
+  std::optional<Part> fetch_;            // of the state before the step: asked for, and not given to the trainer yet
+  std::vector<FragmentFetch> rebuilds_;  // of parts of fetch_
+  // Of fetch_, what comes from the memory of the host's keeper.
+  struct Attaching {
+    std::uint64_t tiles_left = 0;
+    std::uint64_t bytes = 0;
+    Duration took{};
+  };
+  Attaching attaching_;
+  std::optional<Part> loading_;                                      // from the seed or a checkpoint, by the trainer
+  std::uint32_t storing_ = 0;                                        // tiles' messages with the trainer
+  std::map<Step, TileSet> being_stored_;                             // state of those
   std::vector<std::pair<WorkerId, StateRequest>> waiting_requests_;  // for state that is on its way here
 
   // Of a keeper: snapshots, and what has come of their fragments before its turn.

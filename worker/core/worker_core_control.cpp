@@ -371,6 +371,7 @@ void WorkerCore::control(const CommitView& message) {
   relays_.emplace(std::move(members), config_.direct_members);
   ++progress_;
   sharded_ = view_->sharded;
+  keepers_have_all_ = tiles_of(view_->snapshots) == TileSet(config_.map->tiles_with_state());
   emit(EnterView{view_->view, view_->members});
   resume(*view_);
 }
@@ -473,6 +474,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
   };
   fetch_.reset();
   rebuilds_.clear();
+  attaching_ = Attaching{};
   Part wanted{base, {}, {}}, loaded{base, {}, {}};
   StateSource source = StateSource::peer;
   for (const StateFetch& fetch : plan.fetches) {
@@ -480,9 +482,7 @@ void WorkerCore::start_fetches(const ResumePlan& plan) {
     const TileSet tiles = lacking(fetch);
     if (fetch.source == StateSource::peer) {
       (fetch.parameters_only ? wanted.parameters : wanted.state).add(tiles);
-      for (const TileRange run : tiles.runs()) {
-        emit(SendSmall{fetch.from, view_->view, StateRequest{base, run, fetch.parameters_only, false}});
-      }
+      for (const TileRange run : tiles.runs()) fetch_from(fetch.from, base, run, fetch.parameters_only);
     } else {
       source = fetch.source;
       (fetch.parameters_only ? loaded.parameters : loaded.state).add(tiles);

@@ -300,6 +300,38 @@ void WorkerCore::data(WorkerId from, const StateTiles& meta, const PayloadRef& p
   emit(StoreParameters{meta.stamp, {meta.tiles}, payload});
 }
 
+// What the host's keeper has needs no network.
+void WorkerCore::fetch_from(WorkerId from, Step stamp, TileRange tiles, bool parameters_only) {
+  const Member* const source = view_->member(from);
+  const bool beside =
+      !keeping_ && source != nullptr && source->role == Role::keeper && source->host == config_.registration.host;
+  if (!beside) return emit(SendSmall{from, view_->view, StateRequest{stamp, tiles, parameters_only, false}});
+  attaching_.tiles_left += tiles.end - tiles.begin;
+  emit(AttachState{from, view_->view, stamp, tiles, parameters_only});
+}
+
+void WorkerCore::handle(const worker_event::StateAttached& event) {
+  if (!in_view() || event.view != view_->view) return;
+  attaching_.bytes += (event.parameters_only ? 1 : kTensorsOfState) * config_.map->bytes(event.tiles);
+  attaching_.took += event.took;
+  attach_ended(event.tiles);
+  data(event.keeper, StateTiles{event.stamp, event.tiles, event.parameters_only, false, true}, event.payload);
+}
+
+// The network may have what memory hasn't, and the keeper finds out why.
+void WorkerCore::handle(const worker_event::AttachFailed& event) {
+  if (!in_view() || event.view != view_->view) return;
+  attach_ended(event.tiles);
+  emit(SendSmall{event.keeper, view_->view, StateRequest{event.stamp, event.tiles, event.parameters_only, false}});
+}
+
+void WorkerCore::attach_ended(TileRange tiles) {
+  attaching_.tiles_left -= std::min<std::uint64_t>(tiles.end - tiles.begin, attaching_.tiles_left);
+  if (attaching_.tiles_left > 0 || attaching_.bytes == 0) return;
+  send_control(AttachNotice{view_->view, attaching_.bytes, to_seconds(attaching_.took)});
+  attaching_ = Attaching{};
+}
+
 void WorkerCore::store_state(Step stamp, TileRange tiles, const PayloadRef& payload) {
   ++progress_;
   ++storing_;

@@ -101,9 +101,30 @@ void WorkerCore::give_up_older_snapshots() {
   const Step before = work_.step.previous();
   states_.drop_empty_before(before);
   if (!view_->protects(before) || !keeping_->placed(before)) return;
+  save_snapshot(before);
   give_up_state_before(before);
   keeping_->complete(before);
   emit(KeepFragments{keeping_->whole(), keeping_->building()});
+}
+
+bool WorkerCore::is_due(Step step) const {
+  return config_.checkpoint_every != 0 && step.value() % config_.checkpoint_every == 0;
+}
+
+// The last step's state is saved by the checkpoint writer: it is the result, and no gate comes after it.
+bool WorkerCore::keepers_save(Step step) const {
+  return config_.durable_snapshots && keepers_have_all_ && view_->protects(step) && step < config_.total_steps;
+}
+
+// Members compared it before: a damaged state must not become the durable one.
+void WorkerCore::save_snapshot(Step step) {
+  if (!is_due(step) || !keepers_save(step) || !compared_ || compared_->step != step) return;
+  const TileSet own = tiles_of(view_->snapshots, self());
+  if (!own.empty()) emit(SaveSnapshot{{step, view_->view}, view_->numeric_class, own.runs()});
+}
+
+void WorkerCore::handle(const worker_event::SnapshotWritten& event) {
+  send_control(SnapshotSaved{event.snapshot, event.ok, event.bytes, event.detail});
 }
 
 void WorkerCore::carry_out(const std::vector<SnapshotAction>& actions) {

@@ -1,9 +1,12 @@
-// What a worker and its host's keeper say to each other to get copies of state into the keeper's memory, over a local
-// socket (common/local_socket.hpp).
+// What a worker and its host's keeper say to each other to get copies of state into the keeper's memory and back, over
+// a local socket (common/local_socket.hpp).
 //
 // The worker asks for memory, is handed some, fills it, and tells what lies in it. From then on that memory is the
 // keeper's until it is lent again. A connection's memory goes to no other: who was fenced and writes on spoils nobody's
 // copy but its own, which its hash shows.
+//
+// A worker that lacks state asks where it lies and is handed that memory to read. It holds each tile against its hash,
+// and says when it is done: until then the keeper leaves that memory as it is.
 //
 // Thread contract: plain values.
 #pragma once
@@ -32,9 +35,10 @@ struct CopyHello {
 
 struct WantMemory {
   std::uint64_t bytes = 0;
+  WorkerId keeper;  // whom the view names
   template <class V>
   void fields(V& v) {
-    v(bytes);
+    v(bytes, keeper);
   }
 };
 
@@ -55,7 +59,21 @@ struct SealedTiles {
   }
 };
 
-using CopyMessage = std::variant<CopyHello, WantMemory, SealedTiles>;
+struct WantState {
+  Step stamp;
+  TileRange tiles;
+  template <class V>
+  void fields(V& v) {
+    v(stamp, tiles);
+  }
+};
+
+struct StateTaken {  // what WantState was answered with is read no more
+  template <class V>
+  void fields(V&) {}
+};
+
+using CopyMessage = std::variant<CopyHello, WantMemory, SealedTiles, WantState, StateTaken>;
 struct CopyEnvelope {
   CopyMessage message;
   template <class V>
@@ -74,6 +92,22 @@ struct LentMemory {
   template <class V>
   void fields(V& v) {
     v(ok, memory, why);
+  }
+};
+
+// One or more for each WantState, in the order of tiles: tiles that lie one behind the other in one memory, as in
+// SealedTiles. The memory's file comes with its first part.
+struct StatePart {
+  bool ok = true;
+  bool last = true;
+  std::uint32_t memory = 0;  // of this answer
+  std::uint64_t offset = 0;
+  TileRange tiles;
+  std::vector<Hash128> hashes;  // at most SealedTiles::kMostTiles
+  std::string why;              // not
+  template <class V>
+  void fields(V& v) {
+    v(ok, last, memory, offset, tiles, hashes, why);
   }
 };
 

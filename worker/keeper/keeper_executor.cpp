@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -11,6 +12,7 @@
 #include "common/overloaded.hpp"
 #include "storage/fragment_rebuild.hpp"
 #include "storage/snapshot_store.hpp"
+#include "worker/keeper/copy_link.hpp"
 #include "worker/model/schedule.hpp"
 #include "worker/model/update.hpp"
 #include "worker/trainer/tile_values.hpp"
@@ -29,12 +31,14 @@ std::span<const std::byte> bytes_of(const PayloadRef& payload) {
 
 class KeeperExecutor::Impl {
  public:
-  Impl(const JobSpec& job, std::shared_ptr<SnapshotMemory> memory, ExecutorHooks hooks)
+  Impl(const JobSpec& job, std::shared_ptr<SnapshotMemory> memory, ExecutorHooks hooks,
+       std::optional<SaverOptions> durable)
       : job_(job),
         map_(job.model, job.train.tile_elements),
         memory_(memory),
         hooks_(std::move(hooks)),
         store_(map_, std::move(memory)) {
+    if (durable) saver_ = std::make_unique<SnapshotSaver>(map_, std::move(*durable), hooks_.completed);
     thread_ = std::thread([this] { run(); });
   }
 
@@ -60,6 +64,11 @@ class KeeperExecutor::Impl {
     auto values = read([&] { return store_.state(meta.stamp, meta.tiles, meta.parameters_only); }, meta.stamp, {});
     if (!values) return std::nullopt;
     return data_slices(meta, std::move(*values));
+  }
+
+  Result<std::vector<StoredTiles>> find(Step stamp, TileRange tiles) const {
+    const std::scoped_lock lock(store_mutex_);
+    return store_.find(stamp, tiles, SealedTiles::kMostTiles);
   }
 
   const StateMap& map() const { return map_; }
@@ -101,9 +110,9 @@ class KeeperExecutor::Impl {
                      stored(a.part, store_.store_part(a.layout->stripes[a.part.stripe], a.part, bytes_of(a.payload)));
                    },
                    [&](const KeepFragments& a) { store_.keep_fragments(a.whole, a.building); },
-                   [&](const SendFragment& a) { send_fragment(a); }, [&](const SendParity& a) { send_parity(a); },
-                   [&](const SendFragmentReply& a) { reply(a); }, [&](const SendState& a) { send_state(a); },
-                   [&](const ApplyUpdate& a) { tell_norm(a); },
+                   [&](const SaveSnapshot& a) { save(a); }, [&](const SendFragment& a) { send_fragment(a); },
+                   [&](const SendParity& a) { send_parity(a); }, [&](const SendFragmentReply& a) { reply(a); },
+                   [&](const SendState& a) { send_state(a); }, [&](const ApplyUpdate& a) { tell_norm(a); },
                    // It computes nothing, holds no whole blocks but by chance, and loads no checkpoints.
                    [&](const HashState& a) {
                      hooks_.completed(worker_event::StateHashed{a.stamp, {}});
@@ -243,6 +252,20 @@ class KeeperExecutor::Impl {
     send(a.to, a.view, FragmentReply{part, false}, {});
   }
 
+  void save(const worker_action::SaveSnapshot& action) {
+    SnapshotToSave wanted{action.snapshot, action.numeric_class, {}};
+    for (const TileRange run : action.tiles) {
+      auto found = store_.find(action.snapshot.step, run, SIZE_MAX);
+      if (!saver_ || !found) {
+        const std::string why = found ? "this keeper has no directory for it" : found.error().message();
+        hooks_.completed(worker_event::SnapshotWritten{action.snapshot, false, 0, why});
+        return;
+      }
+      std::ranges::move(*found, std::back_inserter(wanted.tiles));
+    }
+    saver_->save(std::move(wanted));
+  }
+
   void tell_norm(const worker_action::ApplyUpdate& action) {
     const ClipDecision clip =
         clip_decision(sum_of_tiles(map_, action.sums), job_.tokens_per_step(), job_.optimizer.clip_norm);
@@ -255,7 +278,7 @@ class KeeperExecutor::Impl {
   const std::shared_ptr<SnapshotMemory> memory_;
   const ExecutorHooks hooks_;
 
-  std::mutex store_mutex_;
+  mutable std::mutex store_mutex_;
   SnapshotStore store_;
 
   mutable std::mutex mutex_;
@@ -263,11 +286,13 @@ class KeeperExecutor::Impl {
   std::deque<WorkerAction> queue_;
   KeeperCounters counters_;
   bool stopping_ = false;
+  std::unique_ptr<SnapshotSaver> saver_;  // null where nothing is saved
   std::thread thread_;
 };
 
-KeeperExecutor::KeeperExecutor(const JobSpec& job, std::shared_ptr<SnapshotMemory> memory, ExecutorHooks hooks)
-    : impl_(std::make_unique<Impl>(job, std::move(memory), std::move(hooks))) {}
+KeeperExecutor::KeeperExecutor(const JobSpec& job, std::shared_ptr<SnapshotMemory> memory, ExecutorHooks hooks,
+                               std::optional<SaverOptions> durable)
+    : impl_(std::make_unique<Impl>(job, std::move(memory), std::move(hooks), std::move(durable))) {}
 KeeperExecutor::~KeeperExecutor() = default;
 
 void KeeperExecutor::post(WorkerAction action, ViewNumber) {
@@ -281,6 +306,9 @@ ExecutorCounters KeeperExecutor::counters() const {
 }
 const StateMap& KeeperExecutor::map() const {
   return impl_->map();
+}
+Result<std::vector<StoredTiles>> KeeperExecutor::find(Step stamp, TileRange tiles) const {
+  return impl_->find(stamp, tiles);
 }
 KeeperCounters KeeperExecutor::keeper_counters() const {
   return impl_->counters();

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "common/hash.hpp"
 #include "proto/job_spec.hpp"
 #include "storage/snapshot_memory.hpp"
 #include "worker/keeper/memory_lender.hpp"
+#include "worker/keeper/snapshot_saver.hpp"
 #include "worker/trainer/action_executor.hpp"
 
 namespace planaria {
@@ -28,7 +30,9 @@ struct KeeperCounters {
 
 class KeeperExecutor final : public ActionExecutor {
  public:
-  KeeperExecutor(const JobSpec& job, std::shared_ptr<SnapshotMemory> memory, ExecutorHooks hooks);
+  // `durable`: where to save snapshots; none: they aren't saved.
+  KeeperExecutor(const JobSpec& job, std::shared_ptr<SnapshotMemory> memory, ExecutorHooks hooks,
+                 std::optional<SaverOptions> durable = std::nullopt);
   ~KeeperExecutor() override;
   KeeperExecutor(const KeeperExecutor&) = delete;
   KeeperExecutor& operator=(const KeeperExecutor&) = delete;
@@ -37,6 +41,8 @@ class KeeperExecutor final : public ActionExecutor {
   [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) override;
   [[nodiscard]] ExecutorCounters counters() const override;
   [[nodiscard]] const StateMap& map() const override;
+  // As SnapshotStore::find, in runs that a message of the copy link can tell of.
+  [[nodiscard]] Result<std::vector<StoredTiles>> find(Step stamp, TileRange tiles) const;
   [[nodiscard]] KeeperCounters keeper_counters() const;
 
  private:

@@ -25,8 +25,8 @@ ByteVector to_bytes(std::span<const std::byte> bytes) {
 // One worker's connection, and the memory that it was lent.
 class Borrower {
  public:
-  Borrower(LocalSocket socket, SnapshotMemory& memory, const std::function<void(SealedCopy)>& sealed)
-      : socket_(std::move(socket)), memory_(memory), sealed_(sealed) {}
+  Borrower(LocalSocket socket, SnapshotMemory& memory, const LenderHooks& hooks)
+      : socket_(std::move(socket)), memory_(memory), hooks_(hooks) {}
 
   void close() { socket_.close(); }
 
@@ -35,6 +35,7 @@ class Borrower {
     listen();
     socket_.close();
     lent_.clear();
+    reading_.clear();
   }
 
  private:
@@ -64,19 +65,22 @@ class Borrower {
   Status take(const WantMemory& want) {
     if (!hello_ || want.bytes == 0)
       return Error(ErrorCode::corrupt, "it asks for memory and doesn't say who, or for none");
+    // What is sealed here would be refused, and the one that is meant would wait for it.
+    if (hooks_.self() != want.keeper)
+      return answer(LentMemory{false, 0, "another keeper of the host is meant"}, nullptr);
     for (auto& [id, lent] : lent_) {
       if (lent.use_count() > 1 || lent->bytes().size() != want.bytes) continue;
       writing_ = id;
-      return answer({true, id, {}}, nullptr);
+      return answer(LentMemory{true, id, {}}, nullptr);
     }
     // Of another size: a view is over that had other tiles here.
     std::erase_if(lent_, [](const auto& entry) { return entry.second.use_count() == 1; });
     auto taken = memory_.take(want.bytes);
-    if (!taken) return answer({false, 0, taken.error().message()}, nullptr);
+    if (!taken) return answer(LentMemory{false, 0, taken.error().message()}, nullptr);
     const std::uint32_t id = next_++;
     const auto& memory = lent_[id] = std::move(*taken);
     writing_ = id;
-    return answer({true, id, {}}, &memory->descriptor());
+    return answer(LentMemory{true, id, {}}, &memory->descriptor());
   }
 
   Status take(const SealedTiles& sealed) {
@@ -85,31 +89,64 @@ class Borrower {
       return Error(ErrorCode::corrupt, "it seals memory that it wasn't lent");
     }
     if (sealed.offset > lent->second->bytes().size()) return Error(ErrorCode::corrupt, "it seals beyond its memory");
-    sealed_({hello_->worker, hello_->incarnation, sealed.view, sealed.stamp, sealed.tiles, sealed.hashes, lent->second,
-             sealed.offset});
+    hooks_.sealed({hello_->worker, hello_->incarnation, sealed.view, sealed.stamp, sealed.tiles, sealed.hashes,
+                   lent->second, sealed.offset});
     return ok_status();
   }
 
-  Status answer(const LentMemory& lent, const Descriptor* handed) {
-    const ByteVector bytes = encode(lent);
+  Status take(const WantState& want) {
+    reading_.clear();
+    if (!hello_ || want.tiles.empty()) {
+      return Error(ErrorCode::corrupt, "it asks for state and doesn't say who, or for none");
+    }
+    auto found = hooks_.find(want.stamp, want.tiles);
+    if (!found) {
+      return answer(StatePart{.ok = false, .tiles = {}, .hashes = {}, .why = found.error().message()}, nullptr);
+    }
+    reading_ = std::move(*found);
+    std::vector<const SharedMemory*> handed;
+    for (const StoredTiles& run : reading_) {
+      const auto known = std::ranges::find(handed, run.memory.get());
+      const Descriptor* descriptor = known == handed.end() ? &run.memory->descriptor() : nullptr;
+      const StatePart part{.last = &run == &reading_.back(),
+                           .memory = static_cast<std::uint32_t>(known - handed.begin()),
+                           .offset = run.offset,
+                           .tiles = run.tiles,
+                           .hashes = run.hashes,
+                           .why = {}};
+      if (known == handed.end()) handed.push_back(run.memory.get());
+      PLANARIA_TRY(answer(part, descriptor));
+    }
+    return ok_status();
+  }
+
+  Status take(const StateTaken&) {
+    reading_.clear();
+    return ok_status();
+  }
+
+  template <class Answer>
+  Status answer(const Answer& message, const Descriptor* handed) {
+    const ByteVector bytes = encode(message);
     return socket_.send(std::as_bytes(std::span(bytes)), handed);
   }
 
   LocalSocket socket_;
   SnapshotMemory& memory_;
-  const std::function<void(SealedCopy)>& sealed_;
+  const LenderHooks& hooks_;
   std::optional<CopyHello> hello_;
   std::map<std::uint32_t, std::shared_ptr<SharedMemory>> lent_;
   std::uint32_t next_ = 1;
   std::optional<std::uint32_t> writing_;  // lent last
+  std::vector<StoredTiles> reading_;      // by the worker
 };
 
 }  // namespace
 
 class MemoryLender::Impl {
  public:
-  Impl(LocalListener listener, std::shared_ptr<SnapshotMemory> memory, std::function<void(SealedCopy)> sealed)
-      : listener_(std::move(listener)), memory_(std::move(memory)), sealed_(std::move(sealed)) {
+  Impl(LocalListener listener, std::shared_ptr<SnapshotMemory> memory, LenderHooks hooks)
+      : listener_(std::move(listener)), memory_(std::move(memory)), hooks_(std::move(hooks)) {
     thread_ = std::thread([this] { run(); });
   }
 
@@ -140,7 +177,7 @@ class MemoryLender::Impl {
         if (served.over) served.thread.join();
         return served.over;
       });
-      Served& served = served_.emplace_back(Borrower(std::move(*socket), *memory_, sealed_));
+      Served& served = served_.emplace_back(Borrower(std::move(*socket), *memory_, hooks_));
       served.thread = std::thread([this, &served] {
         served.borrower.serve();
         const std::scoped_lock ended(mutex_);
@@ -151,18 +188,17 @@ class MemoryLender::Impl {
 
   LocalListener listener_;
   const std::shared_ptr<SnapshotMemory> memory_;
-  const std::function<void(SealedCopy)> sealed_;
+  const LenderHooks hooks_;
   std::mutex mutex_;
   std::list<Served> served_;
   std::thread thread_;
 };
 
 Result<std::unique_ptr<MemoryLender>> MemoryLender::start(const std::string& path,
-                                                          std::shared_ptr<SnapshotMemory> memory,
-                                                          std::function<void(SealedCopy)> sealed) {
+                                                          std::shared_ptr<SnapshotMemory> memory, LenderHooks hooks) {
   PLANARIA_ASSIGN(LocalListener listener, LocalListener::listen(path));
   return std::unique_ptr<MemoryLender>(
-      new MemoryLender(std::make_unique<Impl>(std::move(listener), std::move(memory), std::move(sealed))));
+      new MemoryLender(std::make_unique<Impl>(std::move(listener), std::move(memory), std::move(hooks))));
 }
 
 MemoryLender::MemoryLender(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

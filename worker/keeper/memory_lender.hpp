@@ -1,11 +1,13 @@
-// A keeper's end of the copy link: lends its memory to the workers of its host and takes what they have sealed.
+// A keeper's end of the copy link: lends its memory to the workers of its host, takes what they have sealed, and lets
+// them read what it holds.
 //
-// Thread contract: start and the destructor belong to the owner. `sealed` is called from threads of the lender, for one
-// worker at a time.
+// Thread contract: start and the destructor belong to the owner. Hooks are called from threads of the lender, one for
+// each worker.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,7 @@
 #include "common/shared_memory.hpp"
 #include "proto/state_map.hpp"
 #include "storage/snapshot_memory.hpp"
+#include "storage/snapshot_store.hpp"
 
 namespace planaria {
 
@@ -29,12 +32,19 @@ struct SealedCopy {
   std::uint64_t offset = 0;
 };
 
+struct LenderHooks {
+  std::function<std::optional<WorkerId>()> self;  // as the coordinator has named it
+  std::function<void(SealedCopy)> sealed;
+  // Where tiles of a step lie in the keeper's memory, unchecked. May wait.
+  std::function<Result<std::vector<StoredTiles>>(Step, TileRange)> find;
+};
+
 class MemoryLender {
  public:
   // Listens at the path. Errors of LocalListener::listen.
   [[nodiscard]] static Result<std::unique_ptr<MemoryLender>> start(const std::string& path,
                                                                    std::shared_ptr<SnapshotMemory> memory,
-                                                                   std::function<void(SealedCopy)> sealed);
+                                                                   LenderHooks hooks);
   ~MemoryLender();
   MemoryLender(const MemoryLender&) = delete;
   MemoryLender& operator=(const MemoryLender&) = delete;

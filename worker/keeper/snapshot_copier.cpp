@@ -16,13 +16,13 @@
 #include "common/log.hpp"
 #include "common/shared_memory.hpp"
 #include "worker/keeper/copy_link.hpp"
+#include "worker/trainer/tile_values.hpp"
 
 namespace planaria {
 
 class SnapshotCopier::Impl {
  public:
-  Impl(std::string path, std::function<void(const StateCopy&)> failed)
-      : path_(std::move(path)), failed_(std::move(failed)) {
+  Impl(std::string path, std::function<void(WorkerEvent)> tell) : path_(std::move(path)), tell_(std::move(tell)) {
     thread_ = std::thread([this] { run(); });
   }
 
@@ -39,6 +39,7 @@ class SnapshotCopier::Impl {
   void named(WorkerId worker, Incarnation incarnation) {
     const std::scoped_lock lock(mutex_);
     queue_.clear();
+    wanted_.clear();
     hello_ = CopyHello{worker, incarnation};
     renamed_ = true;
     if (socket_) socket_->close();  // a keeper that stands still must not hold up what comes now
@@ -47,9 +48,17 @@ class SnapshotCopier::Impl {
   void copy(StateCopy copy) {
     {
       const std::scoped_lock lock(mutex_);
-      std::erase_if(queue_, [&](const StateCopy& older) { return older.view < copy.view; });
-      if (copying_ && *copying_ < copy.view && socket_) socket_->close();
+      view_is(copy.view);
       queue_.push_back(std::move(copy));
+    }
+    wake_.notify_one();
+  }
+
+  void attach(StateAttach wanted) {
+    {
+      const std::scoped_lock lock(mutex_);
+      view_is(wanted.action.view);
+      wanted_.push_back(std::move(wanted));
     }
     wake_.notify_one();
   }
@@ -60,38 +69,47 @@ class SnapshotCopier::Impl {
   }
 
  private:
+  // What is of an earlier view is wanted no more. Precondition: the mutex is held.
+  void view_is(ViewNumber view) {
+    std::erase_if(queue_, [&](const StateCopy& older) { return older.view < view; });
+    std::erase_if(wanted_, [&](const StateAttach& older) { return older.action.view < view; });
+    if (busy_for_ && *busy_for_ < view && socket_) socket_->close();
+  }
+
   void run() {
     while (true) {
-      StateCopy copy;
+      std::optional<StateCopy> copy;
+      std::optional<StateAttach> wanted;
       {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+        wake_.wait(lock, [this] { return stopping_ || !queue_.empty() || !wanted_.empty(); });
         if (stopping_) return;
-        copy = std::move(queue_.front());
-        queue_.pop_front();
+        if (!wanted_.empty()) {
+          wanted = std::move(wanted_.front());
+          wanted_.pop_front();
+        } else {
+          copy = std::move(queue_.front());
+          queue_.pop_front();
+        }
         if (std::exchange(renamed_, false)) forget_connection();
-        copying_ = copy.view;
+        busy_for_ = wanted ? wanted->action.view : copy->view;
       }
-      const Instant began = clock_.now();
-      const Status done = carry_out(copy);
-      if (!done) failed_(copy);
+      const Status done = wanted ? take_up(*wanted) : carry_out(*copy);
+      if (!done && copy) tell_(worker_event::SnapshotCopyFailed{copy->view, copy->stamp, copy->tiles});
       const std::scoped_lock lock(mutex_);
-      copying_.reset();
-      count(copy, done, clock_.now() - began);
+      busy_for_.reset();
+      ended(done);
       if (!done) forget_connection();
     }
   }
 
   // Precondition: the mutex is held.
-  void count(const StateCopy& copy, const Status& done, Duration took) {
-    if (done) {
-      ++counters_.copies;
-      for (const std::uint64_t bytes : copy.tile_bytes) counters_.bytes += bytes;
-      counters_.copying += took;
-    } else {
+  void ended(const Status& done) {
+    if (!done) {
       ++counters_.failed;
       if (!stopping_ && !failing_) {
-        log_.warning("state isn't copied to the keeper", {{"why", done.error().message()}, {"keeper", path_}});
+        log_.warning("state goes between this worker and the keeper over the network",
+                     {{"why", done.error().message()}, {"keeper", path_}});
       }
     }
     failing_ = !done;
@@ -121,8 +139,8 @@ class SnapshotCopier::Impl {
     return socket_->send(std::as_bytes(std::span(bytes)));
   }
 
-  Result<std::uint32_t> borrow(std::uint64_t bytes) {
-    PLANARIA_TRY(send(WantMemory{bytes}));
+  Result<std::uint32_t> borrow(std::uint64_t bytes, WorkerId keeper) {
+    PLANARIA_TRY(send(WantMemory{bytes, keeper}));
     PLANARIA_ASSIGN(LocalMessage answer, socket_->receive());
     const auto* const begin = reinterpret_cast<const std::uint8_t*>(answer.bytes.data());
     PLANARIA_ASSIGN(const LentMemory lent, decode<LentMemory>(ByteVector(begin, begin + answer.bytes.size())));
@@ -142,10 +160,105 @@ class SnapshotCopier::Impl {
     if (!socket_) PLANARIA_TRY(connect());
     std::uint64_t all = 0;
     for (const std::uint64_t bytes : copy.tile_bytes) all += bytes;
-    PLANARIA_ASSIGN(const std::uint32_t memory, borrow(all));
+    const Instant began = clock_.now();
+    PLANARIA_ASSIGN(const std::uint32_t memory, borrow(all, copy.keeper));
     const std::vector<Hash128> hashes = copy_and_hash(copy, mapped_.at(memory).bytes());
-    return seal(copy, memory, hashes);
+    PLANARIA_TRY(seal(copy, memory, hashes));
+    const std::scoped_lock lock(mutex_);
+    ++counters_.copies;
+    counters_.bytes += all;
+    counters_.copying += clock_.now() - began;
+    return ok_status();
   }
+
+  // ---- state that the worker lacks ----
+
+  Status take_up(const StateAttach& wanted) {
+    const worker_action::AttachState& a = wanted.action;
+    std::uint32_t next = a.tiles.begin;
+    const Status done = take_from_keeper(wanted, next);
+    if (!done) tell_(worker_event::AttachFailed{a.keeper, a.view, a.stamp, {next, a.tiles.end}, a.parameters_only});
+    return done;
+  }
+
+  // `next`: the first tile that wasn't delivered.
+  Status take_from_keeper(const StateAttach& wanted, std::uint32_t& next) {
+    const worker_action::AttachState& a = wanted.action;
+    if (!socket_) PLANARIA_TRY(connect());
+    PLANARIA_TRY(send(WantState{a.stamp, a.tiles}));
+    std::map<std::uint32_t, SharedMemory> handed;
+    std::vector<StatePart> parts;
+    do {
+      PLANARIA_ASSIGN(parts.emplace_back(), receive_part(handed));
+    } while (!parts.back().last);
+    for (const StatePart& part : parts) {
+      if (part.tiles.begin != next || part.tiles.empty() || part.tiles.end > a.tiles.end ||
+          part.hashes.size() != part.tiles.end - part.tiles.begin || !handed.contains(part.memory)) {
+        return Error(ErrorCode::corrupt, "the keeper tells of other state than it was asked for");
+      }
+      PLANARIA_TRY(deliver(wanted, part, handed.at(part.memory).bytes(), next));
+    }
+    if (next != a.tiles.end) return Error(ErrorCode::corrupt, "the keeper tells of less state than it was asked for");
+    return send(StateTaken{});
+  }
+
+  Result<StatePart> receive_part(std::map<std::uint32_t, SharedMemory>& handed) {
+    PLANARIA_ASSIGN(LocalMessage answer, socket_->receive());
+    const auto* const begin = reinterpret_cast<const std::uint8_t*>(answer.bytes.data());
+    PLANARIA_ASSIGN(StatePart part, decode<StatePart>(ByteVector(begin, begin + answer.bytes.size())));
+    if (!part.ok) return Error(ErrorCode::not_found, part.why);
+    if (answer.handed) {
+      PLANARIA_ASSIGN(SharedMemory memory, SharedMemory::adopt(std::move(*answer.handed)));
+      handed.insert_or_assign(part.memory, std::move(memory));
+    }
+    return part;
+  }
+
+  // In pieces, so that the trainer takes the first while the next are copied.
+  Status deliver(const StateAttach& wanted, const StatePart& part, std::span<const std::byte> memory,
+                 std::uint32_t& next) {
+    constexpr std::uint32_t kTilesOfAPiece = 64;
+    const worker_action::AttachState& a = wanted.action;
+    std::uint64_t offset = part.offset;
+    while (next < part.tiles.end) {
+      const Instant began = clock_.now();
+      const TileRange piece{next, std::min(part.tiles.end, next + kTilesOfAPiece)};
+      const std::span<const std::uint64_t> bytes =
+          std::span(wanted.vector_bytes).subspan(piece.begin - a.tiles.begin, piece.end - piece.begin);
+      std::uint64_t of_vector = 0;
+      for (const std::uint64_t tile : bytes) of_vector += tile;
+      if (offset > memory.size() || kTensorsOfState * of_vector > memory.size() - offset) {
+        return Error(ErrorCode::corrupt, "the keeper tells of state beyond its memory");
+      }
+      const std::uint64_t vectors = a.parameters_only ? 1 : kTensorsOfState;
+      const auto values = std::make_shared_for_overwrite<float[]>(vectors * of_vector / sizeof(float));
+      auto* to = reinterpret_cast<std::byte*>(values.get());
+      for (std::size_t i = 0; i < bytes.size(); ++i) {
+        const std::span<const std::byte> tile = memory.subspan(offset, kTensorsOfState * bytes[i]);
+        if (hash_bytes(tile) != part.hashes[piece.begin - part.tiles.begin + i]) {
+          return Error(ErrorCode::corrupt, "state in the keeper's memory doesn't match its hash");
+        }
+        for (std::uint64_t v = 0; v < vectors; ++v) {
+          std::memcpy(to + v * of_vector, tile.data() + v * bytes[i], bytes[i]);
+        }
+        to += bytes[i];
+        offset += tile.size();
+      }
+      auto payload = std::make_shared<FramePayload>();
+      payload->values = {values.get(), vectors * of_vector / sizeof(float)};
+      payload->frame.owner = values;
+      next = piece.end;
+      {
+        const std::scoped_lock lock(mutex_);
+        counters_.attached_bytes += vectors * of_vector;
+      }
+      tell_(worker_event::StateAttached{a.keeper, a.view, a.stamp, piece, a.parameters_only, std::move(payload),
+                                        clock_.now() - began});
+    }
+    return ok_status();
+  }
+
+  // ---- copies ----
 
   // Each tile is hashed while it is in the cache, as it was written.
   static std::vector<Hash128> copy_and_hash(const StateCopy& copy, std::span<std::byte> to) {
@@ -195,7 +308,7 @@ class SnapshotCopier::Impl {
   }
 
   const std::string path_;
-  const std::function<void(const StateCopy&)> failed_;
+  const std::function<void(WorkerEvent)> tell_;
   const Log log_{"worker"};
   const SteadyClock clock_;
 
@@ -206,7 +319,8 @@ class SnapshotCopier::Impl {
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<StateCopy> queue_;
-  std::optional<ViewNumber> copying_;  // the view of the copy under way
+  std::deque<StateAttach> wanted_;
+  std::optional<ViewNumber> busy_for_;  // what is under way
   CopyHello hello_;
   bool renamed_ = false;
   std::optional<LocalSocket> socket_;  // replaced under the mutex, so that it can be closed from outside
@@ -215,8 +329,8 @@ class SnapshotCopier::Impl {
   std::thread thread_;
 };
 
-SnapshotCopier::SnapshotCopier(std::string path, std::function<void(const StateCopy&)> failed)
-    : impl_(std::make_unique<Impl>(std::move(path), std::move(failed))) {}
+SnapshotCopier::SnapshotCopier(std::string path, std::function<void(WorkerEvent)> tell)
+    : impl_(std::make_unique<Impl>(std::move(path), std::move(tell))) {}
 SnapshotCopier::~SnapshotCopier() = default;
 
 void SnapshotCopier::named(WorkerId worker, Incarnation incarnation) {
@@ -224,6 +338,9 @@ void SnapshotCopier::named(WorkerId worker, Incarnation incarnation) {
 }
 void SnapshotCopier::copy(StateCopy copy) {
   impl_->copy(std::move(copy));
+}
+void SnapshotCopier::attach(StateAttach wanted) {
+  impl_->attach(std::move(wanted));
 }
 CopyCounters SnapshotCopier::counters() const {
   return impl_->counters();

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -15,6 +16,7 @@
 #include "common/host.hpp"
 #include "proto/job_config.hpp"
 #include "storage/checkpoint.hpp"
+#include "storage/durable_catalog.hpp"
 #include "storage/pretrained.hpp"
 #include "storage/snapshot_memory.hpp"
 #include "worker/keeper/keeper_executor.hpp"
@@ -33,6 +35,7 @@ class WorkerAgent::Impl {
   explicit Impl(WorkerOptions options)
       : options_(std::move(options)), log_(options_.role == Role::keeper ? "keeper" : "worker") {
     if (options_.checkpoint_root.empty()) options_.checkpoint_root = join_path(options_.out_directory, "checkpoints");
+    if (options_.snapshot_root.empty()) options_.snapshot_root = join_path(options_.out_directory, "snapshots");
   }
 
   ~Impl() {
@@ -277,13 +280,12 @@ class WorkerAgent::Impl {
     PLANARIA_ASSIGN(const double gflops, measure_gflops(*device, ProcessorClock(device->threads())));
     registration.resources.gflops = gflops * std::min(1.0, cpu_quota() / static_cast<double>(device->threads()));
     registration.process_id = static_cast<std::uint64_t>(::getpid());
-    registration.holdings.checkpoints = sound_checkpoints(job_hash(job));
+    registration.holdings.checkpoints = sound_checkpoints(StateMap(job.model, job.train.tile_elements), job_hash(job));
 
     TrainerHooks hooks{executor_hooks(), {}, {}};
     if (!options_.keeper_socket.empty()) {
-      copier_ = std::make_unique<SnapshotCopier>(options_.keeper_socket, [this](const StateCopy& copy) {
-        loop_->post(worker_event::SnapshotCopyFailed{copy.view, copy.stamp, copy.tiles});
-      });
+      copier_ = std::make_unique<SnapshotCopier>(options_.keeper_socket,
+                                                 [this](WorkerEvent event) { loop_->post(std::move(event)); });
       hooks.snapshot = [this](StateCopy copy) { copier_->copy(std::move(copy)); };
     }
     if (hook_) hooks.entered = [this](Step step, Phase phase) { hook_->pass(step, phase); };
@@ -293,6 +295,7 @@ class WorkerAgent::Impl {
                                               .pretrained = std::move(*pretrained),
                                               .files = &files(),
                                               .checkpoint_root = options_.checkpoint_root,
+                                              .snapshot_root = options_.snapshot_root,
                                               .writer = fmt::format("p{}", ::getpid())},
                                              std::move(hooks)));
     faults_.set_trainer(trainer_.get());
@@ -306,8 +309,20 @@ class WorkerAgent::Impl {
                          .faults = hook_ ? &faults_ : nullptr,
                          .files = &files(),
                          .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); },
+                         .attach = [this](const worker_action::AttachState& action) { attach(action); },
                          .named = [this](PeerId self) { named(self); }});
     return ok_status();
+  }
+
+  void attach(const worker_action::AttachState& a) {
+    if (!copier_) {
+      return loop_->post(worker_event::AttachFailed{a.keeper, a.view, a.stamp, a.tiles, a.parameters_only});
+    }
+    StateAttach wanted{a, {}};
+    for (std::uint32_t tile = a.tiles.begin; tile < a.tiles.end; ++tile) {
+      wanted.vector_bytes.push_back(trainer_->map().bytes({tile, tile + 1}));
+    }
+    copier_->attach(std::move(wanted));
   }
 
   // A new name: work and copies are told in it.
@@ -339,7 +354,16 @@ class WorkerAgent::Impl {
     registration.resources = resources(job);
     if (registration.resources.memory_of_host) registration.resources.memory_bytes /= 2;  // workers need theirs
     const auto memory = SnapshotMemory::within(registration.resources.memory_bytes);
-    store_ = std::make_unique<KeeperExecutor>(job, memory, executor_hooks());
+    std::optional<SaverOptions> durable;
+    if (job.snapshot.durable) {
+      durable = SaverOptions{.files = &files(),
+                             .root = options_.snapshot_root,
+                             .keeper = registration.host,
+                             .job = job_hash(job),
+                             .bytes_per_s = std::uint64_t{job.snapshot.disk_mb_per_s} * 1'000'000,
+                             .keep = job.checkpoint.keep};
+    }
+    store_ = std::make_unique<KeeperExecutor>(job, memory, executor_hooks(), std::move(durable));
     const bool evaluates = job.data.validation_fraction > 0;
     loop_ = std::make_unique<AgentLoop>(
         AgentLoop::Parts{.job = std::move(job),
@@ -350,20 +374,31 @@ class WorkerAgent::Impl {
                          .hook = hook_.get(),
                          .faults = hook_ ? &faults_ : nullptr,
                          .files = &files(),
-                         .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); }});
-    PLANARIA_ASSIGN(
-        lender_, MemoryLender::start(options_.keeper_socket, memory, [this](SealedCopy copy) {
-          auto payload = std::make_shared<SealedPayload>();
-          payload->copy = std::move(copy);
-          const SealedCopy& sealed = payload->copy;
-          loop_->post(worker_event::SnapshotSealed{sealed.view, sealed.from, sealed.stamp, sealed.tiles, payload});
-        }));
+                         .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); },
+                         .named = [this](PeerId self) { keeper_id_ = self.worker.value(); }});
+    PLANARIA_ASSIGN(lender_, MemoryLender::start(
+                                 options_.keeper_socket, memory,
+                                 {.self = [this]() { return keeper_id(); },
+                                  .sealed =
+                                      [this](SealedCopy copy) {
+                                        auto payload = std::make_shared<SealedPayload>();
+                                        payload->copy = std::move(copy);
+                                        const SealedCopy& sealed = payload->copy;
+                                        loop_->post(worker_event::SnapshotSealed{sealed.view, sealed.from, sealed.stamp,
+                                                                                 sealed.tiles, payload});
+                                      },
+                                  .find = [this](Step stamp, TileRange tiles) { return store_->find(stamp, tiles); }}));
     return ok_status();
   }
 
+  std::optional<WorkerId> keeper_id() const {
+    const std::uint64_t id = keeper_id_;
+    return id == kNoName ? std::nullopt : std::optional(WorkerId(static_cast<std::uint32_t>(id)));
+  }
+
   // Those that this worker could load; damaged and foreign ones are named and left alone.
-  std::vector<Step> sound_checkpoints(const Hash128& job) {
-    std::vector<Step> steps;
+  std::vector<Step> sound_checkpoints(const StateMap& map, const Hash128& job) {
+    std::vector<Step> steps = durable_steps(files(), options_.snapshot_root, map, job);
     const auto places = list_checkpoints(files(), options_.checkpoint_root);
     if (!places) {
       log_.warning("checkpoints can't be listed", {{"why", places.error().message()}});
@@ -383,6 +418,8 @@ class WorkerAgent::Impl {
       }
     }
     std::ranges::sort(steps);
+    const auto repeated = std::ranges::unique(steps);  // a checkpoint and a snapshot
+    steps.erase(repeated.begin(), repeated.end());
     return steps;
   }
 
@@ -397,6 +434,8 @@ class WorkerAgent::Impl {
   std::unique_ptr<SnapshotCopier> copier_;  // of a worker whose host has a keeper
   std::unique_ptr<KeeperExecutor> store_;   // a keeper's
   std::unique_ptr<MemoryLender> lender_;    // likewise
+  static constexpr std::uint64_t kNoName = UINT64_MAX;
+  std::atomic<std::uint64_t> keeper_id_{kNoName};
   std::unique_ptr<AgentLoop> loop_;
 
   std::mutex mutex_;

@@ -39,6 +39,7 @@ struct WorkerOptions {
   SecuritySpec security;       // join token and TLS files; the job's own when `job` is given and this is empty
   std::string out_directory = "out";
   std::string checkpoint_root;     // empty: <out>/checkpoints
+  std::string snapshot_root;       // empty: <out>/snapshots
   std::optional<WorkerId> wanted;  // proposed id
   std::uint32_t threads = 0;       // 0 = the job's
   std::uint32_t memory_mb = 0;     // likewise

@@ -245,6 +245,7 @@ void AgentLoop::carry_out(const WorkerAction& action) {
                    if (is_keeper()) return parts_.executor->post(a, core_.view());
                    serving_.push_back(a);
                  },
+                 [&](const AttachState& a) { parts_.attach(a); },
                  [&](const SendControl& a) { to_coordinator(a.message); }, [&](const Note& a) { log_.info(a.text); },
                  [&](const Stop& a) {
                    finish({a.success, a.permanent, a.reason});

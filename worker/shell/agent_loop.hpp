@@ -56,7 +56,8 @@ class AgentLoop {
     FaultSwitches* faults = nullptr;     // null without a hook
     FileSystem* files = nullptr;
     std::function<void(const WorkerEnvelope&)> send_control;
-    std::function<void(PeerId)> named;  // the coordinator has named it, for the first time or anew
+    std::function<void(const worker_action::AttachState&)> attach = {};  // a worker's
+    std::function<void(PeerId)> named = {};  // the coordinator has named it, for the first time or anew
   };
 
   explicit AgentLoop(Parts parts);

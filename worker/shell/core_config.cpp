@@ -24,6 +24,7 @@ WorkerCoreConfig core_config(const JobSpec& job, const StateMap& map, bool evalu
   config.block_shares = block_shares(job, map);
   config.total_steps = Step(job.train.steps);
   config.checkpoint_every = job.checkpoint.every_steps;
+  config.durable_snapshots = job.snapshot.durable;
   config.checkpoint_retries = job.checkpoint.final_retries;
   config.integrity_every = job.integrity.check_every;
   config.sequence_tokens = job.tokens_per_step();

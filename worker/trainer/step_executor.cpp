@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <set>
 #include <utility>
 
 #include "storage/export.hpp"
@@ -350,47 +351,86 @@ Result<WorkerEvent> StepExecutor::initialize(const worker_action::InitializeStat
 }
 
 Result<WorkerEvent> StepExecutor::load_checkpoint(const worker_action::LoadCheckpoint& action) {
-  const Step step = action.step;
-  worker_event::StateLoaded done{.stamp = step, .ok = false, .detail = {}, .loss = {}};
-  const auto load = [&]() -> Result<LoadedCheckpoint> {
-    PLANARIA_ASSIGN(const auto places, planaria::list_checkpoints(*options_.files, options_.checkpoint_root));
-    const auto place = std::ranges::find(places, step, &CheckpointPlace::step);
-    if (place == places.end()) {
-      return Error(ErrorCode::not_found,
-                   "no checkpoint of step " + std::to_string(step.value()) + " in '" + options_.checkpoint_root + "'");
-    }
-    PLANARIA_ASSIGN(LoadedCheckpoint loaded,
-                    planaria::load_checkpoint(*options_.files, place->path, map_, job_hash(options_.job),
-                                              options_.device->numeric_class()));
-    if (loaded.state.step == step) return loaded;
-    return Error(ErrorCode::mismatch,
-                 place->path + " holds step " + std::to_string(loaded.state.step.value()) + ": it was renamed");
-  };
-  const auto loaded = load();
-  if (!loaded) {
-    done.detail = loaded.error().message();
-    return WorkerEvent(done);
-  }
-  PLANARIA_ASSIGN(StateGeneration * state, states_->open(step));
-  copy_state(loaded->state, action.state, action.parameters, *state);
-  PLANARIA_TRY(options_.device->synchronize());
-  states_->add(step, TileSet(action.state), TileSet(action.parameters));
-  done.ok = true;
-  done.loss = loaded->state.loss;
+  worker_event::StateLoaded done{.stamp = action.step, .ok = false, .detail = {}, .loss = {}};
+  const auto places = planaria::list_checkpoints(*options_.files, options_.checkpoint_root);
+  const auto place = places ? std::ranges::find(*places, action.step, &CheckpointPlace::step)
+                            : std::vector<CheckpointPlace>::const_iterator();
+  const Status loaded =
+      places && place != places->end() ? load_whole(place->path, action, done) : load_snapshot(action);
+  done.ok = loaded.ok();
+  if (!loaded) done.detail = loaded.error().message();
   return WorkerEvent(done);
+}
+
+Status StepExecutor::load_whole(const std::string& path, const worker_action::LoadCheckpoint& action,
+                                worker_event::StateLoaded& done) {
+  PLANARIA_ASSIGN(
+      const LoadedCheckpoint loaded,
+      planaria::load_checkpoint(*options_.files, path, map_, job_hash(options_.job), options_.device->numeric_class()));
+  if (loaded.state.step != action.step) {
+    return Error(ErrorCode::mismatch,
+                 path + " holds step " + std::to_string(loaded.state.step.value()) + ": it was renamed");
+  }
+  PLANARIA_ASSIGN(StateGeneration * state, states_->open(action.step));
+  copy_state(loaded.state, action.state, action.parameters, *state);
+  PLANARIA_TRY(options_.device->synchronize());
+  states_->add(action.step, TileSet(action.state), TileSet(action.parameters));
+  done.loss = loaded.state.loss;
+  return ok_status();
+}
+
+// What this worker needs of what keepers wrote.
+Status StepExecutor::load_snapshot(const worker_action::LoadCheckpoint& action) {
+  const std::string step = std::to_string(action.step.value());
+  if (options_.snapshot_root.empty()) {
+    return Error(ErrorCode::not_found, "no checkpoint of step " + step + " in '" + options_.checkpoint_root + "'");
+  }
+  const Hash128 job = job_hash(options_.job);
+  PLANARIA_ASSIGN(const DurableCatalog catalog, read_catalog(*options_.files, options_.snapshot_root, map_, job));
+  PLANARIA_ASSIGN(const DurableSnapshot* const snapshot, find_complete(catalog, action.step));
+  if (snapshot->numeric_class != options_.device->numeric_class()) {
+    return Error(ErrorCode::mismatch, "the durable snapshot of step " + step + " is of another numeric class");
+  }
+  DurableState source(*options_.files, map_, job, *snapshot);
+  PLANARIA_TRY(store_from(source, action.step, action.state, false));
+  return store_from(source, action.step, action.parameters, true);
+}
+
+Status StepExecutor::store_from(DurableState& source, Step stamp, std::span<const TileRange> tiles,
+                                bool parameters_only) {
+  constexpr std::uint32_t kTilesAtOnce = 64;
+  std::vector<float> values;
+  for (const TileRange run : tiles) {
+    for (TileRange part{run.begin, run.begin}; part.begin < run.end; part.begin = part.end) {
+      const bool tied = map_.is_tied(TileIndex(part.begin));
+      part.end = std::min(run.end, part.begin + kTilesAtOnce);
+      if (!tied) part.end = std::min(part.end, std::max(map_.tied_tiles().begin, part.begin + 1));
+      PLANARIA_ASSIGN(const auto slices, source.state(tied ? map_.originals_of(part) : part, parameters_only));
+      values.clear();
+      for (const ConstSlice& slice : slices) {
+        const auto* const begin = reinterpret_cast<const float*>(slice.bytes.data());
+        values.insert(values.end(), begin, begin + slice.bytes.size() / sizeof(float));
+      }
+      PLANARIA_TRY(states_->store(stamp, std::span(&part, 1), parameters_only, values));
+    }
+  }
+  return ok_status();
 }
 
 // Unread: whoever loads one checks it then.
 WorkerEvent StepExecutor::list_checkpoints() {
-  worker_event::CheckpointsListed listed;
-  const auto places = planaria::list_checkpoints(*options_.files, options_.checkpoint_root);
-  if (!places) return WorkerEvent(listed);
-  for (const CheckpointPlace& place : *places) {
-    const auto manifest = read_manifest(*options_.files, place.path);
-    const bool ours = manifest && manifest->job_hash == job_hash(options_.job) && manifest->step == place.step;
-    if (ours) listed.steps.push_back(place.step);
+  const Hash128 job = job_hash(options_.job);
+  std::set<Step> steps;
+  if (const auto places = planaria::list_checkpoints(*options_.files, options_.checkpoint_root)) {
+    for (const CheckpointPlace& place : *places) {
+      const auto manifest = read_manifest(*options_.files, place.path);
+      if (manifest && manifest->job_hash == job && manifest->step == place.step) steps.insert(place.step);
+    }
   }
-  return WorkerEvent(listed);
+  if (!options_.snapshot_root.empty()) {
+    for (const Step step : durable_steps(*options_.files, options_.snapshot_root, map_, job)) steps.insert(step);
+  }
+  return WorkerEvent(worker_event::CheckpointsListed{{steps.begin(), steps.end()}});
 }
 
 Result<WorkerEvent> StepExecutor::hash_state(const worker_action::HashState& action) {
@@ -496,7 +536,7 @@ Result<std::vector<ConstSlice>> StepExecutor::parameters_payload(const Parameter
 
 Result<StateCopy> StepExecutor::state_copy(const worker_action::SnapshotState& action) const {
   PLANARIA_ASSIGN(const StateGeneration* held, state(action.stamp));
-  StateCopy copy{action.view, action.stamp, action.tiles, {}, {}};
+  StateCopy copy{action.keeper, action.view, action.stamp, action.tiles, {}, {}};
   std::uint64_t all = 0;
   for (const TileRange run : action.tiles) {
     for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "storage/checkpoint_writer.hpp"
+#include "storage/durable_catalog.hpp"
 #include "worker/model/update.hpp"
 #include "worker/trainer/gradient_store.hpp"
 #include "worker/trainer/micro_batch_runner.hpp"
@@ -81,6 +82,11 @@ class StepExecutor {
                                                         std::uint64_t offset, std::uint64_t bytes) const;
   [[nodiscard]] Result<WorkerEvent> stored(Step stamp, std::vector<TileRange> tiles, bool parameters_only,
                                            const PayloadRef& payload);
+  [[nodiscard]] Status load_whole(const std::string& path, const worker_action::LoadCheckpoint& action,
+                                  worker_event::StateLoaded& done);
+  [[nodiscard]] Status load_snapshot(const worker_action::LoadCheckpoint& action);
+  [[nodiscard]] Status store_from(DurableState& source, Step stamp, std::span<const TileRange> tiles,
+                                  bool parameters_only);
   void copy_state(const TrainState& source, std::span<const TileRange> state, std::span<const TileRange> parameters,
                   const StateGeneration& target);
   void combine_tied(std::span<const TileRange> tiles, const float* gradient);

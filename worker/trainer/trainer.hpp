@@ -39,7 +39,8 @@ struct TrainerOptions {
   std::shared_ptr<const PretrainedModel> pretrained;  // step 0, of a job that doesn't start from its seed; else null
   FileSystem* files = nullptr;                        // outlives the trainer
   std::string checkpoint_root;                        // shared by all workers of the job
-  std::string writer = "w0";                          // tells apart writers of one root
+  std::string snapshot_root;  // of durable snapshots, shared by keepers and workers; empty: none
+  std::string writer = "w0";  // tells apart writers of one root
 };
 
 struct TrainerHooks : ExecutorHooks {

@@ -11,6 +11,7 @@
 #include "worker/keeper/copy_link.hpp"
 #include "worker/keeper/memory_lender.hpp"
 #include "worker/keeper/snapshot_copier.hpp"
+#include "worker/trainer/tile_values.hpp"
 
 namespace planaria {
 namespace {
@@ -21,16 +22,12 @@ using Bytes = std::vector<std::byte>;
 class CopyLink : public testing::Test {
  protected:
   explicit CopyLink(std::uint64_t bound = 1 << 20) : memory_(SnapshotMemory::within(bound)) {
-    auto lender = MemoryLender::start(path_, memory_, [this](SealedCopy copy) {
+    start_lender();
+    copier_ = std::make_unique<SnapshotCopier>(path_, [this](const WorkerEvent& event) {
       const std::scoped_lock lock(mutex_);
-      sealed_.push_back(std::move(copy));
-      changed_.notify_all();
-    });
-    EXPECT_TRUE(lender) << lender.error().message();
-    lender_ = std::move(*lender);
-    copier_ = std::make_unique<SnapshotCopier>(path_, [this](const StateCopy& copy) {
-      const std::scoped_lock lock(mutex_);
-      failed_.push_back(copy.stamp);
+      if (const auto* failed = std::get_if<worker_event::SnapshotCopyFailed>(&event)) failed_.push_back(failed->stamp);
+      if (const auto* attached = std::get_if<worker_event::StateAttached>(&event)) attached_.push_back(*attached);
+      if (const auto* failed = std::get_if<worker_event::AttachFailed>(&event)) not_attached_.push_back(failed->tiles);
       changed_.notify_all();
     });
     copier_->named(WorkerId(3), Incarnation(9));
@@ -40,17 +37,33 @@ class CopyLink : public testing::Test {
     lender_.reset();
   }
 
+  void start_lender() {
+    auto lender = MemoryLender::start(path_, memory_,
+                                      {.self = [] { return WorkerId(8); },
+                                       .sealed =
+                                           [this](SealedCopy copy) {
+                                             const std::scoped_lock lock(mutex_);
+                                             sealed_.push_back(std::move(copy));
+                                             changed_.notify_all();
+                                           },
+                                       .find = [this](Step stamp, TileRange tiles) -> Result<std::vector<StoredTiles>> {
+                                         if (stamp != Step(5)) return Error(ErrorCode::not_found, "not that step");
+                                         const std::scoped_lock lock(mutex_);
+                                         return stored_(tiles);
+                                       }});
+    ASSERT_TRUE(lender) << lender.error().message();
+    lender_ = std::move(*lender);
+  }
+
   // Two tiles of 100 bytes and one of 50, read from pieces that don't end where tiles do.
   [[nodiscard]] StateCopy copy_of(Step stamp) {
     auto values = std::make_shared<Bytes>(250);
     for (std::size_t i = 0; i < values->size(); ++i) (*values)[i] = static_cast<std::byte>(i * 7 + stamp.value());
     values_ = *values;
     const std::span<const std::byte> all(*values);
-    return {ViewNumber(4),
-            stamp,
-            {{2, 4}, {7, 8}},
-            {100, 100, 50},
-            {{all.first(33), values}, {all.subspan(33, 167), values}, {all.subspan(200), values}}};
+    return {WorkerId(8),    ViewNumber(4),
+            stamp,          {{2, 4}, {7, 8}},
+            {100, 100, 50}, {{all.first(33), values}, {all.subspan(33, 167), values}, {all.subspan(200), values}}};
   }
   template <class Condition>
   bool wait(Condition condition) {
@@ -74,6 +87,9 @@ class CopyLink : public testing::Test {
   std::condition_variable changed_;
   std::vector<SealedCopy> sealed_;
   std::vector<Step> failed_;
+  std::vector<worker_event::StateAttached> attached_;
+  std::vector<TileRange> not_attached_;
+  std::function<std::vector<StoredTiles>(TileRange)> stored_;
   std::unique_ptr<MemoryLender> lender_;
   std::unique_ptr<SnapshotCopier> copier_;
 };
@@ -126,18 +142,98 @@ TEST_F(CopyLinkOfLittleMemory, ARefusalIsToldAndPasses) {
   EXPECT_TRUE(next());
 }
 
+TEST_F(CopyLink, MemoryOfAnotherKeeperThanTheViewNamesIsNotTaken) {
+  StateCopy copy = copy_of(Step(5));
+  copy.keeper = WorkerId(9);
+  copier_->copy(std::move(copy));
+  ASSERT_TRUE(wait([this] { return failed_ == std::vector{Step(5)}; }));
+  EXPECT_TRUE(sealed_.empty());
+  EXPECT_EQ(memory_->used_bytes(), 0U);
+}
+
 TEST_F(CopyLink, AKeeperThatIsGoneIsToldAndAnotherOneTakenUp) {
   copier_->copy(copy_of(Step(5)));
   ASSERT_TRUE(next());
   lender_.reset();
   copier_->copy(copy_of(Step(6)));
   ASSERT_TRUE(wait([this] { return !failed_.empty(); }));
-  lender_ = std::move(*MemoryLender::start(path_, memory_, [this](SealedCopy copy) {
-    const std::scoped_lock lock(mutex_);
-    sealed_.push_back(std::move(copy));
-    changed_.notify_all();
-  }));
+  start_lender();
   copier_->copy(copy_of(Step(7)));
+  EXPECT_TRUE(next());
+}
+
+// Tiles 3 and 4 of 24 bytes each and tile 5 of 12, in two memories.
+class AttachedState : public CopyLink {
+ protected:
+  AttachedState() {
+    first_ = *memory_->take(64);
+    second_ = *memory_->take(16);
+    fill(*first_, 1);
+    fill(*second_, 100);
+    stored_ = [this](TileRange tiles) {
+      EXPECT_EQ(tiles, (TileRange{3, 6}));
+      const std::span<const std::byte> first = first_->bytes(), second = second_->bytes();
+      return std::vector<StoredTiles>{
+          {{3, 5}, first_, 16, {hash_bytes(first.subspan(16, 24)), hash_bytes(first.subspan(40, 24))}},
+          {{5, 6}, second_, 4, {hash_bytes(second.subspan(4, 12))}}};
+    };
+  }
+  static void fill(const SharedMemory& memory, int from) {
+    for (std::size_t i = 0; i < memory.bytes().size(); ++i) memory.bytes()[i] = static_cast<std::byte>(from + i);
+  }
+  [[nodiscard]] static StateAttach wanted(Step stamp, bool parameters_only) {
+    return {{WorkerId(8), ViewNumber(4), stamp, {3, 6}, parameters_only}, {8, 8, 4}};
+  }
+  // Of one vector of the piece that was delivered as the n-th.
+  [[nodiscard]] Bytes values(std::size_t n) const {
+    const auto bytes = std::as_bytes(payload_values(attached_[n].payload));
+    return {bytes.begin(), bytes.end()};
+  }
+
+  std::shared_ptr<SharedMemory> first_, second_;
+};
+
+TEST_F(AttachedState, LiesInTheOrderOfItsVectors) {
+  copier_->attach(wanted(Step(5), false));
+  ASSERT_TRUE(wait([this] { return attached_.size() == 2; }));
+  EXPECT_EQ(attached_[0].tiles, (TileRange{3, 5}));
+  EXPECT_EQ(attached_[1].tiles, (TileRange{5, 6}));
+  Bytes expected;
+  const std::span<const std::byte> from = first_->bytes();
+  for (std::size_t vector = 0; vector < 3; ++vector) {
+    for (const std::size_t tile : {16, 40}) {
+      const auto part = from.subspan(tile + vector * 8, 8);
+      expected.insert(expected.end(), part.begin(), part.end());
+    }
+  }
+  EXPECT_EQ(values(0), expected);
+  EXPECT_TRUE(std::ranges::equal(values(1), second_->bytes().subspan(4, 12)));
+  EXPECT_EQ(copier_->counters().attached_bytes, 60U);
+}
+
+TEST_F(AttachedState, OfParametersIsTheFirstVector) {
+  copier_->attach(wanted(Step(5), true));
+  ASSERT_TRUE(wait([this] { return attached_.size() == 2; }));
+  EXPECT_TRUE(std::ranges::equal(values(1), second_->bytes().subspan(4, 4)));
+}
+
+TEST_F(AttachedState, ThatIsDamagedOrMissingIsToldAndCopiesGoOn) {
+  copier_->attach(wanted(Step(6), false));
+  ASSERT_TRUE(wait([this] { return not_attached_ == std::vector<TileRange>{{3, 6}}; }));
+  auto stored = stored_;
+  {
+    const std::scoped_lock lock(mutex_);
+    stored_ = [stored](TileRange tiles) {
+      auto told = stored(tiles);
+      told[1].hashes[0].low ^= 1;
+      return told;
+    };
+  }
+  copier_->attach(wanted(Step(5), false));
+  ASSERT_TRUE(wait([this] { return not_attached_.size() == 2; }));
+  EXPECT_EQ(not_attached_[1], (TileRange{5, 6}));
+  EXPECT_EQ(attached_.size(), 1U);
+  copier_->copy(copy_of(Step(5)));
   EXPECT_TRUE(next());
 }
 
@@ -152,7 +248,7 @@ TEST_F(CopyLink, WhoTalksNonsenseIsCutOffAndTheOthersGoOn) {
   ASSERT_TRUE(nonsense->send(garbage));
   EXPECT_FALSE(nonsense->receive());
   auto nameless = LocalSocket::connect(path_);
-  send(*nameless, WantMemory{100});
+  send(*nameless, WantMemory{100, WorkerId(8)});
   EXPECT_FALSE(nameless->receive());
   auto thief = LocalSocket::connect(path_);
   send(*thief, CopyHello{WorkerId(8), Incarnation(1)});

@@ -1,0 +1,70 @@
+// Jobs on several hosts with keepers, of which some are lost.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "tests/integration/planaria_process.hpp"
+
+namespace planaria {
+namespace {
+
+constexpr const char* kSteps = "24";
+
+nlohmann::json run_tiny(const std::string& output, std::vector<std::string> more) {
+  std::vector<std::string> arguments{"run", tiny_job(), "--out", output, "--quiet", "--json", "--steps", kSteps};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const ProgramResult result = planaria_program(arguments);
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  return last_json(result);
+}
+
+// With a sharded optimizer: what a host holds nobody else does.
+std::vector<std::string> on_hosts(const std::string& hosts, const std::string& scenario,
+                                  std::vector<std::string> more) {
+  std::vector<std::string> arguments{"--workers",  hosts,    "--hosts", hosts,
+                                     "--scenario", scenario, "--set",   "optimizer.shard=true"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+class Hosts : public testing::Test {
+ protected:
+  void lose(const std::vector<std::pair<std::uint32_t, std::uint32_t>>& at_steps) {  // step, host
+    std::ofstream scenario(scenario_);
+    for (const auto& [step, host] : at_steps) {
+      scenario << "[[fault]]\nkind = \"kill_host\"\nat_step = " << step << "\nphase = \"forward\"\nhost = " << host
+               << "\nobserver = 0\nfor_s = 0.5\n";
+    }
+  }
+
+  const ScratchDirectory scratch_;
+  const std::string scenario_ = scratch_.path("s.toml");
+  const nlohmann::json alone_ = run_tiny(scratch_.path("alone"), {"--workers", "1"});
+};
+
+TEST_F(Hosts, ThatAreLostAreMadeGoodFromFragments) {
+  lose({{8, 2}, {18, 1}});
+  const auto run = run_tiny(scratch_.path("run"), on_hosts("4", scenario_, {}));
+  EXPECT_EQ(run["faults_fired"].size(), 2U);
+  EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
+  for (const auto& recovery : run["recoveries"]) EXPECT_EQ(recovery["tier"], 0) << recovery;
+}
+
+TEST_F(Hosts, MoreThanParitiesFallBackToASnapshotThatKeepersSaved) {
+  lose({{16, 1}, {16, 2}});
+  const auto run = run_tiny(scratch_.path("run"), on_hosts("3", scenario_,
+                                                           {"--set", "snapshot.durable=true", "--set",
+                                                            "checkpoint.every_steps=4", "--set", "snapshot.parity=1"}));
+  EXPECT_EQ(run["faults_fired"].size(), 2U);
+  EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
+  bool fell_back = false;
+  for (const auto& recovery : run["recoveries"]) fell_back = fell_back || recovery["tier"] == 2;
+  EXPECT_TRUE(fell_back) << run["recoveries"];
+  const ProgramResult listed = planaria_program({"snapshot", "list", scratch_.path("run"), "--json"});
+  EXPECT_EQ(listed.exit_code, 0) << listed.output;
+  const ProgramResult verified = planaria_program({"snapshot", "verify", scratch_.path("run")});
+  EXPECT_EQ(verified.exit_code, 0) << verified.output;
+}
+
+}  // namespace
+}  // namespace planaria
