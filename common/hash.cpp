@@ -1,7 +1,11 @@
 #include "common/hash.hpp"
 
 #include <fmt/format.h>
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>  // by what the processor can, more than twice as fast; the same hashes
+#else
 #include <xxhash.h>
+#endif
 
 #include <bit>
 #include <charconv>

@@ -143,6 +143,7 @@ struct RecordFields {
     out["resume"] = {{"step", view.resume.step.value()},
                      {"attempt", view.resume.attempt},
                      {"tier", view.resume.tier},
+                     {"returns", view.resume.returns},
                      {"lost_slots", std::move(lost)},
                      {"fetches", view.resume.fetches.size()}};
   }

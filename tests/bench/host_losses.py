@@ -22,7 +22,8 @@ protected. What is random follows the seed and the loss's number; the operating 
 
 Held against each loss:
   promise    where `tolerated`, read just before (of a drain: before that), covers all hosts that are gone, no committed step is taken
-             back: the view's step to resume is beyond the last committed one (the coordinator's log). More may go back, by tier 1 to 3
+             back: the view's step to resume is beyond the last committed one (the coordinator's log), or it returns into that one, whose
+             work is kept, and commits it a second time. More may go back, by tier 1 to 3
   progress   a view without the victims, and a step after it, within --patience; protection, and all hosts, likewise
 and against each run:
   result     it finishes, saves its result, and has the weights hash of the undisturbed run
@@ -102,6 +103,7 @@ class Loss:
     promised: str = ""  # tolerated before each strike
     beyond: bool = False  # more than was promised
     tier: int | None = None
+    returned: bool = False  # into the step committed last
     view_ms: float | None = None  # from the last strike to the view without the victims
     step_ms: float | None = None  # to the first step that it commits
     failed: int = 0  # views that began anew because a plan's state couldn't be fetched
@@ -366,13 +368,13 @@ def incarnations(view):
 
 
 def taken_back(log, since=0):
-    """Of each view after that record: how many committed steps it takes back."""
+    """Of each view after that record: how many committed steps it takes back. One that it returns into isn't."""
     last, found = 0, []
     for event in log:
         if is_step(event):
             last = event["step"]
         elif is_view(event):
-            back = last + 1 - event["resume"]["step"]
+            back = last + 1 - event["resume"]["step"] - event["resume"]["returns"]
             if event["sequence"] > since and back > 0:
                 found.append((event, back))
             last = min(last, event["resume"]["step"] - 1)
@@ -491,6 +493,7 @@ class Striker:
             return False
         until = [e for e in views if e["sequence"] <= without["sequence"]]
         loss.tier = max(e["resume"]["tier"] for e in until)
+        loss.returned = any(e["resume"]["returns"] for e in until)
         loss.view_ms = without["unix_ms"] - self.killed_at * 1e3
         if step:
             loss.step_ms = step["unix_ms"] - self.killed_at * 1e3
@@ -618,7 +621,7 @@ def line_of(loss):
         return "–" if value is None else f"{value:{form}} {unit}"
 
     text = (f"{loss.mode} {loss.number:3} run {loss.run} seed {loss.seed} {loss.hosts} step {loss.step} {loss.phase} "
-            f"promised {loss.promised}{' (beyond)' if loss.beyond else ''} tier {loss.tier} view {number(loss.view_ms, 'ms')} "
+            f"promised {loss.promised}{' (beyond)' if loss.beyond else ''} tier {loss.tier}{' returned' if loss.returned else ''} view {number(loss.view_ms, 'ms')} "
             f"step {number(loss.step_ms, 'ms')} taken back {loss.again} "
             f"{f'plans that failed {loss.failed} ' if loss.failed else ''}safe {number(loss.safe_s, 's', '.2f')} "
             f"let in {number(loss.joined_ms, 'ms')} back {number(loss.member_ms, 'ms')} whole {number(loss.whole_s, 's', '.2f')}")

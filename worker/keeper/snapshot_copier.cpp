@@ -177,7 +177,9 @@ class SnapshotCopier::Impl {
     const worker_action::AttachState& a = wanted.action;
     std::uint32_t next = a.tiles.begin;
     const Status done = take_from_keeper(wanted, next);
-    if (!done) tell_(worker_event::AttachFailed{a.keeper, a.view, a.stamp, {next, a.tiles.end}, a.parameters_only});
+    const bool all = next == a.tiles.end;  // then only the farewell failed
+    if (!done && !all)
+      tell_(worker_event::AttachFailed{a.keeper, a.view, a.stamp, {next, a.tiles.end}, a.parameters_only});
     return done;
   }
 
@@ -260,16 +262,19 @@ class SnapshotCopier::Impl {
 
   // ---- copies ----
 
-  // Each tile is hashed while it is in the cache, as it was written.
+  // Hashed as it was written, block by block, while that is in the cache.
   static std::vector<Hash128> copy_and_hash(const StateCopy& copy, std::span<std::byte> to) {
+    constexpr std::uint64_t kBlock = 64U << 10;
     std::vector<Hash128> hashes;
     auto slice = copy.values.begin();
-    std::size_t taken = 0;  // of the slice
+    std::uint64_t taken = 0;  // of the slice
     for (const std::uint64_t bytes : copy.tile_bytes) {
       const std::span<std::byte> tile = to.first(bytes);
+      Hasher hasher;
       for (std::uint64_t done = 0; done < bytes;) {
-        const std::size_t part = std::min<std::uint64_t>(bytes - done, slice->bytes.size() - taken);
+        const std::uint64_t part = std::min({bytes - done, kBlock, slice->bytes.size() - taken});
         std::memcpy(tile.data() + done, slice->bytes.data() + taken, part);
+        hasher.update(tile.subspan(done, part));
         done += part;
         taken += part;
         if (taken == slice->bytes.size()) {
@@ -277,7 +282,7 @@ class SnapshotCopier::Impl {
           taken = 0;
         }
       }
-      hashes.push_back(hash_bytes(tile));
+      hashes.push_back(hasher.digest());
       to = to.subspan(bytes);
     }
     return hashes;
