@@ -279,6 +279,7 @@ class CoordinatorCore {
   [[nodiscard]] std::optional<Refused> objection(const Register& message) const;
   [[nodiscard]] Status check_holdings(const Holdings& holdings) const;
   [[nodiscard]] Status check_report(Role role, const Report& report) const;
+  [[nodiscard]] Status check_work(std::span<const StageProgress> stages, std::span<const TileRange> reduced) const;
   [[nodiscard]] Status check_weights(const Done& message) const;
   [[nodiscard]] static bool same_process(const WorkerRecord& worker, const Register& message);
   WorkerRecord& accept_worker(const WorkerRecord* earlier, const Register& message);

@@ -358,14 +358,26 @@ Status CoordinatorCore::check_holdings(const Holdings& holdings) const {
 
 // Recovery plans memory and loops by these numbers.
 Status CoordinatorCore::check_report(Role role, const Report& report) const {
-  if (role == Role::keeper && !(report.stages.empty() && report.reduced.empty())) {
+  if (role == Role::keeper && !(report.stages.empty() && report.reduced.empty() && !report.kept)) {
     return Error(ErrorCode::corrupt, "a keeper has no work");
   }
   PLANARIA_TRY(check_holdings(report.holdings));
+  PLANARIA_TRY(check_work(report.stages, report.reduced));
+  if (report.kept) PLANARIA_TRY(check_work(report.kept->stages, report.kept->reduced));
+  if (report.gradient.size() > map_.blocks().size()) return Error(ErrorCode::corrupt, "it names unknown blocks");
+  for (const SlotRange range : report.nonfinite) {
+    if (range.begin > range.end || range.end > config_.job.batch.slots) {
+      return Error(ErrorCode::corrupt, "it names unknown slots");
+    }
+  }
+  return ok_status();
+}
+
+Status CoordinatorCore::check_work(std::span<const StageProgress> stages, std::span<const TileRange> reduced) const {
   const std::uint32_t slots = config_.job.batch.slots;
   const std::uint64_t blocks = map_.blocks().size();
   std::uint64_t cells = 0;
-  for (const StageProgress& stage : report.stages) {
+  for (const StageProgress& stage : stages) {
     if (stage.work.empty() || stage.work.blocks.end > blocks || stage.work.slots.end > slots ||
         stage.done > stage.work.slots.size()) {
       return Error(ErrorCode::corrupt, "it names work that there isn't");
@@ -373,14 +385,10 @@ Status CoordinatorCore::check_report(Role role, const Report& report) const {
     cells += stage.work.cells();
   }
   if (cells > blocks * slots) return Error(ErrorCode::corrupt, "it tells of more work than there is");
-  if (report.gradient.size() > map_.blocks().size()) return Error(ErrorCode::corrupt, "it names unknown blocks");
-  for (const TileRange range : report.reduced) {
+  for (const TileRange range : reduced) {
     if (range.begin > range.end || range.end > map_.tile_count()) {
       return Error(ErrorCode::corrupt, "it names unknown tiles");
     }
-  }
-  for (const SlotRange range : report.nonfinite) {
-    if (range.begin > range.end || range.end > slots) return Error(ErrorCode::corrupt, "it names unknown slots");
   }
   return ok_status();
 }

@@ -292,10 +292,21 @@ class RecoveryPlanner {
     return false;
   }
 
-  // All members that had a part in the step have its work still. (Rule 1: until a snapshot protects its state.)
+  // All members that had a part in the step have its work still, each its own. (Rule 1: until a snapshot protects its
+  // state.)
   [[nodiscard]] bool keep_work_of(Step step) const {
     if (in_.discard_work || gradients_differ_) return false;
     std::optional<std::uint32_t> attempt;
+    std::vector<bool> told(std::size_t{blocks()} * in_.slots);
+    const auto is_told_first = [&](const StageWork& work) {
+      for (std::uint32_t slot = work.slots.begin; slot < work.slots.end; ++slot) {
+        for (std::uint32_t block = work.blocks.begin; block < work.blocks.end; ++block) {
+          if (told[std::size_t{slot} * blocks() + block]) return false;
+          told[std::size_t{slot} * blocks() + block] = true;
+        }
+      }
+      return true;
+    };
     for (std::size_t i = 0; i < count(); ++i) {
       if (!belongs_to_previous(i) || !computes(i)) continue;
       const std::optional<KeptWork>& kept = report(i).kept;
@@ -304,6 +315,9 @@ class RecoveryPlanner {
       const std::uint32_t own = in_it ? report(i).attempt : kept->attempt;
       if (own != attempt.value_or(own)) return false;
       attempt = own;
+      for (const StageProgress& stage : in_it ? report(i).stages : kept->stages) {
+        if (!is_told_first(stage.work)) return false;
+      }
     }
     return attempt.has_value();
   }

@@ -150,6 +150,12 @@ TEST_F(Core, AReportOfUnknownSlotsOrTilesCostsItsSenderItsPlace) {
                             [](Report& r) {
                               r.holdings.states = {{Step(2), {}, {}, {}}, {Step(1), {}, {}, {}}};
                             },
+                            [](Report& r) {
+                              r.kept = KeptWork{Step(1), 0, false, {{{{0, 3}, {0, 1'000'000}}, 0}}, {}};
+                            },
+                            [](Report& r) {
+                              r.kept = KeptWork{Step(1), 0, false, {}, {{0, 4'000'000'000U}}};
+                            },
                             [](Report& r) { r.gradient.resize(1000); }};
   for (const Damage damage : damages) {
     fresh();

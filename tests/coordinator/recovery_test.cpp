@@ -319,6 +319,14 @@ TEST_F(RecoveryBehindACommit, AnUpdateThatWasLeftOutIsLeftOutAgain) {
   EXPECT_TRUE(decision->record.resume.skip_update);
 }
 
+TEST_F(RecoveryBehindACommit, WorkThatTwoClaimIsNotGoneOnWith) {
+  input_.members[1].report.kept->stages = input_.members[0].report.kept->stages;
+  const auto decision = decide_recovery(input_);
+  ASSERT_TRUE(decision.ok());
+  EXPECT_FALSE(decision->record.resume.returns);
+  EXPECT_EQ(decision->record.resume.tier, 1U);
+}
+
 TEST_F(RecoveryBehindACommit, WithoutAllOfThatWorkAllGoBackAStep) {
   input_.members[1].report.kept.reset();
   input_.allow_rollback = false;
