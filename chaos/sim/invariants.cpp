@@ -183,6 +183,8 @@ void Oracle::check_committed(const WorkerProcess& process, const StepCommitted& 
 void Oracle::check_release(const WorkerProcess& process, Step step) {
   const auto& view = process.core().view_record();
   if (!view || step > world_.options.shape.total_steps) return;
+  // The view goes on from a newer state that is whole. Who missed its gate kept this step's work until now.
+  if (view->resume.step.previous() > step) return;
   if (process.core().committed() >= step)
     return members_hold(process, step, "8: partial sums are freed before their step is everywhere");
   const ResumePlan& plan = view->resume;
