@@ -383,6 +383,8 @@ void WorkerCore::resume(const ViewRecord& record) {
   lineage_ = plan.lineage;
   if (plan.returns) return_to(plan.step);
   commit_by_plan(plan);
+  // Also of who was away while the others went back, and knows of commits that are no more.
+  if (committed_ && *committed_ >= plan.step) committed_ = plan.step.previous();
   if (kept_ && (plan.tier > 0 || kept_->step.next() != plan.step)) release_kept();
   // Who fetches in each view what others made may not come to an update of its own for long.
   const Step base = plan.step.previous();
@@ -398,7 +400,6 @@ void WorkerCore::resume(const ViewRecord& record) {
     reset_work(plan.step, plan.attempt);
   }
   recompute_.reset();
-  if (plan.tier > 0 && committed_ && *committed_ >= plan.step) committed_ = plan.step.previous();
   if (plan.tier > 0 && compared_ && compared_->step >= plan.step) compared_.reset();
   weights_.reset();
   if (epilogue) {
@@ -437,7 +438,6 @@ void WorkerCore::commit_by_plan(const ResumePlan& plan) {
 
 // Into a step that was committed.
 void WorkerCore::return_to(Step step) {
-  if (committed_ && *committed_ >= step) committed_ = step.previous();
   if (work_.step == step || !kept_ || kept_->step != step) return;
   if (work_.step != Step(0)) emit(ReleaseStep{work_.step});
   emit(ReturnToStep{step});
