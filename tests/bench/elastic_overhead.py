@@ -85,12 +85,12 @@ def bare(args):
     return Contestant("bare", command, lambda self: self.output().count("\nstep "))
 
 
-def elastic(args, name, workers, threads, directory):
-    settings = {"cluster.threads": threads, "optimizer.warmup_steps": 1, "train.evaluate_every": 0,
+def elastic(args, name, workers, directory, settings, more=()):
+    settings = {**settings, "optimizer.warmup_steps": 1, "train.evaluate_every": 0,
                 # Who is stopped for its rivals' turns isn't dead.
                 "cluster.lease_ms": 30_000, "cluster.prepare_timeout_ms": 35_000, "cluster.stall_timeout_ms": 50_000}
     command = [args.planaria, "run", args.job, "--workers", str(workers), "--steps", str(2 * args.steps + 20),
-               "--out", directory, "--quiet"]
+               "--out", directory, "--quiet", *more]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
 
@@ -105,8 +105,8 @@ def elastic(args, name, workers, threads, directory):
 
 
 def one_round(args, directory, index):
-    contestants = [bare(args), elastic(args, "one", 1, 2, os.path.join(directory, f"one-{index}")),
-                   elastic(args, "two", 2, 1, os.path.join(directory, f"two-{index}"))]
+    contestants = [bare(args), elastic(args, "one", 1, os.path.join(directory, f"one-{index}"), {"cluster.threads": 2}),
+                   elastic(args, "two", 2, os.path.join(directory, f"two-{index}"), {"cluster.threads": 1})]
     last = args.steps + 1
     try:
         while any(last not in contestant.ended for contestant in contestants):

@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 
-from elastic_overhead import Contestant, processes_of, SLICE_S
+from elastic_overhead import elastic, processes_of, SLICE_S
 
 
 def processor_seconds(contestant):
@@ -29,23 +29,8 @@ def processor_seconds(contestant):
 
 
 def contestant_of(args, name, hosts, directory):
-    settings = {"optimizer.shard": "true", "optimizer.warmup_steps": 1, "train.evaluate_every": 0,
-                "checkpoint.every_steps": 0, "cluster.threads": 1, "cluster.layout": args.layout,
-                # Who is stopped for its rival's turns isn't dead.
-                "cluster.lease_ms": 30_000, "cluster.prepare_timeout_ms": 35_000, "cluster.stall_timeout_ms": 50_000}
-    command = [args.planaria, "run", args.job, "--workers", "3", "--steps", str(2 * args.steps + 20), "--out", directory,
-               "--quiet"] + (["--hosts", str(hosts)] if hosts else [])
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-
-    def steps_done(_):
-        try:
-            with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as file:
-                return file.read().count("\n")
-        except FileNotFoundError:
-            return 0
-
-    return Contestant(name, command, steps_done)
+    settings = {"optimizer.shard": "true", "checkpoint.every_steps": 0, "cluster.threads": 1, "cluster.layout": args.layout}
+    return elastic(args, name, 3, directory, settings, ["--hosts", str(hosts)] if hosts else [])
 
 
 def one_round(args, directory, index):

@@ -402,9 +402,6 @@ void WorkerCore::resume(const ViewRecord& record) {
   recompute_.reset();
   if (plan.tier > 0 && compared_ && compared_->step >= plan.step) compared_.reset();
   weights_.reset();
-  if (epilogue) {
-    if (committed_ && *committed_ > config_.total_steps) committed_ = config_.total_steps;
-  }
   exchange_ = ExchangeState{};
   exchange_.stages = plan.stages;
   exchange_.shards = plan.shards;
