@@ -1,5 +1,7 @@
 #include "common/transport/inbox.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -8,15 +10,25 @@ namespace planaria {
 
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
+constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Smaller blocks come cheaply from the heap.
 constexpr std::size_t kPooledFrom = std::size_t{64} << 10;
 
-std::byte* take_memory(std::size_t bytes) {
-  return static_cast<std::byte*>(::operator new(bytes, kAlignment));
+std::align_val_t alignment_of(std::size_t bytes) {
+  return std::align_val_t{bytes < 2 * kHugePage ? kAlignment : kHugePage};
 }
-void give_memory(void* memory) {
-  ::operator delete(memory, kAlignment);
+
+// Large ones are fresh from the system, whose small pages take longer to be touched first than to be filled.
+std::byte* take_memory(std::size_t bytes) {
+  auto* const memory = static_cast<std::byte*>(::operator new(bytes, alignment_of(bytes)));
+  if (alignment_of(bytes) == std::align_val_t{kHugePage}) {
+    ::madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // which it may refuse
+  }
+  return memory;
+}
+void give_memory(void* memory, std::size_t bytes) {
+  ::operator delete(memory, alignment_of(bytes));
 }
 
 }  // namespace
@@ -24,11 +36,11 @@ void give_memory(void* memory) {
 MutableSlice allocate_payload(std::size_t bytes) {
   if (bytes == 0) return {};
   std::byte* data = take_memory(bytes);
-  return {std::span(data, bytes), std::shared_ptr<void>(data, give_memory)};
+  return {std::span(data, bytes), std::shared_ptr<void>(data, [bytes](void* memory) { give_memory(memory, bytes); })};
 }
 
 PayloadPool::Shelf::~Shelf() {
-  for (const auto& [capacity, block] : blocks) give_memory(block);
+  for (const auto& [capacity, block] : blocks) give_memory(block, capacity);
 }
 
 MutableSlice PayloadPool::allocate(std::size_t bytes) {
@@ -48,7 +60,7 @@ MutableSlice PayloadPool::allocate(std::size_t bytes) {
   if (data == nullptr) data = take_memory(capacity);
   auto give_back = [shelf = shelf_, capacity](std::byte* block) {
     const std::lock_guard lock(shelf->mutex);
-    if (shelf->kept + capacity > shelf->limit) return give_memory(block);
+    if (shelf->kept + capacity > shelf->limit) return give_memory(block, capacity);
     shelf->kept += capacity;
     shelf->blocks.emplace(capacity, block);
   };

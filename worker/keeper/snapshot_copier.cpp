@@ -15,6 +15,8 @@
 #include "common/local_socket.hpp"
 #include "common/log.hpp"
 #include "common/shared_memory.hpp"
+#include "common/streaming_copy.hpp"
+#include "common/transport/inbox.hpp"
 #include "worker/keeper/copy_link.hpp"
 #include "worker/trainer/tile_values.hpp"
 
@@ -233,8 +235,8 @@ class SnapshotCopier::Impl {
         return Error(ErrorCode::corrupt, "the keeper tells of state beyond its memory");
       }
       const std::uint64_t vectors = a.parameters_only ? 1 : kTensorsOfState;
-      const auto values = std::make_shared_for_overwrite<float[]>(vectors * of_vector / sizeof(float));
-      auto* to = reinterpret_cast<std::byte*>(values.get());
+      const MutableSlice values = allocate_payload(vectors * of_vector);
+      std::byte* to = values.bytes.data();
       for (std::size_t i = 0; i < bytes.size(); ++i) {
         const std::span<const std::byte> tile = memory.subspan(offset, kTensorsOfState * bytes[i]);
         if (hash_bytes(tile) != part.hashes[piece.begin - part.tiles.begin + i]) {
@@ -247,8 +249,8 @@ class SnapshotCopier::Impl {
         offset += tile.size();
       }
       auto payload = std::make_shared<FramePayload>();
-      payload->values = {values.get(), vectors * of_vector / sizeof(float)};
-      payload->frame.owner = values;
+      payload->values = {reinterpret_cast<const float*>(values.bytes.data()), values.bytes.size() / sizeof(float)};
+      payload->frame = values;
       next = piece.end;
       {
         const std::scoped_lock lock(mutex_);
@@ -262,7 +264,8 @@ class SnapshotCopier::Impl {
 
   // ---- copies ----
 
-  // Hashed as it was written, block by block, while that is in the cache.
+  // Hashed where the trainer left it, block by block, and copied from the cache: what changes in between, or is written
+  // wrong, doesn't match its hash.
   static std::vector<Hash128> copy_and_hash(const StateCopy& copy, std::span<std::byte> to) {
     constexpr std::uint64_t kBlock = 64U << 10;
     std::vector<Hash128> hashes;
@@ -273,8 +276,9 @@ class SnapshotCopier::Impl {
       Hasher hasher;
       for (std::uint64_t done = 0; done < bytes;) {
         const std::uint64_t part = std::min({bytes - done, kBlock, slice->bytes.size() - taken});
-        std::memcpy(tile.data() + done, slice->bytes.data() + taken, part);
-        hasher.update(tile.subspan(done, part));
+        const std::span<const std::byte> block = slice->bytes.subspan(taken, part);
+        hasher.update(block);
+        copy_past_caches(tile.subspan(done, part), block);
         done += part;
         taken += part;
         if (taken == slice->bytes.size()) {
