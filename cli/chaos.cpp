@@ -26,6 +26,7 @@ struct ChaosArguments {
   std::uint64_t runs = 10;
   std::uint64_t first_seed = 1;
   std::uint32_t workers = 4;
+  std::uint32_t hosts = 0;
   std::vector<std::string> layouts;
   bool both_optimizers = false;
   std::string output = "runs/chaos";
@@ -155,6 +156,7 @@ int campaign(const ChaosArguments& arguments) {
     if (!varied) return fail(varied.error());
     RandomScenarioOptions drawn{seed, varied->train.steps, varied->cluster.workers, 0};
     drawn.stop_s = varied->cluster.lease_ms / 1000.0 + 1.0;
+    drawn.hosts = options.hosts = arguments.hosts;
     options.scenario = draw_scenario(drawn);
     options.output = fmt::format("{}/seed-{}", arguments.output, seed);
     const auto run = run_scenario(*varied, options);
@@ -189,8 +191,8 @@ void add_chaos(CLI::App& app, int& code) {
   command->footer(
       "Example:\n  planaria chaos tests/jobs/tiny.toml --runs 20 --first-seed 1\n\n"
       "Each seed draws kills in different phases, of two at once and of one that moves state, a stop, a drain, joins,\n"
-      "a slow worker and a kill of the coordinator. These are real processes: the seed fixes the faults, not the\n"
-      "machine's scheduling.");
+      "a slow worker and a kill of the coordinator; with --hosts also of a keeper and of a host, and damage to what a\n"
+      "keeper holds. These are real processes: the seed fixes the faults, not the machine's scheduling.");
   auto arguments = std::make_shared<ChaosArguments>();
   add_job_arguments(*command, arguments->job);
   command->add_option("--runs", arguments->runs, "how many")
@@ -202,6 +204,10 @@ void add_chaos(CLI::App& app, int& code) {
   command->add_option("--workers", arguments->workers, "started first, where no layouts are given")
       ->capture_default_str()
       ->transform(whole_number(2, 1024));
+  command
+      ->add_option("--hosts", arguments->hosts,
+                   "with a keeper each, on which workers are in turn: keepers and a host die as well")
+      ->transform(whole_number(0, 1024));
   command->add_option("--layouts", arguments->layouts, "stages of each pipeline, one after another: 1,2+1,2+2")
       ->delimiter(',');
   command->add_flag("--both-optimizers", arguments->both_optimizers, "with a replicated and a sharded one in turn");

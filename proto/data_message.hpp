@@ -4,7 +4,7 @@
 // transport's frame around it carries job, view, sender and the hash of all of it. Values of Piece and Reduced: the
 // fp32 gradient of `tiles`, in order. Values of StateTiles: master, first moment and second moment of `tiles`, each in
 // order, or the master alone. Values of Parameters: the master of `tiles`. Values of Boundary: what one block hands to
-// the next, [sequences · context, width]. Values of FragmentPart and FragmentReply: the fragment's bytes.
+// the next, [sequences · context, width]. Values of FragmentData and FragmentReply: the fragment's bytes.
 //
 // Thread contract: plain values, pure functions.
 #pragma once
@@ -206,7 +206,7 @@ struct StateTiles {
 };
 
 using DataMeta = std::variant<Piece, Reduced, Gate, Ack, StateRequest, StateTiles, BoundaryRequest, Boundary,
-                              Parameters, FragmentPart, StripeWord, FragmentRequest, FragmentReply>;
+                              Parameters, FragmentData, StripeWord, FragmentRequest, FragmentReply>;
 
 // The head of a payload: length, meta, padding.
 [[nodiscard]] std::vector<std::byte> encode_data_head(const DataMeta& meta);

@@ -113,6 +113,19 @@ std::vector<TilePiece> pieces_of(const StateMap& map, std::span<const TileRange>
   return pieces;
 }
 
+std::vector<std::uint32_t> tiles_beginning(const StateMap& map, std::span<const TileRange> tiles, std::uint64_t offset,
+                                           std::uint64_t bytes) {
+  std::vector<std::uint32_t> beginning;
+  std::uint64_t at = 0;
+  for (const TileRange& run : tiles) {
+    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
+      if (at >= offset && at - offset < bytes) beginning.push_back(tile);
+      at += kTensorsOfState * map.bytes({tile, tile + 1});
+    }
+  }
+  return beginning;
+}
+
 TileSet tiles_of(const SnapshotLayout& layout, WorkerId keeper) {
   TileSet tiles;
   for (const Stripe& stripe : layout.stripes) {

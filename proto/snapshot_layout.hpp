@@ -94,6 +94,10 @@ struct TilePiece {
 [[nodiscard]] std::vector<TilePiece> pieces_of(const StateMap& map, std::span<const TileRange> tiles,
                                                std::uint64_t offset, std::uint64_t bytes);
 
+// Tiles whose first byte is one of those, in order.
+[[nodiscard]] std::vector<std::uint32_t> tiles_beginning(const StateMap& map, std::span<const TileRange> tiles,
+                                                         std::uint64_t offset, std::uint64_t bytes);
+
 // What the keeper's host hands over to it; what all hosts do.
 [[nodiscard]] TileSet tiles_of(const SnapshotLayout& layout, WorkerId keeper);
 [[nodiscard]] TileSet tiles_of(const SnapshotLayout& layout);

@@ -38,24 +38,40 @@ struct FragmentPart {
   }
 };
 
+// A part on its way to who adds up or keeps parity, with the hashes of the tiles that begin in it: of data its own, of
+// parity those of all of the stripe's data, fragment by fragment. They stay beside the parity: what is made from it is
+// held against the hash that the tile's owner took.
+struct FragmentData {
+  FragmentPart part;
+  std::vector<Hash128> hashes;
+  bool operator==(const FragmentData&) const = default;
+  template <class V>
+  void fields(V& v) {
+    v(part, hashes);
+  }
+};
+
 // "Send me these bytes of a fragment that you hold", of tiles that are told, or of parity; `part.bytes` is what the
-// fragment has, at most as long as the asker wants it. The answer: they follow, or aren't there any more.
+// fragment has, at most as long as the asker wants it. The answer: they follow, or aren't there any more; with parity
+// come the hashes of the lost fragment's tiles that begin in the part.
 struct FragmentRequest {
   FragmentPart part;
   std::vector<TileRange> tiles;  // of the whole fragment; none: it is parity
+  std::uint32_t lost = 0;        // the fragment that is to be made
   bool operator==(const FragmentRequest&) const = default;
   template <class V>
   void fields(V& v) {
-    v(part, tiles);
+    v(part, tiles, lost);
   }
 };
 struct FragmentReply {
   FragmentPart part;
   bool available = true;
+  std::vector<Hash128> hashes;
   bool operator==(const FragmentReply&) const = default;
   template <class V>
   void fields(V& v) {
-    v(part, available);
+    v(part, available, hashes);
   }
 };
 

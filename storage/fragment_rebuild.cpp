@@ -1,5 +1,7 @@
 #include "storage/fragment_rebuild.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "storage/erasure_code.hpp"
@@ -40,6 +42,27 @@ Result<std::vector<std::byte>> rebuild_fragment(const Stripe& stripe, std::uint3
   const FragmentBuffer to(made);
   sums.write(given, std::span(&to, 1));
   return made;
+}
+
+Status check_made(const StateMap& map, std::span<const TileRange> tiles, std::span<const std::byte> made,
+                  std::span<const Hash128> hashes) {
+  for (const TileRange run : tiles) {
+    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
+      const std::uint64_t bytes = kTensorsOfState * map.bytes({tile, tile + 1});
+      if (bytes > made.size() || hashes.empty()) {
+        return Error(ErrorCode::corrupt, "state made again of fewer bytes or hashes than its tiles have");
+      }
+      if (hash_bytes(made.first(bytes)) != hashes.front()) {
+        return Error(ErrorCode::corrupt, fmt::format("tile {} made again from fragments has another hash than its "
+                                                     "owner's",
+                                                     tile));
+      }
+      made = made.subspan(bytes);
+      hashes = hashes.subspan(1);
+    }
+  }
+  if (made.empty() && hashes.empty()) return ok_status();
+  return Error(ErrorCode::corrupt, "state made again of more bytes or hashes than its tiles have");
 }
 
 }  // namespace planaria

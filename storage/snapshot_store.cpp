@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
+
+#include "storage/fragment_rebuild.hpp"
 
 namespace planaria {
 namespace {
@@ -96,17 +99,12 @@ Status SnapshotStore::store(Step stamp, TileRange tiles, std::span<const float> 
   return adopt(stamp, std::span(&tiles, 1), memory, 0, hashes);
 }
 
-Status SnapshotStore::store_bytes(Step stamp, std::span<const TileRange> tiles, std::span<const std::byte> bytes) {
+Status SnapshotStore::store_bytes(Step stamp, std::span<const TileRange> tiles, std::span<const std::byte> bytes,
+                                  std::span<const Hash128> hashes) {
   PLANARIA_TRY(check_tiles(tiles, bytes.size()));
+  PLANARIA_TRY(check_made(map_, tiles, bytes, hashes));
   PLANARIA_ASSIGN(const auto memory, memory_->take(bytes.size()));
   std::ranges::copy(bytes, memory->bytes().begin());
-  std::vector<Hash128> hashes;
-  for (const TileRange run : tiles) {
-    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
-      hashes.push_back(hash_bytes(bytes.first(tile_bytes(tile))));
-      bytes = bytes.subspan(tile_bytes(tile));
-    }
-  }
   return adopt(stamp, tiles, memory, 0, hashes);
 }
 
@@ -218,7 +216,52 @@ Result<std::vector<ConstSlice>> SnapshotStore::fragment(Step stamp, std::span<co
   return slices;
 }
 
+Result<std::vector<Hash128>> SnapshotStore::hashes(Step stamp, std::span<const TileRange> tiles, std::uint64_t offset,
+                                                   std::uint64_t bytes) const {
+  const auto found = generations_.find(stamp);
+  if (found == generations_.end()) return Error(ErrorCode::not_found, "no snapshot of the step is here");
+  std::vector<Hash128> hashes;
+  for (const std::uint32_t tile : tiles_beginning(map_, tiles, offset, bytes)) {
+    const auto stored = found->second.find(tile);
+    if (stored == found->second.end()) return Error(ErrorCode::not_found, "not all of the snapshot is here");
+    hashes.push_back(stored->second.hash);
+  }
+  return hashes;
+}
+
 // ---- parity ----
+
+std::vector<std::uint32_t> SnapshotStore::data_tiles(const Stripe& stripe, const FragmentPart& part,
+                                                     std::optional<std::uint32_t> fragment) const {
+  std::vector<std::uint32_t> tiles;
+  for (std::uint32_t i = fragment.value_or(0); i < (fragment ? *fragment + 1 : stripe.data); ++i) {
+    std::ranges::copy(tiles_beginning(map_, stripe.fragments[i].tiles, part.offset, part.bytes),
+                      std::back_inserter(tiles));
+  }
+  return tiles;
+}
+
+Status SnapshotStore::take_hashes(Parity& parity, std::span<const std::uint32_t> tiles,
+                                  std::span<const Hash128> hashes) {
+  if (tiles.size() != hashes.size()) return corrupt("a part of a fragment with more or fewer hashes than its tiles");
+  for (std::size_t i = 0; i < tiles.size(); ++i) parity.tiles.try_emplace(tiles[i], hashes[i]);
+  return ok_status();
+}
+
+Result<std::vector<Hash128>> SnapshotStore::data_hashes(const FragmentPart& part,
+                                                        std::optional<std::uint32_t> fragment) const {
+  const auto found = parities_.find({part.snapshot, part.stripe});
+  if (found == parities_.end() || (fragment && *fragment >= found->second.layout.data)) {
+    return Error(ErrorCode::not_found, "no parity of that fragment is here");
+  }
+  std::vector<Hash128> hashes;
+  for (const std::uint32_t tile : data_tiles(found->second.layout, part, fragment)) {
+    const auto known = found->second.tiles.find(tile);
+    if (known == found->second.tiles.end()) return Error(ErrorCode::not_found, "not all of that parity is here");
+    hashes.push_back(known->second);
+  }
+  return hashes;
+}
 
 const FragmentSums& SnapshotStore::encoder(std::uint32_t data, std::uint32_t parity) {
   const auto known = encoders_.find({data, parity});
@@ -232,6 +275,7 @@ Result<SnapshotStore::Parity*> SnapshotStore::open_parity(const Stripe& stripe, 
   const ParityKey key{part.snapshot, part.stripe};
   if (const auto known = parities_.find(key); known != parities_.end()) return &known->second;
   Parity parity;
+  parity.layout = stripe;
   parity.fragment = parity.first = encodes ? stripe.data : part.fragment;
   const std::uint64_t bytes = stripe_bytes(map_, stripe);
   for (std::uint32_t i = 0; i < (encodes ? stripe.parity() : 1); ++i) {
@@ -256,10 +300,11 @@ bool SnapshotStore::count_down(Parity& parity, std::uint64_t bytes) {
   return true;
 }
 
-Result<bool> SnapshotStore::add_part(const Stripe& stripe, const FragmentPart& part, std::span<const std::byte> bytes) {
+Result<bool> SnapshotStore::add_part(const Stripe& stripe, const FragmentPart& part, std::span<const std::byte> bytes,
+                                     std::span<const Hash128> hashes) {
   const ParityKey key{part.snapshot, part.stripe};
   if (failed_.contains(key)) return Error(ErrorCode::exhausted, "a part of the stripe is lacking");
-  auto added = add_to_sums(stripe, part, bytes);
+  auto added = add_to_sums(stripe, part, bytes, hashes);
   if (!added) {
     failed_.insert(key);
     parities_.erase(key);
@@ -268,20 +313,21 @@ Result<bool> SnapshotStore::add_part(const Stripe& stripe, const FragmentPart& p
 }
 
 Result<bool> SnapshotStore::add_to_sums(const Stripe& stripe, const FragmentPart& part,
-                                        std::span<const std::byte> bytes) {
+                                        std::span<const std::byte> bytes, std::span<const Hash128> hashes) {
   PLANARIA_ASSIGN(Parity * parity, open_parity(stripe, part, true));
   const std::uint64_t all = parity->sums.front()->bytes().size();
   if (bytes.size() != part.bytes || !is_inside(part, all) || part.fragment >= stripe.data) {
     return corrupt("a part of a fragment that isn't what it says");
   }
+  PLANARIA_TRY(take_hashes(*parity, data_tiles(stripe, part, part.fragment), hashes));
   std::vector<FragmentBuffer> to;
   for (const auto& sum : parity->sums) to.push_back(sum->bytes().subspan(part.offset, part.bytes));
   encoder(stripe.data, stripe.parity()).add(part.fragment, bytes, to);
   return count_down(*parity, part.bytes);
 }
 
-Result<bool> SnapshotStore::store_part(const Stripe& stripe, const FragmentPart& part,
-                                       std::span<const std::byte> bytes) {
+Result<bool> SnapshotStore::store_part(const Stripe& stripe, const FragmentPart& part, std::span<const std::byte> bytes,
+                                       std::span<const Hash128> hashes) {
   if (part.fragment < stripe.data || part.fragment >= stripe.fragments.size()) {
     return corrupt("a part of parity that isn't what it says");
   }
@@ -290,6 +336,7 @@ Result<bool> SnapshotStore::store_part(const Stripe& stripe, const FragmentPart&
   if (bytes.size() != part.bytes || !is_inside(part, own.size()) || part.fragment != parity->fragment) {
     return corrupt("a part of parity that isn't what it says");
   }
+  PLANARIA_TRY(take_hashes(*parity, data_tiles(stripe, part, {}), hashes));
   std::ranges::copy(bytes, own.subspan(part.offset).begin());
   return count_down(*parity, part.bytes);
 }
@@ -340,6 +387,34 @@ void SnapshotStore::keep_fragments(std::span<const HeldFragment> whole, std::spa
       return held.snapshot == key.first && held.stripe == key.second && held.fragment == own;
     });
   });
+}
+
+Status SnapshotStore::damage(FragmentDamage how) {
+  std::map<SnapshotName, std::map<std::uint32_t, std::span<std::byte>>> whole;  // by stripe
+  for (const auto& [key, parity] : parities_) {
+    if (parity.missing == 0) whole[key.first][key.second] = parity.sums.front()->bytes();
+  }
+  if (whole.empty()) return Error(ErrorCode::not_found, "no parity is here");
+  const auto newest = std::prev(whole.end());
+  if (how == FragmentDamage::old && newest == whole.begin()) {
+    return Error(ErrorCode::not_found, "no parity of an older snapshot is here");
+  }
+  std::span<std::byte> other;  // to exchange with
+  for (const auto& [stripe, bytes] : newest->second) {
+    const std::span<std::byte> half = bytes.subspan(bytes.size() / 2);
+    if (how == FragmentDamage::flip) {
+      half.front() ^= std::byte{0x10};
+    } else if (how == FragmentDamage::truncate) {
+      std::ranges::fill(half, std::byte{});
+    } else if (how == FragmentDamage::swap) {
+      if (other.empty()) other = bytes.first(bytes.size() / 2);
+      const std::size_t both = std::min(other.size(), half.size());
+      std::swap_ranges(half.begin(), half.begin() + static_cast<std::ptrdiff_t>(both), other.begin());
+    } else if (const auto older = std::prev(newest)->second.find(stripe); older != std::prev(newest)->second.end()) {
+      std::copy_n(older->second.begin(), std::min(older->second.size(), bytes.size()), bytes.begin());
+    }
+  }
+  return ok_status();
 }
 
 }  // namespace planaria

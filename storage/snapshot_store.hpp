@@ -23,6 +23,7 @@
 #include "proto/state_map.hpp"
 #include "proto/tile_set.hpp"
 #include "storage/erasure_code.hpp"
+#include "storage/fragment_damage.hpp"
 #include "storage/snapshot_memory.hpp"
 
 namespace planaria {
@@ -48,8 +49,10 @@ class SnapshotStore {
                              std::uint64_t offset, std::span<const Hash128> hashes);
   // Values of StateTiles: all masters, all first moments, all second moments. exhausted: no memory. corrupt: as above.
   [[nodiscard]] Status store(Step stamp, TileRange tiles, std::span<const float> values);
-  // The bytes of a fragment that hold these tiles whole. Errors as above.
-  [[nodiscard]] Status store_bytes(Step stamp, std::span<const TileRange> tiles, std::span<const std::byte> bytes);
+  // The bytes of a fragment that hold these tiles whole, made again, and the hashes that their owner told. corrupt: as
+  // above, or they are other bytes.
+  [[nodiscard]] Status store_bytes(Step stamp, std::span<const TileRange> tiles, std::span<const std::byte> bytes,
+                                   std::span<const Hash128> hashes);
 
   [[nodiscard]] TileSet tiles(Step stamp) const;
   // Tiles of the step that were found damaged, since it was asked last.
@@ -66,21 +69,33 @@ class SnapshotStore {
   // Bytes of a fragment of these tiles. Errors as above; invalid_argument: beyond its end.
   [[nodiscard]] Result<std::vector<ConstSlice>> fragment(Step stamp, std::span<const TileRange> tiles,
                                                          std::uint64_t offset, std::uint64_t bytes);
+  // Of the tiles that begin in these bytes, as FragmentData has them. not_found: as above.
+  [[nodiscard]] Result<std::vector<Hash128>> hashes(Step stamp, std::span<const TileRange> tiles, std::uint64_t offset,
+                                                    std::uint64_t bytes) const;
 
   // ---- parity ----
 
   // Adds a part of a data fragment to all sums of the stripe. True: they are whole. exhausted: no memory; corrupt: the
-  // bytes aren't those of the part. Sums that lack a part are good for nothing: once one failed, all of the stripe do.
-  [[nodiscard]] Result<bool> add_part(const Stripe& stripe, const FragmentPart& part, std::span<const std::byte> bytes);
+  // bytes or hashes aren't those of the part. Sums that lack a part are good for nothing: once one failed, all of the
+  // stripe do.
+  [[nodiscard]] Result<bool> add_part(const Stripe& stripe, const FragmentPart& part, std::span<const std::byte> bytes,
+                                      std::span<const Hash128> hashes);
   // A part of the own parity fragment. As above.
   [[nodiscard]] Result<bool> store_part(const Stripe& stripe, const FragmentPart& part,
-                                        std::span<const std::byte> bytes);
+                                        std::span<const std::byte> bytes, std::span<const Hash128> hashes);
   // A part of another parity's sum, which was added up as far; that sum is given up with its last byte.
   [[nodiscard]] Result<std::vector<ConstSlice>> sum(const FragmentPart& part);
   // Bytes of the own parity fragment, which is whole. not_found, corrupt: as above.
   [[nodiscard]] Result<std::vector<ConstSlice>> parity(const FragmentPart& part);
+  // Of the tiles of the stripe's data that begin in the part's bytes, by fragment, or of one fragment. not_found: the
+  // part of them hasn't come, or is no more.
+  [[nodiscard]] Result<std::vector<Hash128>> data_hashes(const FragmentPart& part,
+                                                         std::optional<std::uint32_t> fragment = {}) const;
   // Gives up what neither is named nor belongs to a snapshot that is being built.
   void keep_fragments(std::span<const HeldFragment> whole, std::span<const SnapshotName> building);
+
+  // Chaos: spoils the whole parity of the newest snapshot. not_found: there is none, or, for `old`, none before it.
+  [[nodiscard]] Status damage(FragmentDamage how);
 
  private:
   struct Tile {
@@ -95,6 +110,8 @@ class SnapshotStore {
     std::vector<std::shared_ptr<SharedMemory>> sums;  // the own one, and those of others while they are being sent
     std::uint64_t missing = 0;                        // bytes that were not added or stored yet
     std::vector<Hash128> hashes;                      // of stretches, once it is whole
+    Stripe layout;
+    std::map<std::uint32_t, Hash128> tiles;  // of its data, by tile
   };
   using ParityKey = std::pair<SnapshotName, std::uint32_t>;  // stripe
 
@@ -109,7 +126,11 @@ class SnapshotStore {
   // Of which all were found whole.
   [[nodiscard]] Result<const Generation*> checked(Step stamp, std::span<const TileRange> tiles);
   [[nodiscard]] Result<bool> add_to_sums(const Stripe& stripe, const FragmentPart& part,
-                                         std::span<const std::byte> bytes);
+                                         std::span<const std::byte> bytes, std::span<const Hash128> hashes);
+  [[nodiscard]] std::vector<std::uint32_t> data_tiles(const Stripe& stripe, const FragmentPart& part,
+                                                      std::optional<std::uint32_t> fragment) const;
+  [[nodiscard]] Status take_hashes(Parity& parity, std::span<const std::uint32_t> tiles,
+                                   std::span<const Hash128> hashes);
   [[nodiscard]] Result<Parity*> open_parity(const Stripe& stripe, const FragmentPart& part, bool encodes);
   [[nodiscard]] const FragmentSums& encoder(std::uint32_t data, std::uint32_t parity);
   bool count_down(Parity& parity, std::uint64_t bytes);

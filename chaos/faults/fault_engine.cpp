@@ -200,6 +200,9 @@ bool FaultEngine::fire(std::size_t index, std::optional<std::uint32_t> announcer
       end_later(fault, now, {fault_order::StartHost{*fault.host, keeper_only}});
       return false;
     }
+    case FaultKind::damage_fragment:
+      orders_.push_back(fault_order::TellKeeper{*fault.host, fmt::format("damage {}", planaria::to_string(fault.how))});
+      return false;
     case FaultKind::count_:
       break;
   }

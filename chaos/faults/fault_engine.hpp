@@ -39,13 +39,18 @@ struct StartHost {  // what KillHost ended: a keeper, and a worker
   std::uint32_t host = 0;
   bool keeper_only = false;
 };
+struct TellKeeper {  // one line to the fault hook of a host's keeper
+  std::uint32_t host = 0;
+  std::string line;
+};
 struct KillCoordinator {};
 struct StartCoordinator {};
 
 }  // namespace fault_order
 
 using FaultOrder = std::variant<fault_order::Tell, fault_order::Signal, fault_order::StartWorker, fault_order::KillHost,
-                                fault_order::StartHost, fault_order::KillCoordinator, fault_order::StartCoordinator>;
+                                fault_order::StartHost, fault_order::TellKeeper, fault_order::KillCoordinator,
+                                fault_order::StartCoordinator>;
 
 struct FiredFault {
   FaultKind kind = FaultKind::kill;

@@ -196,7 +196,8 @@ class LocalRun::Loop {
         "--host",        host_name(host),
         "--listen",      directory_.keeper(host),
         "--memory-mb",   std::to_string(std::max<std::uint64_t>(host_memory_bytes() / 2 / options_.hosts >> 20, 1)),
-        "--out",         options_.output};
+        "--out",         options_.output,
+        "--fault-hook",  directory_.hook()};
     PLANARIA_ASSIGN(ChildProcess process,
                     ChildProcess::start(command, fmt::format("{}/keeper-{}.log", options_.output, host)));
     keepers_.insert_or_assign(host, std::move(process));
@@ -268,6 +269,9 @@ class LocalRun::Loop {
         if (start->host >= options_.hosts) continue;
         PLANARIA_TRY(start_keeper(start->host));
         if (!start->keeper_only) PLANARIA_TRY(start_worker(start->host));
+      } else if (const auto* tell_keeper = std::get_if<fault_order::TellKeeper>(&order)) {
+        const auto keeper = keepers_.find(tell_keeper->host);
+        if (keeper != keepers_.end()) hooks_.say(keeper->second.pid(), tell_keeper->line);
       } else if (std::holds_alternative<fault_order::KillCoordinator>(order)) {
         coordinator_->signal(SIGKILL);
         coordinator_->finish(kFarewellMs);

@@ -77,6 +77,22 @@ Scenario draw_scenario(const RandomScenarioOptions& options) {
   slow.for_s = random.chance(0.5) ? 0 : 1.0;
   Fault& coordinator = add(FaultKind::kill_coordinator, 0.15 + 0.7 * random.unit_double(), std::nullopt);
   coordinator.for_s = random.chance(0.5) ? 0 : 0.3;
+  if (options.hosts < 2) return scenario;
+
+  // Seen by the worker that lives on; the host that is lost, after all other faults, is another one's.
+  const auto on_host = [&](FaultKind kind, double share, std::uint32_t host) -> Fault& {
+    Fault& fault = add(kind, share, std::nullopt);
+    fault.host = host;
+    fault.observer = fates[slow_one];
+    return fault;
+  };
+  const auto any_host = [&] { return static_cast<std::uint32_t>(random.below(options.hosts)); };
+  on_host(FaultKind::kill_keeper, 0.55, any_host()).for_s = 0.3;
+  on_host(FaultKind::damage_fragment, 0.7, any_host()).how =
+      static_cast<FragmentDamage>(random.below(static_cast<std::uint64_t>(FragmentDamage::count_)));
+  const auto others = static_cast<std::uint32_t>(random.below(options.hosts - 1));
+  const std::uint32_t lost = (fates[slow_one] + 1 + others) % options.hosts;
+  on_host(FaultKind::kill_host, 0.95, lost).for_s = 0.3;
   return scenario;
 }
 

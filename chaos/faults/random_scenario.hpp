@@ -17,10 +17,12 @@ struct RandomScenarioOptions {
   std::uint64_t steps = 40;   // of the job; at least 20
   std::uint32_t workers = 4;  // started first; at least 2
   double stop_s = 2.0;        // how long a stopped worker stays so: longer than the lease
+  std::uint32_t hosts = 0;    // with a keeper each, of which workers belong to one after the other; 0: none
 };
 
 // Kills in different phases, two of them at once and one while state moves; a stop long enough to be declared lost,
-// with the thaw; a drain, joins, a worker that becomes slow, a kill of the coordinator. At any time a worker lives.
+// with the thaw; a drain, joins, a worker that becomes slow, a kill of the coordinator. With hosts also a kill of a
+// keeper, damage to the parity of another, and at last the loss of a host. At any time a worker lives.
 [[nodiscard]] Scenario draw_scenario(const RandomScenarioOptions& options);
 
 }  // namespace planaria

@@ -11,9 +11,22 @@
 namespace planaria {
 namespace {
 
-constexpr std::array<std::string_view, 15> kKinds = {
-    "kill", "stop",      "continue",         "drain",     "join",       "slow", "partition", "heal", "link", "corrupt",
-    "nan",  "disk_full", "kill_coordinator", "kill_host", "kill_keeper"};
+constexpr std::array<std::string_view, 16> kKinds = {"kill",
+                                                     "stop",
+                                                     "continue",
+                                                     "drain",
+                                                     "join",
+                                                     "slow",
+                                                     "partition",
+                                                     "heal",
+                                                     "link",
+                                                     "corrupt",
+                                                     "nan",
+                                                     "disk_full",
+                                                     "kill_coordinator",
+                                                     "kill_host",
+                                                     "kill_keeper",
+                                                     "damage_fragment"};
 static_assert(kKinds.size() == static_cast<std::size_t>(FaultKind::count_));
 
 // In the order of Phase, from fetch to commit.
@@ -23,7 +36,7 @@ constexpr std::array<std::string_view, 7> kPhases = {"fetch", "forward", "backwa
 constexpr double kMaxSeconds = 86'400;
 
 bool needs_host(FaultKind kind) {
-  return kind == FaultKind::kill_host || kind == FaultKind::kill_keeper;
+  return kind == FaultKind::kill_host || kind == FaultKind::kill_keeper || kind == FaultKind::damage_fragment;
 }
 
 bool needs_worker(FaultKind kind) {
@@ -74,6 +87,7 @@ Fault read_fault(ConfigReader& reader) {
   if (reader.key("worker", worker, {.min = 0, .max = UINT32_MAX - 1})) fault.worker = worker;
   std::uint32_t host = 0;
   if (reader.key("host", host, {.min = 0, .max = UINT32_MAX - 1})) fault.host = host;
+  reader.key("how", fault.how, std::span(kFragmentDamageNames));
   std::uint32_t observer = 0;
   if (reader.key("observer", observer, {.min = 0, .max = UINT32_MAX - 1})) {
     fault.observer = observer;
@@ -163,6 +177,7 @@ std::string scenario_to_toml(const Scenario& scenario) {
     if (fault.at_s) text += fmt::format("at_s = {:f}\n", *fault.at_s);
     if (fault.worker) text += fmt::format("worker = {}\n", *fault.worker);
     if (fault.host) text += fmt::format("host = {}\n", *fault.host);
+    if (fault.how != defaults.how) text += fmt::format("how = \"{}\"\n", planaria::to_string(fault.how));
     if (fault.observer) text += fmt::format("observer = {}\n", *fault.observer);
     if (fault.for_s != defaults.for_s) text += fmt::format("for_s = {:f}\n", fault.for_s);
     if (fault.cpu_fraction != defaults.cpu_fraction) text += fmt::format("cpu_fraction = {:f}\n", fault.cpu_fraction);

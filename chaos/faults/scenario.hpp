@@ -2,12 +2,14 @@
 //
 //   [[fault]]
 //   kind = "kill"          # kill stop continue drain join slow partition heal link corrupt nan disk_full
-//                          # kill_coordinator
+//                          # kill_coordinator kill_host kill_keeper damage_fragment
 //   at_step = 12           # from 1; or at_s = 3.5, seconds since the start
 //   phase = "backward"     # fetch forward backward reduce gate update commit; with at_step, default forward
 //                          # fetch: when it first moves state for this step or a later one, or who joins without
 //                          # moving any first commits
 //   worker = 1             # order of start, never reused
+//   host = 0               # of kill_host, kill_keeper and damage_fragment
+//   how = "flip"           # damage_fragment: flip truncate swap old
 //   observer = 2           # with at_step: that worker's step and phase are meant, not the victim's own
 //   for_s = 4.0            # stop, slow, partition, link, disk_full, kill_coordinator: then it ends by itself
 //   cpu_fraction = 0.5     # slow
@@ -28,6 +30,7 @@
 
 #include "common/result.hpp"
 #include "proto/control.hpp"
+#include "storage/fragment_damage.hpp"
 
 namespace planaria {
 
@@ -45,8 +48,9 @@ enum class FaultKind : std::uint8_t {
   nan,
   disk_full,
   kill_coordinator,
-  kill_host,    // its keeper and its workers
-  kill_keeper,  // a host's
+  kill_host,        // its keeper and its workers
+  kill_keeper,      // a host's
+  damage_fragment,  // parity in the memory of a host's keeper
   count_
 };
 // As in the file: cont is "continue".
@@ -62,6 +66,7 @@ struct Fault {
   std::optional<std::uint32_t> worker;
   std::optional<std::uint32_t> observer;
   std::optional<std::uint32_t> host;  // of LocalRunOptions::hosts
+  FragmentDamage how = FragmentDamage::flip;
   double for_s = 0;
   double cpu_fraction = 1;
   std::optional<std::uint32_t> from;

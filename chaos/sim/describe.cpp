@@ -84,7 +84,7 @@ std::string describe(const DataMeta& meta) {
                                m.available ? "" : " (not held)");
           },
           [](const Parameters& m) { return fmt::format("Parameters step {}", m.step.value()); },
-          [](const FragmentPart& m) { return "FragmentPart " + describe(m); },
+          [](const FragmentData& m) { return "FragmentData " + describe(m.part); },
           [](const StripeWord& m) {
             return fmt::format("StripeWord {} of stripe {} of snapshot {} in view {}",
                                m.status == StripeStatus::stored ? "stored" : "placed", m.stripe,

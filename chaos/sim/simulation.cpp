@@ -174,12 +174,12 @@ void Simulation::send_fragment(WorkerProcess& process, const WorkerAction& actio
     for (std::uint64_t i = 0; i < parts; ++i) {
       const std::uint64_t begin = bytes * i / parts, end = bytes * (i + 1) / parts;
       const FragmentPart part{data->snapshot, data->stripe, data->fragment, begin, end - begin};
-      data_.send(process.index(), data->to, data->view, part, source);
+      data_.send(process.index(), data->to, data->view, FragmentData{part, {}}, source);
     }
   } else if (const auto* parity = std::get_if<SendParity>(&action)) {
     BufferRef source = process.trainer().parity_buffer(parity->part, false);
     if (source == nullptr) return missing();
-    data_.send(process.index(), parity->to, parity->view, parity->part, std::move(source));
+    data_.send(process.index(), parity->to, parity->view, FragmentData{parity->part, {}}, std::move(source));
   } else if (const auto* reply = std::get_if<SendFragmentReply>(&action)) {
     const FragmentPart& part = reply->meta.part;
     BufferRef source = reply->tiles.empty() ? process.trainer().parity_buffer(part, true)

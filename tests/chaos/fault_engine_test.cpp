@@ -104,6 +104,29 @@ TEST(RandomScenario, HoldsTheFaultsThatACampaignPromises) {
   }
 }
 
+TEST(RandomScenario, OnHostsKeepersAndAHostAreLostButNotThatOfTheLastWorker) {
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    const std::uint32_t hosts = 2 + seed % 3;
+    const Scenario drawn = draw_scenario({.seed = seed, .steps = 40, .workers = 4, .stop_s = 1.5, .hosts = hosts});
+    std::multiset<FaultKind> kinds;
+    std::uint64_t last = 0;  // step of the others
+    for (const Fault& fault : drawn.faults) {
+      kinds.insert(fault.kind);
+      if (fault.kind != FaultKind::kill_host) {
+        last = std::max(last, fault.at_step.value_or(0));
+        continue;
+      }
+      EXPECT_NE(*fault.host, *fault.observer % hosts) << "seed " << seed;
+      EXPECT_GE(*fault.at_step, last);
+    }
+    EXPECT_EQ(kinds.count(FaultKind::kill_host), 1U);
+    EXPECT_EQ(kinds.count(FaultKind::kill_keeper), 1U);
+    EXPECT_EQ(kinds.count(FaultKind::damage_fragment), 1U);
+    const std::string text = scenario_to_toml(drawn);
+    EXPECT_EQ(scenario_to_toml(parse(text)), text) << "seed " << seed;
+  }
+}
+
 TEST(RandomScenario, HasAnotherVictimForEachFaultAndLeavesOneAlone) {
   for (std::uint32_t workers = 2; workers <= 8; ++workers) {
     for (std::uint64_t seed = 1; seed <= 50; ++seed) {

@@ -50,6 +50,44 @@ TEST_F(Hosts, ThatAreLostAreMadeGoodFromFragments) {
   for (const auto& recovery : run["recoveries"]) EXPECT_EQ(recovery["tier"], 0) << recovery;
 }
 
+// Parity is spoilt in a keeper's memory, and then another host is lost whose state is to be made from it.
+class DamagedFragments : public Hosts, public testing::WithParamInterface<const char*> {
+ protected:
+  nlohmann::json run_with(const std::string& parity) {
+    {
+      std::ofstream scenario(scenario_);
+      const std::string how = GetParam();
+      const int at_step = how == "old" ? 10 : 14;  // snapshots are of steps 6 and 12; `old` strikes the next one
+      scenario << "[[fault]]\nkind = \"damage_fragment\"\nat_step = " << at_step
+               << "\nphase = \"forward\"\nhost = 3\nobserver = 0\n"
+               << "how = \"" << how << "\"\n"
+               << "[[fault]]\nkind = \"kill_host\"\nat_step = 15\nphase = \"forward\"\nhost = 2\nobserver = 0\n";
+    }
+    auto run =
+        run_tiny(scratch_.path("run"), on_hosts("4", scenario_,
+                                                {"--set", "snapshot.every_steps=6", "--set", "checkpoint.every_steps=3",
+                                                 "--set", "snapshot.data=2", "--set", "snapshot.parity=" + parity}));
+    EXPECT_EQ(run["faults_fired"].size(), 2U);
+    EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
+    return run;
+  }
+};
+
+TEST_P(DamagedFragments, AreAsGoodAsLost) {
+  const auto run = run_with("1");
+  bool fell_back = false;
+  for (const auto& recovery : run["recoveries"]) fell_back = fell_back || recovery["tier"] == 2;
+  EXPECT_TRUE(fell_back) << run["recoveries"];
+}
+
+TEST_P(DamagedFragments, AreMadeGoodByOtherParity) {
+  const auto run = run_with("2");
+  for (const auto& recovery : run["recoveries"]) EXPECT_LE(recovery["tier"], 1) << recovery;
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, DamagedFragments, testing::Values("flip", "truncate", "swap", "old"),
+                         [](const auto& info) { return std::string(info.param); });
+
 TEST_F(Hosts, MoreThanParitiesFallBackToASnapshotThatKeepersSaved) {
   lose({{16, 1}, {16, 2}});
   const auto run = run_tiny(scratch_.path("run"), on_hosts("3", scenario_,

@@ -42,16 +42,29 @@ class Snapshots : public testing::Test {
     return bytes;
   }
   [[nodiscard]] Bytes values(TileRange tiles, std::uint64_t of = 1) const { return values(std::span(&tiles, 1), of); }
+  // Of the tiles that begin in these bytes; of all by default.
+  [[nodiscard]] std::vector<Hash128> hashes(std::span<const TileRange> tiles, std::uint64_t offset = 0,
+                                            std::uint64_t bytes = UINT64_MAX) const {
+    std::vector<Hash128> hashes;
+    for (const std::uint32_t tile : tiles_beginning(map_, tiles, offset, bytes)) {
+      hashes.push_back(hash_bytes(values({tile, tile + 1})));
+    }
+    return hashes;
+  }
+  [[nodiscard]] std::vector<Hash128> hashes(TileRange tiles) const { return hashes(std::span(&tiles, 1)); }
+  // A whole data fragment at once.
+  Result<bool> add(SnapshotName name, std::uint32_t stripe, std::uint32_t fragment, const Stripe& layout) {
+    const auto& tiles = layout.fragments[fragment].tiles;
+    const Bytes data = values(tiles);
+    return store_.add_part(layout, {name, stripe, fragment, 0, data.size()}, data, hashes(tiles));
+  }
   // A worker's copy, in the keeper's memory.
   void seal(Step stamp, TileRange tiles) {
     const Bytes bytes = values(tiles);
     const auto memory = memory_->take(bytes.size());
     ASSERT_TRUE(memory) << memory.error().message();
     std::ranges::copy(bytes, (*memory)->bytes().begin());
-    std::vector<Hash128> hashes;
-    for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile)
-      hashes.push_back(hash_bytes(values({tile, tile + 1})));
-    ASSERT_TRUE(store_.adopt(stamp, std::span(&tiles, 1), *memory, 0, hashes));
+    ASSERT_TRUE(store_.adopt(stamp, std::span(&tiles, 1), *memory, 0, hashes(tiles)));
     last_ = *memory;
   }
 
@@ -165,7 +178,8 @@ TEST_F(Snapshots, ParityGivesBackAnyTwoLostFragments) {
     const Bytes& whole = fragments.back();
     for (std::uint64_t at = 0; at < whole.size(); at += 300) {
       const std::uint64_t bytes = std::min<std::uint64_t>(300, whole.size() - at);
-      const auto added = store_.add_part(stripe, {kName, 2, i, at, bytes}, std::span(whole).subspan(at, bytes));
+      const auto added = store_.add_part(stripe, {kName, 2, i, at, bytes}, std::span(whole).subspan(at, bytes),
+                                         hashes(stripe.fragments[i].tiles, at, bytes));
       ASSERT_TRUE(added) << added.error().message();
       EXPECT_EQ(*added, i == 2 && at + bytes == whole.size());
     }
@@ -175,7 +189,9 @@ TEST_F(Snapshots, ParityGivesBackAnyTwoLostFragments) {
     const FragmentPart part{kName, 2, 4, begin, end - begin};
     const auto sum = store_.sum(part);
     ASSERT_TRUE(sum);
-    const auto stored = other.store_part(stripe, part, joined(*sum));
+    const auto told = store_.data_hashes(part);
+    ASSERT_TRUE(told);
+    const auto stored = other.store_part(stripe, part, joined(*sum), *told);
     ASSERT_TRUE(stored);
     EXPECT_EQ(*stored, end == longest);
   }
@@ -197,7 +213,14 @@ TEST_F(Snapshots, ParityGivesBackAnyTwoLostFragments) {
       const auto made = rebuild_fragment(stripe, lost, expected.size(), inputs);
       ASSERT_TRUE(made) << made.error().message();
       EXPECT_EQ(*made, expected);
-      ASSERT_TRUE(other.store_bytes(Step(7), stripe.fragments[lost].tiles, *made));
+      const auto told = other.data_hashes({kName, 2, 4, 0, longest}, lost);
+      ASSERT_TRUE(told);
+      ASSERT_TRUE(other.store_bytes(Step(7), stripe.fragments[lost].tiles, *made, *told));
+      Bytes wrong = *made;
+      wrong[wrong.size() / 3] ^= std::byte{2};
+      EXPECT_EQ(other.store_bytes(Step(8), stripe.fragments[lost].tiles, wrong, *told).error().code(),
+                ErrorCode::corrupt);
+      EXPECT_FALSE(other.store_bytes(Step(8), stripe.fragments[lost].tiles, *made, std::span(*told).first(1)));
       EXPECT_FALSE(rebuild_fragment(stripe, lost, expected.size(), std::span(inputs).first(2)));
     }
   }
@@ -205,8 +228,7 @@ TEST_F(Snapshots, ParityGivesBackAnyTwoLostFragments) {
 
 TEST_F(Snapshots, DamagedParityIsGivenUp) {
   const Stripe stripe{1, {{WorkerId(0), {{0, 4}}}, {WorkerId(1), {}}}};
-  const Bytes data = values({0, 4});
-  ASSERT_TRUE(store_.add_part(stripe, {kName, 0, 0, 0, data.size()}, data));
+  ASSERT_TRUE(add(kName, 0, 0, stripe));
   const auto read = store_.parity({kName, 0, 1, 0, 64});
   ASSERT_TRUE(read);
   const_cast<std::byte&>(read->front().bytes[5]) ^= std::byte{1};
@@ -219,9 +241,9 @@ TEST_F(Snapshots, FragmentsGoUnlessTheyAreNamedOrBeingBuilt) {
   const Bytes data = values({0, 4});
   const SnapshotName next{Step(8), ViewNumber(3)}, half{Step(9), ViewNumber(3)};
   for (const SnapshotName name : {kName, next}) {
-    ASSERT_TRUE(store_.add_part(stripe, {name, 0, 0, 0, data.size()}, data));
+    ASSERT_TRUE(add(name, 0, 0, stripe));
   }
-  ASSERT_TRUE(store_.add_part(stripe, {half, 0, 0, 0, 8}, std::span(data).first(8)));
+  ASSERT_TRUE(store_.add_part(stripe, {half, 0, 0, 0, 8}, std::span(data).first(8), hashes({0, 1})));
   const std::vector<HeldFragment> whole{{next, 0, 1, stripe}};
   store_.keep_fragments(whole, std::span(&half, 1));
   EXPECT_FALSE(store_.parity({kName, 0, 1, 0, 64}));
@@ -231,12 +253,35 @@ TEST_F(Snapshots, FragmentsGoUnlessTheyAreNamedOrBeingBuilt) {
   EXPECT_EQ(memory_->used_bytes(), 0U);
 }
 
+class Damage : public Snapshots, public testing::WithParamInterface<FragmentDamage> {};
+
+TEST_P(Damage, IsFoundWhenParityIsRead) {
+  const Stripe first{1, {{WorkerId(0), {{0, 4}}}, {WorkerId(1), {}}}};
+  const Stripe second{1, {{WorkerId(2), {{4, 9}}}, {WorkerId(1), {}}}};
+  const SnapshotName before{Step(6), ViewNumber(3)};
+  EXPECT_FALSE(store_.damage(GetParam()));
+  ASSERT_TRUE(store_.add_part(first, {before, 0, 0, 0, values({0, 4}).size()}, values({0, 4}, 2), hashes({0, 4})));
+  ASSERT_TRUE(add(kName, 0, 0, first));
+  ASSERT_TRUE(add(kName, 1, 0, second));
+  ASSERT_TRUE(store_.damage(GetParam()));
+  EXPECT_EQ(store_.parity({kName, 0, 1, 0, stripe_bytes(map_, first)}).error().code(), ErrorCode::corrupt);
+  const bool both = GetParam() != FragmentDamage::old;
+  EXPECT_EQ(store_.parity({kName, 1, 1, 0, stripe_bytes(map_, second)}).ok(), !both);
+  EXPECT_TRUE(store_.parity({before, 0, 1, 0, stripe_bytes(map_, first)}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Damage,
+                         testing::Values(FragmentDamage::flip, FragmentDamage::truncate, FragmentDamage::swap,
+                                         FragmentDamage::old),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
 TEST_F(Snapshots, SumsThatLackAPartAreNotGivenAway) {
   const Stripe stripe{2, {{WorkerId(0), {{0, 4}}}, {WorkerId(1), {{4, 6}}}, {WorkerId(2), {}}, {WorkerId(3), {}}}};
   const Bytes first = values({0, 4}), second = values({4, 6});
   SnapshotStore tight(map_, SnapshotMemory::within(stripe_bytes(map_, stripe)));  // for one sum of two
-  EXPECT_EQ(tight.add_part(stripe, {kName, 0, 0, 0, first.size()}, first).error().code(), ErrorCode::exhausted);
-  EXPECT_FALSE(tight.add_part(stripe, {kName, 0, 1, 0, second.size()}, second));
+  EXPECT_EQ(tight.add_part(stripe, {kName, 0, 0, 0, first.size()}, first, hashes({0, 4})).error().code(),
+            ErrorCode::exhausted);
+  EXPECT_FALSE(tight.add_part(stripe, {kName, 0, 1, 0, second.size()}, second, hashes({4, 6})));
   EXPECT_FALSE(tight.sum({kName, 0, 3, 0, 8}));
   EXPECT_FALSE(tight.parity({kName, 0, 2, 0, 8}));
 }
@@ -244,10 +289,19 @@ TEST_F(Snapshots, SumsThatLackAPartAreNotGivenAway) {
 TEST_F(Snapshots, PartsThatLieAreRefused) {
   const Stripe stripe{1, {{WorkerId(0), {{0, 4}}}, {WorkerId(1), {}}}};
   const Bytes data = values({0, 4});
-  EXPECT_FALSE(store_.add_part(stripe, {kName, 0, 0, 0, data.size()}, std::span(data).first(8)));
-  EXPECT_FALSE(store_.add_part(stripe, {kName, 0, 0, data.size(), 8}, std::span(data).first(8)));
-  EXPECT_FALSE(store_.add_part(stripe, {kName, 0, 1, 0, 8}, std::span(data).first(8)));
-  EXPECT_FALSE(store_.store_part(stripe, {kName, 0, 0, 0, 8}, std::span(data).first(8)));
+  const std::vector<Hash128> all = hashes({0, 4}), one = hashes({0, 1});
+  const std::span<const std::byte> few = std::span(data).first(8);
+  std::uint64_t step = 10;  // a stripe of which a part failed takes no more
+  const auto name = [&] { return SnapshotName{Step(step++), ViewNumber(3)}; };
+  EXPECT_FALSE(store_.add_part(stripe, {name(), 0, 0, 0, data.size()}, few, all));
+  EXPECT_FALSE(store_.add_part(stripe, {name(), 0, 0, data.size(), 8}, few, {}));
+  EXPECT_FALSE(store_.add_part(stripe, {name(), 0, 1, 0, 8}, few, one));
+  EXPECT_FALSE(store_.add_part(stripe, {name(), 0, 0, 0, 8}, few, all));
+  EXPECT_FALSE(store_.add_part(stripe, {name(), 0, 0, 0, 8}, few, {}));
+  EXPECT_TRUE(store_.add_part(stripe, {name(), 0, 0, 0, 8}, few, one));
+  EXPECT_FALSE(store_.store_part(stripe, {name(), 0, 0, 0, 8}, few, one));
+  EXPECT_FALSE(store_.store_part(stripe, {name(), 0, 1, 0, 8}, few, all));
+  EXPECT_TRUE(store_.store_part(stripe, {name(), 0, 1, 0, 8}, few, one));
 }
 
 TEST(SnapshotMemoryTest, RefusesMoreThanItsBoundAndUsesAgainWhatCameBack) {

@@ -107,6 +107,7 @@ struct StateStored {  // of StoreState, StoreParameters or RebuildState
   bool parameters_only = false;
   bool ok = true;
   std::string detail;
+  std::optional<WorkerId> blamed;  // else the failure is its own
 };
 struct StateLoaded {  // of InitializeState or LoadCheckpoint
   Step stamp;
@@ -342,11 +343,13 @@ struct AddFragmentPart {
   std::shared_ptr<const SnapshotLayout> layout;
   FragmentPart part;  // of data
   PayloadRef payload;
+  std::vector<Hash128> hashes;  // as FragmentData has them
 };
 struct StoreFragmentPart {
   std::shared_ptr<const SnapshotLayout> layout;
   FragmentPart part;  // of the own parity
   PayloadRef payload;
+  std::vector<Hash128> hashes;
 };
 // Frees fragments of snapshots that aren't being built, but those that are named.
 struct KeepFragments {
@@ -375,6 +378,8 @@ struct RebuildState {
   std::uint64_t bytes = 0;
   std::vector<TileRange> tiles;
   std::vector<Input> inputs;
+  std::vector<Hash128> hashes;        // of the tiles, by their owner; none: parity that is here has them
+  std::optional<WorkerId> hashed_by;  // who gave them, with its parity
 };
 
 // Frees the accumulators and the reduced gradient of the step (its commit is known), or of a discarded attempt.
@@ -467,6 +472,7 @@ struct SendFragmentReply {
   FragmentReply meta;
   std::vector<TileRange> tiles;
   Stripe layout;
+  std::uint32_t lost = 0;  // of which parity tells the hashes
 };
 
 // ---- control and the outside ----

@@ -21,7 +21,7 @@ FragmentFetch::FragmentFetch(const StateMap& map, const FragmentRebuild& rebuild
         const bool joins =
             !chunks_.empty() && tiles < chunk_tiles && chunks_.back().offset + chunks_.back().bytes == offset;
         if (!joins) {
-          chunks_.push_back({{}, offset, 0, {}});
+          chunks_.push_back({.tiles = {}, .offset = offset, .bytes = 0, .sources = {}, .hashes = {}, .hashed_by = {}});
           tiles = 0;
         }
         Chunk& chunk = chunks_.back();
@@ -53,7 +53,8 @@ std::vector<std::pair<WorkerId, FragmentRequest>> FragmentFetch::requests() cons
     for (const Source& source : chunk.sources) {
       if (source.here) continue;
       requests.push_back(
-          {source.of.from, {part_of(chunk, source), rebuild_.layout.fragments[source.of.fragment].tiles}});
+          {source.of.from,
+           {part_of(chunk, source), rebuild_.layout.fragments[source.of.fragment].tiles, rebuild_.fragment}});
     }
   }
   return requests;
@@ -76,12 +77,17 @@ bool FragmentFetch::wants(WorkerId from, const FragmentPart& part) const {
   });
 }
 
-std::optional<worker_action::RebuildState> FragmentFetch::take(const FragmentPart& part, PayloadRef payload) {
+std::optional<worker_action::RebuildState> FragmentFetch::take(const FragmentReply& reply, PayloadRef payload) {
+  const FragmentPart& part = reply.part;
   const auto chunk = std::ranges::find(chunks_, part.offset, &Chunk::offset);
   const auto source =
       std::ranges::find(chunk->sources, part.fragment, [](const Source& candidate) { return candidate.of.fragment; });
   source->here = true;
   source->payload = std::move(payload);
+  if (part.fragment >= rebuild_.layout.data && !chunk->hashed_by) {
+    chunk->hashes = reply.hashes;
+    chunk->hashed_by = source->of.from;
+  }
   return make(chunk);
 }
 
@@ -100,7 +106,8 @@ std::vector<worker_action::RebuildState> FragmentFetch::take_own() {
 std::optional<worker_action::RebuildState> FragmentFetch::make(std::vector<Chunk>::iterator chunk) {
   if (!chunk->whole()) return std::nullopt;
   worker_action::RebuildState action{rebuild_.snapshot, rebuild_.stripe, rebuild_.layout, rebuild_.fragment,
-                                     chunk->offset,     chunk->bytes,    chunk->tiles,    {}};
+                                     chunk->offset,     chunk->bytes,    chunk->tiles,    {},
+                                     chunk->hashes,     chunk->hashed_by};
   for (Source& each : chunk->sources) action.inputs.push_back({each.of.fragment, each.bytes, std::move(each.payload)});
   chunks_.erase(chunk);
   return action;

@@ -31,7 +31,7 @@ class FragmentFetch {
   // Whether the reply is to one of the requests that nothing came to yet.
   [[nodiscard]] bool wants(WorkerId from, const FragmentPart& part) const;
   // What is to be made once it is the last of its chunk. Precondition: wants().
-  [[nodiscard]] std::optional<worker_action::RebuildState> take(const FragmentPart& part, PayloadRef payload);
+  [[nodiscard]] std::optional<worker_action::RebuildState> take(const FragmentReply& reply, PayloadRef payload);
 
  private:
   struct Source {
@@ -45,6 +45,8 @@ class FragmentFetch {
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;
     std::vector<Source> sources;
+    std::vector<Hash128> hashes;  // of the tiles, as the first parity that came tells them
+    std::optional<WorkerId> hashed_by;
     [[nodiscard]] bool whole() const;
   };
   [[nodiscard]] std::optional<worker_action::RebuildState> make(std::vector<Chunk>::iterator chunk);

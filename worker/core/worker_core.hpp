@@ -124,7 +124,7 @@ class WorkerCore {
   void data(WorkerId from, const Parameters& meta, const PayloadRef& payload);
   void data(WorkerId from, const StateRequest& meta, const PayloadRef& payload);
   void data(WorkerId from, const StateTiles& meta, const PayloadRef& payload);
-  void data(WorkerId from, const FragmentPart& meta, const PayloadRef& payload);
+  void data(WorkerId from, const FragmentData& meta, const PayloadRef& payload);
   void data(WorkerId from, const StripeWord& meta, const PayloadRef& payload);
   void data(WorkerId from, const FragmentRequest& meta, const PayloadRef& payload);
   void data(WorkerId from, const FragmentReply& meta, const PayloadRef& payload);
@@ -310,7 +310,11 @@ class WorkerCore {
 
   // Of a keeper: snapshots, and what has come of their fragments before its turn.
   std::optional<SnapshotKeeping> keeping_;
-  std::map<FragmentPart, PayloadRef> parts_;
+  struct Arrived {
+    PayloadRef payload;
+    std::vector<Hash128> hashes;
+  };
+  std::map<FragmentPart, Arrived> parts_;
 
   // Work and its exchange with the others in this view.
   StepWork work_;

@@ -348,7 +348,7 @@ void WorkerCore::handle(const worker_event::StateStored& event) {
   const bool fetched = fetch_ && fetch_->stamp == event.stamp;
   if (!event.ok) {
     if (fetched) (event.parameters_only ? fetch_->parameters : fetch_->state).add(tiles);
-    report_evidence(EvidenceKind::fetch_failed, self(), event.detail);
+    report_evidence(EvidenceKind::fetch_failed, event.blamed.value_or(self()), event.detail);
     return;
   }
   if (event.parameters_only) {

@@ -128,40 +128,39 @@ void WorkerCore::handle(const worker_event::SnapshotWritten& event) {
 }
 
 void WorkerCore::carry_out(const std::vector<SnapshotAction>& actions) {
-  const auto payload_of = [this](const FragmentPart& part) {
-    const auto found = parts_.find(part);
-    PayloadRef payload = std::move(found->second);
-    parts_.erase(found);
-    return payload;
-  };
+  const auto take = [this](const FragmentPart& part) { return std::move(parts_.extract(part).mapped()); };
   for (const SnapshotAction& action : actions) {
-    std::visit(Overloaded{
-                   [&](const snapshot_action::SendFragment& a) {
-                     emit(SendFragment{a.to, view_->view, keeping_->layout(), a.snapshot, a.stripe, a.fragment});
-                   },
-                   [&](const snapshot_action::AddPart& a) {
-                     emit(AddFragmentPart{keeping_->layout(), a.part, payload_of(a.part)});
-                   },
-                   [&](const snapshot_action::SendParity& a) {
-                     emit(SendParity{a.to, view_->view, a.part});
-                   },
-                   [&](const snapshot_action::StorePart& a) {
-                     emit(StoreFragmentPart{keeping_->layout(), a.part, payload_of(a.part)});
-                   },
-                   [&](const snapshot_action::SendWord& a) {
-                     emit(SendSmall{a.to, view_->view, a.word});
-                   },
-               },
-               action);
+    std::visit(
+        Overloaded{
+            [&](const snapshot_action::SendFragment& a) {
+              emit(SendFragment{a.to, view_->view, keeping_->layout(), a.snapshot, a.stripe, a.fragment});
+            },
+            [&](const snapshot_action::AddPart& a) {
+              Arrived arrived = take(a.part);
+              emit(AddFragmentPart{keeping_->layout(), a.part, std::move(arrived.payload), std::move(arrived.hashes)});
+            },
+            [&](const snapshot_action::SendParity& a) {
+              emit(SendParity{a.to, view_->view, a.part});
+            },
+            [&](const snapshot_action::StorePart& a) {
+              Arrived arrived = take(a.part);
+              emit(
+                  StoreFragmentPart{keeping_->layout(), a.part, std::move(arrived.payload), std::move(arrived.hashes)});
+            },
+            [&](const snapshot_action::SendWord& a) {
+              emit(SendSmall{a.to, view_->view, a.word});
+            },
+        },
+        action);
   }
 }
 
-void WorkerCore::data(WorkerId from, const FragmentPart& meta, const PayloadRef& payload) {
+void WorkerCore::data(WorkerId from, const FragmentData& meta, const PayloadRef& payload) {
   if (!keeping_) return refuse("a part of a snapshot, and this is no keeper");
-  const auto actions = keeping_->take(from, meta);
+  const auto actions = keeping_->take(from, meta.part);
   if (!actions) return refuse(actions.error().message());
   ++progress_;
-  parts_[meta] = payload;
+  parts_[meta.part] = {payload, meta.hashes};
   carry_out(*actions);
 }
 
@@ -219,9 +218,9 @@ std::optional<Stripe> WorkerCore::serves(const FragmentRequest& request) const {
 void WorkerCore::data(WorkerId from, const FragmentRequest& meta, const PayloadRef&) {
   ++progress_;
   if (auto layout = serves(meta)) {
-    emit(SendFragmentReply{from, view_->view, {meta.part, true}, meta.tiles, std::move(*layout)});
+    emit(SendFragmentReply{from, view_->view, {meta.part, true, {}}, meta.tiles, std::move(*layout), meta.lost});
   } else {
-    emit(SendSmall{from, view_->view, FragmentReply{meta.part, false}});
+    emit(SendSmall{from, view_->view, FragmentReply{meta.part, false, {}}});
   }
 }
 
@@ -234,7 +233,7 @@ void WorkerCore::data(WorkerId from, const FragmentReply& meta, const PayloadRef
     return;
   }
   ++progress_;
-  if (auto made = fetch->take(meta.part, payload)) rebuild(std::move(*made));
+  if (auto made = fetch->take(meta, payload)) rebuild(std::move(*made));
   if (fetch->done()) rebuilds_.erase(fetch);
 }
 

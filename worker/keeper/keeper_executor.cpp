@@ -71,6 +71,12 @@ class KeeperExecutor::Impl {
     return store_.find(stamp, tiles, SealedTiles::kMostTiles);
   }
 
+  Status damage(FragmentDamage how) {
+    const std::scoped_lock lock(store_mutex_);
+    if (!store_.damage(how)) damage_to_come_ = how;
+    return ok_status();
+  }
+
   const StateMap& map() const { return map_; }
 
   KeeperCounters counters() const {
@@ -94,34 +100,36 @@ class KeeperExecutor::Impl {
       }
       const std::scoped_lock lock(store_mutex_);
       carry_out(action);
+      if (damage_to_come_ && store_.damage(*damage_to_come_)) damage_to_come_.reset();
     }
   }
 
   void carry_out(const WorkerAction& action) {
     using namespace worker_action;
     std::visit(
-        Overloaded{[&](const StoreState& a) { store_state(a); }, [&](const RebuildState& a) { rebuild(a); },
-                   [&](const DropState& a) { store_.drop_before(a.before); },
-                   [&](const RevertState& a) { store_.keep_only(a.stamp); },
-                   [&](const AddFragmentPart& a) {
-                     stored(a.part, store_.add_part(a.layout->stripes[a.part.stripe], a.part, bytes_of(a.payload)));
-                   },
-                   [&](const StoreFragmentPart& a) {
-                     stored(a.part, store_.store_part(a.layout->stripes[a.part.stripe], a.part, bytes_of(a.payload)));
-                   },
-                   [&](const KeepFragments& a) { store_.keep_fragments(a.whole, a.building); },
-                   [&](const SaveSnapshot& a) { save(a); }, [&](const SendFragment& a) { send_fragment(a); },
-                   [&](const SendParity& a) { send_parity(a); }, [&](const SendFragmentReply& a) { reply(a); },
-                   [&](const SendState& a) { send_state(a); }, [&](const ApplyUpdate& a) { tell_norm(a); },
-                   // It computes nothing, holds no whole blocks but by chance, and loads no checkpoints.
-                   [&](const HashState& a) {
-                     hooks_.completed(worker_event::StateHashed{a.stamp, {}});
-                   },
-                   [&](const HashWeights& a) {
-                     hooks_.completed(worker_event::WeightsHashed{a.step, {}});
-                   },
-                   [&](const ListCheckpoints&) { hooks_.completed(worker_event::CheckpointsListed{}); },
-                   [](const auto&) {}},
+        Overloaded{
+            [&](const StoreState& a) { store_state(a); }, [&](const RebuildState& a) { rebuild(a); },
+            [&](const DropState& a) { store_.drop_before(a.before); },
+            [&](const RevertState& a) { store_.keep_only(a.stamp); },
+            [&](const AddFragmentPart& a) {
+              stored(a.part, store_.add_part(a.layout->stripes[a.part.stripe], a.part, bytes_of(a.payload), a.hashes));
+            },
+            [&](const StoreFragmentPart& a) {
+              stored(a.part,
+                     store_.store_part(a.layout->stripes[a.part.stripe], a.part, bytes_of(a.payload), a.hashes));
+            },
+            [&](const KeepFragments& a) { store_.keep_fragments(a.whole, a.building); },
+            [&](const SaveSnapshot& a) { save(a); }, [&](const SendFragment& a) { send_fragment(a); },
+            [&](const SendParity& a) { send_parity(a); }, [&](const SendFragmentReply& a) { reply(a); },
+            [&](const SendState& a) { send_state(a); }, [&](const ApplyUpdate& a) { tell_norm(a); },
+            // It computes nothing, holds no whole blocks but by chance, and loads no checkpoints.
+            [&](const HashState& a) {
+              hooks_.completed(worker_event::StateHashed{a.stamp, {}});
+            },
+            [&](const HashWeights& a) {
+              hooks_.completed(worker_event::WeightsHashed{a.step, {}});
+            },
+            [&](const ListCheckpoints&) { hooks_.completed(worker_event::CheckpointsListed{}); }, [](const auto&) {}},
         action);
   }
 
@@ -172,14 +180,25 @@ class KeeperExecutor::Impl {
 
   void rebuild(const worker_action::RebuildState& action) {
     const Step stamp = action.snapshot.step;
-    const Status done = make_again(action);
-    hooks_.completed(worker_event::StateStored{
-        .stamp = stamp, .tiles = action.tiles, .ok = done.ok(), .detail = done ? "" : done.error().message()});
+    const auto made = make_again(action);
+    const Status done =
+        made ? store_.store_bytes(stamp, action.tiles, made->bytes, made->hashes) : Status(made.error());
+    worker_event::StateStored stored{.stamp = stamp, .tiles = action.tiles, .ok = done.ok()};
+    if (!done) {
+      stored.detail = done.error().message();
+      if (made && done.error().code() == ErrorCode::corrupt) stored.blamed = action.hashed_by;
+    }
+    hooks_.completed(std::move(stored));
   }
 
-  Status make_again(const worker_action::RebuildState& action) {
+  struct MadeAgain {
+    std::vector<std::byte> bytes;
+    std::vector<Hash128> hashes;  // that they should have
+  };
+  Result<MadeAgain> make_again(const worker_action::RebuildState& action) {
     std::vector<RebuildInput> inputs;
     std::vector<ConstSlice> own;
+    std::vector<Hash128> hashes = action.hashes;
     for (const auto& input : action.inputs) {
       RebuildInput& given = inputs.emplace_back(RebuildInput{input.fragment, {}});
       if (input.payload != nullptr) {
@@ -189,14 +208,17 @@ class KeeperExecutor::Impl {
         const bool is_data = input.fragment < action.layout.data;
         const auto& tiles = action.layout.fragments[input.fragment].tiles;
         PLANARIA_ASSIGN(auto slices, is_data ? data_of(part, tiles) : parity_of(part, action.layout));
+        if (!is_data && hashes.empty()) {
+          PLANARIA_ASSIGN(hashes, store_.data_hashes(part, action.fragment));
+        }
         for (ConstSlice& slice : slices) {
           given.parts.push_back(slice.bytes);
           own.push_back(std::move(slice));
         }
       }
     }
-    PLANARIA_ASSIGN(const auto made, rebuild_fragment(action.layout, action.fragment, action.bytes, inputs));
-    return store_.store_bytes(action.snapshot.step, action.tiles, made);
+    PLANARIA_ASSIGN(auto made, rebuild_fragment(action.layout, action.fragment, action.bytes, inputs));
+    return MadeAgain{std::move(made), std::move(hashes)};
   }
 
   Result<std::vector<ConstSlice>> data_of(const FragmentPart& part, std::span<const TileRange> tiles) {
@@ -235,21 +257,25 @@ class KeeperExecutor::Impl {
     for (std::uint64_t offset = 0; offset < all; offset += kPartBytes) {
       const FragmentPart part{a.snapshot, a.stripe, a.fragment, offset, std::min(kPartBytes, all - offset)};
       auto values = data_of(part, fragment.tiles);
-      if (!values) return;
-      send(a.to, a.view, part, std::move(*values));
+      auto hashes = store_.hashes(a.snapshot.step, fragment.tiles, offset, part.bytes);
+      if (!values || !hashes) return;
+      send(a.to, a.view, FragmentData{part, std::move(*hashes)}, std::move(*values));
     }
   }
 
   void send_parity(const worker_action::SendParity& a) {
     auto values = store_.sum(a.part);
-    if (values) send(a.to, a.view, a.part, std::move(*values));
+    auto hashes = store_.data_hashes(a.part);
+    if (values && hashes) send(a.to, a.view, FragmentData{a.part, std::move(*hashes)}, std::move(*values));
   }
 
   void reply(const worker_action::SendFragmentReply& a) {
     const FragmentPart& part = a.meta.part;
-    auto values = a.tiles.empty() ? parity_of(part, a.layout) : data_of(part, a.tiles);
-    if (values) return send(a.to, a.view, a.meta, std::move(*values));
-    send(a.to, a.view, FragmentReply{part, false}, {});
+    const bool is_parity = a.tiles.empty();
+    auto values = is_parity ? parity_of(part, a.layout) : data_of(part, a.tiles);
+    auto hashes = is_parity ? store_.data_hashes(part, a.lost) : std::vector<Hash128>();
+    if (values && hashes) return send(a.to, a.view, FragmentReply{part, true, std::move(*hashes)}, std::move(*values));
+    send(a.to, a.view, FragmentReply{part, false, {}}, {});
   }
 
   void save(const worker_action::SaveSnapshot& action) {
@@ -280,6 +306,7 @@ class KeeperExecutor::Impl {
 
   mutable std::mutex store_mutex_;
   SnapshotStore store_;
+  std::optional<FragmentDamage> damage_to_come_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
@@ -312,6 +339,9 @@ Result<std::vector<StoredTiles>> KeeperExecutor::find(Step stamp, TileRange tile
 }
 KeeperCounters KeeperExecutor::keeper_counters() const {
   return impl_->counters();
+}
+Status KeeperExecutor::damage(FragmentDamage how) {
+  return impl_->damage(how);
 }
 
 }  // namespace planaria

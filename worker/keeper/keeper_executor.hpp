@@ -8,6 +8,7 @@
 
 #include "common/hash.hpp"
 #include "proto/job_spec.hpp"
+#include "storage/fragment_damage.hpp"
 #include "storage/snapshot_memory.hpp"
 #include "worker/keeper/memory_lender.hpp"
 #include "worker/keeper/snapshot_saver.hpp"
@@ -44,6 +45,8 @@ class KeeperExecutor final : public ActionExecutor {
   // As SnapshotStore::find, in runs that a message of the copy link can tell of.
   [[nodiscard]] Result<std::vector<StoredTiles>> find(Step stamp, TileRange tiles) const;
   [[nodiscard]] KeeperCounters keeper_counters() const;
+  // Chaos: as SnapshotStore::damage, at once or when there is something to spoil.
+  [[nodiscard]] Status damage(FragmentDamage how);
 
  private:
   class Impl;

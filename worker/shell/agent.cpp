@@ -41,6 +41,7 @@ class WorkerAgent::Impl {
   ~Impl() {
     if (loop_) loop_->stop();
     faults_.set_trainer(nullptr);
+    faults_.set_keeper(nullptr);
     if (trainer_) trainer_->stop();
     copier_.reset();
     lender_.reset();
@@ -364,6 +365,7 @@ class WorkerAgent::Impl {
                              .keep = job.checkpoint.keep};
     }
     store_ = std::make_unique<KeeperExecutor>(job, memory, executor_hooks(), std::move(durable));
+    faults_.set_keeper(store_.get());
     const bool evaluates = job.data.validation_fraction > 0;
     loop_ = std::make_unique<AgentLoop>(
         AgentLoop::Parts{.job = std::move(job),

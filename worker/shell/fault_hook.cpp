@@ -94,6 +94,12 @@ Result<FaultCommand> parse_block(std::span<const std::string_view> words) {
   return FaultCommand(block);
 }
 
+Result<FaultCommand> parse_damage(std::span<const std::string_view> words) {
+  const auto name = std::ranges::find(kFragmentDamageNames, words[1]);
+  if (name == kFragmentDamageNames.end()) return refused("damage can't be '" + std::string(words[1]) + "'");
+  return FaultCommand(fault_command::Damage{static_cast<FragmentDamage>(name - kFragmentDamageNames.begin())});
+}
+
 }  // namespace
 
 Result<FaultCommand> parse_fault_command(std::string_view line) {
@@ -101,8 +107,8 @@ Result<FaultCommand> parse_fault_command(std::string_view line) {
     std::string_view name;
     std::size_t words;
   };
-  static constexpr Form kForms[] = {{"arm", 3},     {"go", 1},           {"slow", 2}, {"link", 8},     {"block", 2},
-                                    {"unblock", 2}, {"corrupt_next", 1}, {"nan", 2},  {"disk_full", 2}};
+  static constexpr Form kForms[] = {{"arm", 3},     {"go", 1},           {"slow", 2}, {"link", 8},      {"block", 2},
+                                    {"unblock", 2}, {"corrupt_next", 1}, {"nan", 2},  {"disk_full", 2}, {"damage", 2}};
   const auto words = split_words(line);
   if (words.empty()) return refused("an empty command");
   const auto* form =
@@ -126,6 +132,7 @@ Result<FaultCommand> parse_fault_command(std::string_view line) {
     PLANARIA_ASSIGN(const double seconds, number<double>(words[1], "a time", 0.0, 86400.0));
     return FaultCommand(fault_command::DiskFull{seconds});
   }
+  if (words[0] == "damage") return parse_damage(words);
   if (words[0] == "go") return FaultCommand(fault_command::Go{});
   return FaultCommand(fault_command::CorruptNext{});
 }

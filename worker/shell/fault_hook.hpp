@@ -26,6 +26,7 @@
 //     corrupt_next                   the next data frame that is sent is corrupted
 //     nan <step>                     one gradient value of the step's next micro-batch becomes NaN, once
 //     disk_full <seconds>            writing durable files fails with a full disk for this long
+//     damage <flip|truncate|swap|old>  a keeper's: the parity of its newest snapshot is spoilt
 //
 // Phases: fetch forward backward reduce gate update commit. Peers are worker ids.
 //
@@ -44,6 +45,7 @@
 #include "common/ids.hpp"
 #include "common/result.hpp"
 #include "proto/control.hpp"
+#include "storage/fragment_damage.hpp"
 
 namespace planaria {
 
@@ -81,12 +83,15 @@ struct Nan {
 struct DiskFull {
   double seconds = 0;
 };
+struct Damage {
+  FragmentDamage how = FragmentDamage::flip;
+};
 
 }  // namespace fault_command
 
 using FaultCommand =
     std::variant<fault_command::Arm, fault_command::Go, fault_command::Slow, fault_command::Link, fault_command::Block,
-                 fault_command::CorruptNext, fault_command::Nan, fault_command::DiskFull>;
+                 fault_command::CorruptNext, fault_command::Nan, fault_command::DiskFull, fault_command::Damage>;
 
 // One line without its end; invalid_argument says what was expected.
 [[nodiscard]] Result<FaultCommand> parse_fault_command(std::string_view line);

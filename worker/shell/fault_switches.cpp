@@ -29,6 +29,11 @@ void FaultSwitches::set_trainer(Trainer* trainer) {
   trainer_ = trainer;
 }
 
+void FaultSwitches::set_keeper(KeeperExecutor* keeper) {
+  const std::scoped_lock lock(mutex_);
+  keeper_ = keeper;
+}
+
 std::shared_ptr<Transport> FaultSwitches::wrap(std::shared_ptr<Transport> inner, std::uint64_t seed) {
   const std::scoped_lock lock(mutex_);
   transport_ = std::make_shared<FaultyTransport>(std::move(inner), seed, clock_, true);
@@ -98,6 +103,9 @@ Status FaultSwitches::apply(const FaultCommand& command) {
                                  disk_heals_at_ =
                                      clock_.now() + Duration(static_cast<std::int64_t>(full.seconds * 1e9));
                                  return ok_status();
+                               },
+                               [&](const fault_command::Damage& damage) -> Status {
+                                 return keeper_ == nullptr ? Status(not_yet()) : keeper_->damage(damage.how);
                                },
                                [](const auto&) { return ok_status(); }},
                     command);

@@ -15,6 +15,7 @@
 #include "common/clock.hpp"
 #include "common/file_faults.hpp"
 #include "common/transport/faulty.hpp"
+#include "worker/keeper/keeper_executor.hpp"
 #include "worker/shell/fault_hook.hpp"
 #include "worker/trainer/trainer.hpp"
 
@@ -26,6 +27,7 @@ class FaultSwitches {
 
   // Where faults act from now on; before that, commands that need one are refused.
   void set_trainer(Trainer* trainer);
+  void set_keeper(KeeperExecutor* keeper);
   // A transport that misbehaves to order around `inner`.
   [[nodiscard]] std::shared_ptr<Transport> wrap(std::shared_ptr<Transport> inner, std::uint64_t seed);
 
@@ -51,6 +53,7 @@ class FaultSwitches {
 
   std::mutex mutex_;
   Trainer* trainer_ = nullptr;
+  KeeperExecutor* keeper_ = nullptr;
   std::shared_ptr<FaultyTransport> transport_;
   // No peer: the rule of all that have none of their own.
   std::map<std::pair<std::optional<WorkerId>, Direction>, FaultRule> rules_;

@@ -271,9 +271,11 @@ Result<WorkerEvent> StepExecutor::rebuild_state(const worker_action::RebuildStat
     }
   }
   const auto made = rebuild_fragment(action.layout, action.fragment, action.bytes, inputs);
-  worker_event::StateStored stored{.stamp = stamp, .tiles = action.tiles, .ok = made.ok()};
-  if (!made) {
-    stored.detail = made.error().message();
+  const Status right = made ? check_made(map_, action.tiles, *made, action.hashes) : Status(made.error());
+  worker_event::StateStored stored{.stamp = stamp, .tiles = action.tiles, .ok = right.ok()};
+  if (!right) {
+    stored.detail = right.error().message();
+    if (made) stored.blamed = action.hashed_by;
     return WorkerEvent(std::move(stored));
   }
   PLANARIA_ASSIGN(StateGeneration * target, states_->open(stamp));
@@ -552,7 +554,7 @@ std::vector<ConstSlice> StepExecutor::fragment_payload(const worker_action::Send
   const FragmentPart& part = send.meta.part;
   const StateGeneration* const held = states_->find(part.snapshot.step);
   const bool here = held != nullptr && !send.tiles.empty() && held->state.contains(TileSet(send.tiles));
-  if (!here) return data_slices(FragmentReply{part, false}, {});
+  if (!here) return data_slices(FragmentReply{part, false, {}}, {});
   return data_slices(send.meta, fragment_slices(*held, send.tiles, part.offset, part.bytes));
 }
 

@@ -47,7 +47,7 @@ Result<std::size_t> expected_values(const StateMap& map, std::size_t boundary_el
     if (part.bytes % sizeof(float) == 0) return part.bytes / sizeof(float);
     return Error(ErrorCode::corrupt, "a part of a fragment that ends inside a value");
   };
-  if (const auto* part = std::get_if<FragmentPart>(&meta)) return of_fragment(*part);
+  if (const auto* data = std::get_if<FragmentData>(&meta)) return of_fragment(data->part);
   if (const auto* reply = std::get_if<FragmentReply>(&meta); reply != nullptr && reply->available) {
     return of_fragment(reply->part);
   }

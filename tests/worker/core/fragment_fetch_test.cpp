@@ -54,9 +54,13 @@ TEST_F(Fetch, AChunkIsMadeWhenAllItsPartsAreHere) {
     EXPECT_FALSE(fetch.wants(WorkerId(7), request.part));
     ASSERT_TRUE(fetch.wants(to, request.part));
     EXPECT_FALSE(fetch.done());
-    if (const auto action = fetch.take(request.part, std::make_shared<Bytes>())) {
+    EXPECT_EQ(request.lost, 0U);
+    const std::vector<Hash128> told(request.part.fragment == 2 ? 2 : 0, Hash128{7, request.part.offset});
+    if (const auto action = fetch.take({request.part, true, told}, std::make_shared<Bytes>())) {
       ASSERT_EQ(action->inputs.size(), 2U);
       EXPECT_EQ(action->layout, rebuild_.layout);
+      EXPECT_EQ(action->hashes, std::vector(2, Hash128{7, action->offset})) << "as the parity's keeper told";
+      EXPECT_EQ(action->hashed_by, WorkerId(2));
       made.insert(made.end(), action->tiles.begin(), action->tiles.end());
       for (const RebuildState::Input& input : action->inputs) EXPECT_EQ(input.payload == nullptr, input.bytes == 0);
     }

@@ -127,29 +127,39 @@ TEST_F(Keepers, ASealedCopyBecomesParityElsewhereAndIsMadeAgainFromIt) {
   seal();
   keepers_[0]->post(SendFragment{WorkerId(1), ViewNumber(3), layout(), kName, 0, 0}, ViewNumber(3));
   const Sent data = next_sent();
-  const auto* part = std::get_if<FragmentPart>(&data.meta);
+  const auto* part = std::get_if<FragmentData>(&data.meta);
   ASSERT_NE(part, nullptr);
-  EXPECT_EQ(*part, (FragmentPart{kName, 0, 0, 0, bytes({0, 3})}));
+  EXPECT_EQ(part->part, (FragmentPart{kName, 0, 0, 0, bytes({0, 3})}));
+  EXPECT_EQ(part->hashes.size(), 3U);
   EXPECT_EQ(data.values, state_);
-  keepers_[1]->post(AddFragmentPart{layout(), *part, delivered(data.values)}, ViewNumber(3));
+  keepers_[1]->post(AddFragmentPart{layout(), part->part, delivered(data.values), part->hashes}, ViewNumber(3));
   ASSERT_TRUE(wait([this] { return count<worker_event::FragmentStored>(1) == 1; }));
 
   // The host is lost: another member makes the tiles again.
   keepers_[1]->post(
-      SendFragmentReply{WorkerId(2), ViewNumber(4), {{kName, 0, 1, 0, bytes({0, 3})}, true}, {}, layout()->stripes[0]},
+      SendFragmentReply{
+          WorkerId(2), ViewNumber(4), {{kName, 0, 1, 0, bytes({0, 3})}, true, {}}, {}, layout()->stripes[0], 0},
       ViewNumber(4));
   const Sent parity = next_sent();
-  EXPECT_TRUE(std::get<FragmentReply>(parity.meta).available);
-  keepers_[1]->post(RebuildState{kName,
-                                 0,
-                                 layout()->stripes[0],
-                                 0,
-                                 0,
-                                 bytes({0, 3}),
-                                 {{0, 3}},
-                                 {{1, bytes({0, 3}), delivered(parity.values)}}},
-                    ViewNumber(4));
+  const auto& reply = std::get<FragmentReply>(parity.meta);
+  EXPECT_TRUE(reply.available);
+  EXPECT_EQ(reply.hashes, part->hashes);
+  RebuildState rebuild{kName,         0,        layout()->stripes[0],          0,  0,
+                       bytes({0, 3}), {{0, 3}}, {{1, bytes({0, 3}), nullptr}}, {}, WorkerId(1)};
+  // Bytes that are sound on the way, and aren't the owner's.
+  std::vector<float> others = parity.values;
+  others[5] += 1;
+  rebuild.inputs[0].payload = delivered(others);
+  rebuild.hashes = reply.hashes;
+  keepers_[1]->post(rebuild, ViewNumber(4));
   ASSERT_TRUE(wait([this] { return count<worker_event::StateStored>(1) == 1; }));
+  const auto refused = std::get<worker_event::StateStored>(events_[1].back());
+  EXPECT_FALSE(refused.ok);
+  EXPECT_EQ(refused.blamed, WorkerId(1)) << refused.detail;
+
+  rebuild.inputs[0].payload = delivered(parity.values);
+  keepers_[1]->post(rebuild, ViewNumber(4));
+  ASSERT_TRUE(wait([this] { return count<worker_event::StateStored>(1) == 2; }));
   const auto here = keepers_[0]->state_payload(StateTiles{kName.step, {0, 3}});
   const auto again = keepers_[1]->state_payload(StateTiles{kName.step, {0, 3}});
   ASSERT_TRUE(here && again);
@@ -166,11 +176,11 @@ TEST_F(Keepers, ADamagedTileIsToldAndNotServed) {
   EXPECT_EQ(damaged.tiles, (std::vector<TileRange>{{1, 2}}));
   EXPECT_EQ(keepers_[0]->keeper_counters().damaged_tiles, 1U);
   EXPECT_TRUE(keepers_[0]->state_payload(StateTiles{kName.step, {2, 3}}));
-  keepers_[0]->post(SendFragmentReply{WorkerId(2), ViewNumber(4), {{kName, 0, 0, 0, 64}, true}, {{0, 3}}, {}},
+  keepers_[0]->post(SendFragmentReply{WorkerId(2), ViewNumber(4), {{kName, 0, 0, 0, 64}, true, {}}, {{0, 3}}, {}},
                     ViewNumber(4));
   EXPECT_TRUE(std::get<FragmentReply>(next_sent().meta).available);  // of the first tile, which is well
   keepers_[0]->post(
-      SendFragmentReply{WorkerId(2), ViewNumber(4), {{kName, 0, 0, bytes({0, 1}), 64}, true}, {{0, 3}}, {}},
+      SendFragmentReply{WorkerId(2), ViewNumber(4), {{kName, 0, 0, bytes({0, 1}), 64}, true, {}}, {{0, 3}}, {}},
       ViewNumber(4));
   EXPECT_FALSE(std::get<FragmentReply>(next_sent().meta).available);
 }
