@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <tuple>
 
 #include "tests/integration/planaria_process.hpp"
 
@@ -65,6 +66,26 @@ TEST(Run, ResumesFromACheckpointOnOtherWorkersToTheSameBits) {
   EXPECT_EQ(resumed["weights_hash"], whole["weights_hash"]);
   EXPECT_EQ(resumed["steps_committed"], 40);
   EXPECT_EQ(resumed["microbatches_computed"], 20 * 128);
+}
+
+TEST(Run, ACheckpointOfPipelinesGoesOnAtOneWorkerAndTheReverse) {
+  const ScratchDirectory scratch;
+  const std::vector<std::string> pipelines{"--workers", "5", "--layout", "3+2", "--set", "optimizer.shard=true"};
+  const std::vector<std::string> alone{"--workers", "1"};
+  const auto with = [](std::vector<std::string> arguments, const std::string& resumed) {
+    arguments.insert(arguments.end(), {"--resume", resumed});
+    return arguments;
+  };
+  for (const auto& [name, first, second] :
+       {std::tuple("to one", pipelines, alone), std::tuple("to pipelines", alone, pipelines)}) {
+    SCOPED_TRACE(name);
+    const std::string whole = scratch.path(std::string(name) + " before");
+    const auto before = run_tiny(whole, first);
+    std::filesystem::remove_all(whole + "/checkpoints/step-00000040");
+    const auto after = run_tiny(scratch.path(std::string(name) + " after"), with(second, whole));
+    EXPECT_EQ(after["weights_hash"], before["weights_hash"]);
+    EXPECT_EQ(after["microbatches_computed"], 20 * 128);
+  }
 }
 
 TEST(Run, ADamagedCheckpointIsPassedOverForTheOneBefore) {
