@@ -344,6 +344,7 @@ class CoordinatorCore {
   [[nodiscard]] bool may_help(WorkerId joiner) const;
   [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
   void commit(RecoveryDecision decision);
+  bool ask_who_may_help();
   // visit(member, record) of the view's members, in order; null: the worker is no more what it was then.
   template <class Visit>
   void for_each_member(Visit visit);

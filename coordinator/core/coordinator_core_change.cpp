@@ -41,15 +41,7 @@ void CoordinatorCore::consider_change() {
     return;
   }
   if (change_) {
-    // Whoever brings state is asked before a worse tier is chosen.
-    if (!change_->lacks_state) return;
-    const std::vector<WorkerId> joiners = pending_joiners();
-    if (std::ranges::any_of(joiners, [this](WorkerId id) { return may_help(id); })) {
-      start_change({.reason = "a worker that may hold the newest state is back",
-                    .planned = false,
-                    .victims = {},
-                    .with_joiners = true});
-    }
+    if (change_->lacks_state) ask_who_may_help();
     return;
   }
   std::size_t workers_alive = 0;  // of the members
@@ -129,6 +121,17 @@ void CoordinatorCore::consider_first_view() {
 bool CoordinatorCore::may_help(WorkerId joiner) const {
   const Holdings& holdings = workers_.at(joiner).holdings;
   return !change_->members.contains(joiner) && (!holdings.states.empty() || !holdings.checkpoints.empty());
+}
+
+// Whoever brings state is asked before a worse tier is chosen. False: nobody does.
+bool CoordinatorCore::ask_who_may_help() {
+  const std::vector<WorkerId> joiners = pending_joiners();
+  if (std::ranges::none_of(joiners, [this](WorkerId id) { return may_help(id); })) return false;
+  start_change({.reason = "a worker that may hold the newest state is back",
+                .planned = false,
+                .victims = {},
+                .with_joiners = true});
+  return true;
 }
 
 void CoordinatorCore::start_change(ChangeCause cause) {
@@ -318,6 +321,7 @@ void CoordinatorCore::finish_change() {
     return;
   }
   if (!decision->expelled.empty()) {
+  if (decision->record.resume.tier > 0 && ask_who_may_help()) return;  // it came while the others reported
     expel(decision->expelled, decision->record.reason);
     return;
   }
