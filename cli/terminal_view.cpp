@@ -137,6 +137,9 @@ void draw_snapshots(const json& status, const Palette& c, std::vector<std::strin
     const json complete = snapshots->value("complete", json());
     if (complete.is_number_unsigned()) text += fmt::format("; snapshot {} is whole", complete.get<std::uint64_t>());
   }
+  const double every = number(*snapshots, "every_steps");
+  if (every > number(*snapshots, "wanted_every_steps"))
+    text += fmt::format("; made each {:.0f} steps to save time", every);
   lines.push_back(fmt::format("  {}snapshots{} {}", c.dim, c.reset, text));
 }
 

@@ -147,14 +147,15 @@ struct Heartbeat {
   double micro_batches_per_second = 0;  // of its own computing, 0 = not measured
   std::vector<float> block_seconds;     // of one micro-batch, both ways, by block; 0 = not measured; none = nothing is
   double beside_seconds = 0;            // of a step's own work besides micro-batches; 0 = not measured
+  double snapshot_wait_seconds = 0;     // that its gates waited for keepers alone, since it began
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
   std::vector<LinkMeasure> links;  // some, in turns: those that changed, others now and then
 
   template <class V>
   void fields(V& v) {
-    v(view, step, phase, progress, waiting_on, micro_batches_per_second, block_seconds, beside_seconds, bytes_sent,
-      bytes_received, links);
+    v(view, step, phase, progress, waiting_on, micro_batches_per_second, block_seconds, beside_seconds,
+      snapshot_wait_seconds, bytes_sent, bytes_received, links);
   }
 };
 

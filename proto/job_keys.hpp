@@ -113,6 +113,7 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.key("every_steps", job.snapshot.every_steps, IntegerRange{0, kMaxSteps});
   v.key("data", job.snapshot.data, IntegerRange{1, kMaxFragments});
   v.key("parity", job.snapshot.parity, IntegerRange{0, kMaxFragments - 1});
+  v.key("max_overhead", job.snapshot.max_overhead, fraction);
   v.key("durable", job.snapshot.durable);
   v.key("disk_mb_per_s", job.snapshot.disk_mb_per_s, any_u32);
 

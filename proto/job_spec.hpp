@@ -194,12 +194,13 @@ struct SnapshotSpec {
   std::uint64_t every_steps = 1;  // 0 = none
   std::uint32_t data = 3;         // k and m of a stripe's erasure code, each fragment at another host
   std::uint32_t parity = 1;
+  double max_overhead = 0.01;       // part of the time that may be waited for them, or they get rarer; 0 = any
   bool durable = false;             // keepers save the states of checkpoint.every_steps, where they have all of them
   std::uint32_t disk_mb_per_s = 0;  // that each of them may write; 0 = as fast as the disk
 
   template <class V>
   void fields(V& v) {
-    v(every_steps, data, parity, durable, disk_mb_per_s);
+    v(every_steps, data, parity, max_overhead, durable, disk_mb_per_s);
   }
 };
 

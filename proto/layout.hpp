@@ -209,7 +209,7 @@ struct ViewRecord {
   WorkerId checkpoint_writer;           // the member that writes durable checkpoints
   std::string numeric_class;            // of those who compute
   std::uint64_t snapshot_every = 0;     // steps; 0: none are made
-  SnapshotLayout snapshots;             // of the states after such steps, from the one before resume.step on
+  SnapshotLayout snapshots;             // of protected states
   ResumePlan resume;
   std::string reason;
 
@@ -217,9 +217,11 @@ struct ViewRecord {
   [[nodiscard]] bool has(WorkerId worker) const { return member(worker) != nullptr; }
   // The one of a host's keepers that has a part in the snapshots.
   [[nodiscard]] const Member* keeper_of(const std::string& host) const;
-  // A snapshot is made of the state after the step. The initial one everybody can make.
+  // A snapshot is made of the state after the step: of each so many, and of the one that the view begins with, as an
+  // earlier layout may not have what this one relies on. The initial state everybody can make.
   [[nodiscard]] bool protects(Step step) const {
-    return snapshot_every != 0 && step != Step(0) && step.value() % snapshot_every == 0;
+    if (snapshot_every == 0 || step == Step(0)) return false;
+    return step.value() % snapshot_every == 0 || step.next() == resume.step;
   }
 
   template <class V>

@@ -161,6 +161,7 @@ void FaultInjector::strike(std::size_t index, ProcessIndex process) {
            to_string(victim->phase()) + " of step " + std::to_string(victim->core().step().value());
   });
   follow(index);
+  simulation_.oracle().note_claim();
   if (strikes_coordinator(fault.kind)) {
     strike_coordinator(fault);
   } else if (fault.kind >= FaultKind::partition && fault.kind <= FaultKind::delay) {

@@ -1,6 +1,7 @@
 #include "chaos/sim/invariants.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "chaos/sim/describe.hpp"
@@ -400,6 +401,7 @@ void Oracle::check_view_record(const ViewRecord& record) {
   }
   if (record.resume.tier > 0 && !damaged_) check_nothing_better(record);
   if (record.resume.tier > 1 && !damaged_) check_promise(record);
+  if (record.resume.tier > 0 && !damaged_) check_claims(record);
   if (record.resume.tier == 0 && record.resume.step < highest_commit_) {
     world_.fail("13: the highest committed step falls", describe(record));
   }
@@ -461,17 +463,23 @@ void Oracle::check_nothing_better(const ViewRecord& record) {
   }
 }
 
+// Hosts of which a member of the last view isn't one of this.
+std::set<std::string> Oracle::hosts_lost(const ViewRecord& record) const {
+  std::set<std::string> lost;
+  for (const Member& member : last_view_->members) {
+    const Member* const now = record.member(member.worker);
+    if (now == nullptr || now->incarnation != member.incarnation) lost.insert(member.host);
+  }
+  return lost;
+}
+
 // Once a snapshot of the last view was complete, so many hosts could be lost as its stripes have parity.
 void Oracle::check_promise(const ViewRecord& record) {
   if (!last_view_ || last_view_->snapshots.stripes.empty()) return;
   const bool complete = std::ranges::any_of(complete_, [&](const auto& seen) {
     return seen.first == last_view_->view && seen.second >= record.resume.step;  // else the checkpoint is as new
   });
-  std::set<std::string> lost;
-  for (const Member& member : last_view_->members) {
-    const Member* const now = record.member(member.worker);
-    if (now == nullptr || now->incarnation != member.incarnation) lost.insert(member.host);
-  }
+  const std::set<std::string> lost = hosts_lost(record);
   std::uint32_t promised = UINT32_MAX;
   for (const Stripe& stripe : last_view_->snapshots.stripes) promised = std::min(promised, stripe.parity());
   TileSet safe;
@@ -489,12 +497,45 @@ void Oracle::check_promise(const ViewRecord& record) {
               std::to_string(lost.size()) + " of " + std::to_string(promised) + " hosts; " + describe(record));
 }
 
+void Oracle::note_claim() {
+  const CoordinatorCore* core = simulation_.coordinator().core();
+  if (core == nullptr || !last_view_ || !core->view() || core->view()->view != last_view_->view) return;
+  const auto status = core->snapshots();
+  if (!status || !status->tolerated || !status->complete) return;
+  Claim claim{*status->complete, *status->tolerated, {status->alone.begin(), status->alone.end()}, {}};
+  for (const Member& member : last_view_->members) {
+    const auto known = core->workers().find(member.worker);
+    const bool gone = known == core->workers().end() || known->second.incarnation != member.incarnation ||
+                      known->second.status == WorkerStatus::lost || known->second.status == WorkerStatus::left ||
+                      known->second.suspect_until;
+    if (gone) claim.lost.insert(member.host);
+  }
+  claims_.push_back(std::move(claim));
+}
+
+void Oracle::check_claims(const ViewRecord& record) {
+  if (!last_view_) return;
+  const std::set<std::string> lost = hosts_lost(record);
+  for (const Claim& claim : claims_) {
+    if (record.resume.step > claim.newest) continue;  // the checkpoint is as new
+    std::set<std::string> since;
+    std::ranges::set_difference(lost, claim.lost, std::inserter(since, since.end()));
+    const bool tolerated = claim.tolerated > 0 && since.size() <= claim.tolerated;
+    const bool not_alone = claim.lost.empty() && since.size() == 1 && !claim.alone.contains(*since.begin());
+    if (!tolerated && !not_alone) continue;
+    world_.fail("12: a loss that the status promised to make good needs a checkpoint",
+                std::to_string(since.size()) + " of " + std::to_string(claim.tolerated) + " hosts, step " +
+                    to_string(claim.newest) + "; " + describe(record));
+  }
+}
+
 void Oracle::durable(const LogRecord& record) {
   if (const auto* prepared = std::get_if<log_record::Prepared>(&record)) {
     prepared_.insert(prepared->view);
   } else if (const auto* committed = std::get_if<log_record::Committed>(&record)) {
     committed_[committed->record.view] = committed->record;
     last_view_ = committed->record;
+    claims_.clear();
     const std::uint32_t lineage = committed->record.resume.lineage;
     if (lineage > std::exchange(lineage_, lineage)) clean_from_ = committed->record.view;
     // A worse tier takes the job back on purpose: what counts as committed starts there again.

@@ -56,6 +56,8 @@ class Oracle {
   void durable(const LogRecord& record);
   void leaves(const CoordinatorEnvelope& envelope);
   void coordinator_died();
+  // Something is about to strike: what the operator is told at this moment, of which hosts may be lost, must hold.
+  void note_claim();
 
   // ---- the end ----
   void job_finished(const CoordinatorCore* core, bool success);
@@ -83,7 +85,9 @@ class Oracle {
   void check_nothing_better(const ViewRecord& record);
   void check_fragments(const WorkerProcess& process, const Holdings& holdings, const char* what);
   void snapshot_complete(const WorkerProcess& process, const ViewRecord& view, Step step);
+  [[nodiscard]] std::set<std::string> hosts_lost(const ViewRecord& record) const;
   void check_promise(const ViewRecord& record);
+  void check_claims(const ViewRecord& record);
   void members_hold(const WorkerProcess& process, Step step, const char* invariant);
   void fail(const std::string& invariant, const WorkerProcess& process, const std::string& detail);
 
@@ -123,6 +127,13 @@ class Oracle {
   std::set<std::tuple<ViewNumber, Step, WorkerId>> said_acks_;
   std::set<std::pair<ViewNumber, Step>> held_;      // by all members of the view, as was seen
   std::set<std::pair<ViewNumber, Step>> complete_;  // snapshots of a view's layout, as was seen
+  struct Claim {
+    Step newest;  // nobody needs to go back behind it
+    std::uint32_t tolerated = 0;
+    std::set<std::string> alone;
+    std::set<std::string> lost;  // hosts that the coordinator knew to be gone
+  };
+  std::vector<Claim> claims_;  // of last_view_
   std::uint64_t tiles_rebuilt_ = 0;
   std::uint32_t returns_ = 0;  // views that go on with a committed step
 };

@@ -80,8 +80,8 @@ std::string SimOptions::describe() const {
       "workers; micro-batch {:.2f} ms, latency {:.3f} ms, sync {:.2f} ms; duplicates {:.3f}{}{}{}{}",
       seed, starts.size(),
       keepers.empty() ? ""
-                      : fmt::format(" and {} keepers ({}+{} every {})", keepers.size(), job.snapshot.data,
-                                    job.snapshot.parity, job.snapshot.every_steps),
+                      : fmt::format(" and {} keepers ({}+{} every {}, overhead {})", keepers.size(), job.snapshot.data,
+                                    job.snapshot.parity, job.snapshot.every_steps, job.snapshot.max_overhead),
       job.cluster.layout, job.optimizer.shard ? " sharded" : "", rescues.size(), job.train.steps, job.batch.slots,
       job.micro_batches_per_slot(), shape.tiles, job.checkpoint.every_steps, shared_checkpoints ? "shared" : "own",
       job.integrity.check_every, job.train.evaluate_every, job.cluster.heartbeat_ms, job.cluster.lease_ms,
@@ -298,6 +298,7 @@ SimOptions draw_options(std::uint64_t seed, const OptionLimits& limits) {
   if (draw.chance(0.3)) options.direct_members = draw.between(1, 4);
   if (draw.chance(0.25)) draw_keepers(draw, options);
   if (options.job.cluster.layout.empty() && draw.chance(0.5)) options.memory_bytes = draw_memory(draw, options);
+  options.job.snapshot.max_overhead = draw.chance(0.5) ? 0 : draw.chance(0.5) ? 1e-4 : 0.01;
   return options;
 }
 

@@ -69,6 +69,10 @@ CoordinatorCore::CoordinatorCore(CoordinatorCoreConfig config)
       depths_(pipeline_depths(config_.job.cluster.layout).value()),  // the job is valid
       lease_(ms(config_.job.cluster.lease_ms)),
       suspect_grace_(ms(config_.job.cluster.suspect_grace_ms)),
+      pace_({.least_steps = config_.job.snapshot.every_steps,
+             .saved_every = config_.job.snapshot.durable ? config_.job.checkpoint.every_steps : 0,
+             .max_overhead = config_.job.snapshot.max_overhead,
+             .heartbeat = ms(config_.job.cluster.heartbeat_ms)}),
       timing_(ms(config_.job.cluster.heartbeat_ms)) {}
 
 CoordinatorActions CoordinatorCore::on(const CoordinatorEvent& event, Instant now) {
@@ -163,6 +167,7 @@ void CoordinatorCore::handle(const coordinator_event::Started& event) {
     if (drained) log(log_record::WorkerReleased{id, worker.incarnation});
   }
   if (view_) {
+    pace_.view_committed(view_->snapshot_every, now_);
     status_reason_ = "coordinator restarted; waiting for the members of view " + std::to_string(view_->view.value());
     announce("generation " + std::to_string(generation_.value()) + ": " + status_reason_);
   }
@@ -285,6 +290,7 @@ void CoordinatorCore::handle(const coordinator_event::Tick& event) {
   check_change_deadline();
   check_stall();
   check_balance();
+  check_snapshot_pace();
 }
 
 Instant CoordinatorCore::lease_end(const WorkerRecord& worker) const {
@@ -458,8 +464,11 @@ std::optional<SnapshotStatus> CoordinatorCore::snapshots() const {
     if (!there) lost.insert(member.worker);
   }
   const bool of_view = last_commit_ && last_commit_->view == view_->view;
-  return snapshot_status(map_, *view_, of_view ? std::optional(last_commit_->step) : std::nullopt, lost,
-                         config_.job.snapshot.durable);
+  SnapshotStatus status = snapshot_status(map_, *view_, of_view ? std::optional(last_commit_->step) : std::nullopt,
+                                          lost, config_.job.snapshot.durable);
+  status.wanted_every_steps = config_.job.snapshot.every_steps;
+  status.overhead = pace_.overhead();
+  return status;
 }
 
 }  // namespace planaria

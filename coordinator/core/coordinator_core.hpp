@@ -24,6 +24,7 @@
 #include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/measured_blocks.hpp"
 #include "coordinator/core/recovery.hpp"
+#include "coordinator/core/snapshot_pace.hpp"
 #include "coordinator/core/snapshot_status.hpp"
 #include "proto/control.hpp"
 #include "proto/job_spec.hpp"
@@ -218,6 +219,7 @@ class CoordinatorCore {
     std::set<WorkerId> leaving;          // drained ones among them
     std::vector<WorkerId> excluded;      // ids of the view's members that don't
     std::optional<BetterLayout> wanted;  // why the change is made, when it is for another layout
+    std::uint64_t snapshot_every = 0;    // of the view to come
     std::map<WorkerId, Report> reports;
     bool checkpoints_listed = false;  // members are asked for those that exist now
     bool lacks_state = false;         // all reported, and nobody holds the newest state
@@ -327,6 +329,7 @@ class CoordinatorCore {
   void balance_later(bool planned);
   [[nodiscard]] Duration balancing_takes() const;
   void check_balance();
+  void check_snapshot_pace();
   void consider_planning(LayoutRequest request);
   void ask_planner(LayoutRequest request);
 
@@ -341,10 +344,10 @@ class CoordinatorCore {
   void finish_change();
   void expel(const std::vector<WorkerId>& workers, const std::string& why);
   void consider_new_connections(WorkerRecord& heard);
+  bool ask_who_may_help();
   [[nodiscard]] bool may_help(WorkerId joiner) const;
   [[nodiscard]] RecoveryInput recovery_input(const Change& change) const;
   void commit(RecoveryDecision decision);
-  bool ask_who_may_help();
   // visit(member, record) of the view's members, in order; null: the worker is no more what it was then.
   template <class Visit>
   void for_each_member(Visit visit);
@@ -410,9 +413,11 @@ class CoordinatorCore {
   std::uint32_t reconnects_ = 0;   // views for new connections alone, since a step was committed
   bool rebalance_wanted_ = false;  // into better_
   std::optional<BetterLayout> better_;
-  std::optional<Instant> plan_asked_;  // when, while the planner works on a request
-  std::uint64_t plans_ = 0;            // asked for
-  ClusterProfile planned_for_;         // of the newest request
+  SnapshotPace pace_;
+  std::optional<SnapshotPace::Change> paced_;  // an interval of snapshots to change to
+  std::optional<Instant> plan_asked_;          // when, while the planner works on a request
+  std::uint64_t plans_ = 0;                    // asked for
+  ClusterProfile planned_for_;                 // of the newest request
   Instant next_plan_{};
   std::set<WorkerId> too_few_;    // with these alone no layout fits into memory
   bool change_deferred_ = false;  // a planned change waits for what heartbeats and commits will tell

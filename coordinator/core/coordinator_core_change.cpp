@@ -83,14 +83,18 @@ void CoordinatorCore::consider_change() {
   if (!drainers.empty() && !too_few_.empty()) {
     std::set<WorkerId> left = present();
     for (const WorkerId id : drainers) left.erase(id);
-    if (left == too_few_) drainers.clear();  // the reason was told
+    if (left == too_few_) {  // the reason was told
+      drainers.clear();
+      paced_.reset();
+    }
   }
   if (!drainers.empty() && staying < least) {
     status_reason_ = names(drainers) + " can't drain yet: " + std::to_string(staying) + " worker(s) would be left of " +
                      std::to_string(least) + " needed; start another worker or stop the job";
     drainers.clear();
+    paced_.reset();  // a change would have them leave
   }
-  if (drainers.empty() && !rebalance_wanted_) {
+  if (drainers.empty() && !rebalance_wanted_ && !paced_) {
     if (joiners.empty()) return;
     joiners_worth_at_ = joiners_worth_at(joiners);
     if (joiners_worth_at_ > now_) return;
@@ -103,7 +107,8 @@ void CoordinatorCore::consider_change() {
   std::string reason;
   if (!joiners.empty()) reason = names(joiners) + " joined";
   if (!drainers.empty()) reason += (reason.empty() ? "" : "; ") + names(drainers) + " drained";
-  if (reason.empty()) reason = better_->reason;
+  if (reason.empty() && rebalance_wanted_) reason = better_->reason;
+  if (paced_) reason += (reason.empty() ? "" : "; ") + paced_->reason;
   start_change({.reason = reason, .planned = true, .victims = {}});
 }
 
@@ -118,11 +123,6 @@ void CoordinatorCore::consider_first_view() {
   start_change({.reason = "first view", .planned = false, .victims = {}});
 }
 
-bool CoordinatorCore::may_help(WorkerId joiner) const {
-  const Holdings& holdings = workers_.at(joiner).holdings;
-  return !change_->members.contains(joiner) && (!holdings.states.empty() || !holdings.checkpoints.empty());
-}
-
 // Whoever brings state is asked before a worse tier is chosen. False: nobody does.
 bool CoordinatorCore::ask_who_may_help() {
   const std::vector<WorkerId> joiners = pending_joiners();
@@ -132,6 +132,11 @@ bool CoordinatorCore::ask_who_may_help() {
                 .victims = {},
                 .with_joiners = true});
   return true;
+}
+
+bool CoordinatorCore::may_help(WorkerId joiner) const {
+  const Holdings& holdings = workers_.at(joiner).holdings;
+  return !change_->members.contains(joiner) && (!holdings.states.empty() || !holdings.checkpoints.empty());
 }
 
 void CoordinatorCore::start_change(ChangeCause cause) {
@@ -167,7 +172,11 @@ void CoordinatorCore::start_change(ChangeCause cause) {
     }
     if (last_commit_ && last_commit_->view == view_->view) newest = std::max(newest, last_commit_->step.next());
     change.boundary = newest;
-    rebalances_ = rebalance_wanted_ ? rebalances_ + 1 : 0;
+    if (rebalance_wanted_) {
+      ++rebalances_;
+    } else if (!paced_) {
+      rebalances_ = 0;
+    }
     if (rebalance_wanted_) change.wanted = std::exchange(better_, std::nullopt);
     rebalance_wanted_ = false;
     unbalanced_checks_ = 0;
@@ -181,6 +190,9 @@ void CoordinatorCore::start_change(ChangeCause cause) {
       rebalance_wanted_ = true;
     }
   }
+  change.snapshot_every = view_ ? pace_.admitted(view_->snapshot_every) : config_.job.snapshot.every_steps;
+  if (paced_ && cause.planned) change.snapshot_every = paced_->every_steps;
+  paced_.reset();  // a change for a loss leaves it: waits are measured anew
   unfinished_prepare_ = false;
   done_.clear();
   log(log_record::Prepared{change.view, excluded, cause.reason, suspicion_});
@@ -261,6 +273,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
   input.map = &map_;
   input.job = &config_.job;
   input.sharded = config_.job.optimizer.shard;
+  input.snapshot_every = change.snapshot_every;
   input.numeric_class = numeric_class_;
   input.block_shares = std::move(measured.shares);
   input.links = measured_links(ids);
@@ -308,6 +321,7 @@ void CoordinatorCore::finish_change() {
     change_->lacks_state = true;
     return;
   }
+  if (decision->record.resume.tier > 0 && ask_who_may_help()) return;  // it came while the others reported
   if (decision->disagreement) {
     note(*decision->disagreement);
     log(*decision->disagreement);
@@ -321,7 +335,6 @@ void CoordinatorCore::finish_change() {
     return;
   }
   if (!decision->expelled.empty()) {
-  if (decision->record.resume.tier > 0 && ask_who_may_help()) return;  // it came while the others reported
     expel(decision->expelled, decision->record.reason);
     return;
   }
@@ -389,6 +402,7 @@ void CoordinatorCore::commit(RecoveryDecision decision) {
   last_progress_at_ = now_;
   timing_.view_committed(view_->members.size(), change.stands_since, now_);
   balance_later(change.boundary.has_value());
+  pace_.view_committed(view_->snapshot_every, now_);
   status_reason_ = view_->reason;
   log(log_record::Committed{*view_});
   announce("view " + std::to_string(view_->view.value()) + " is committed: " + view_->reason);

@@ -1,5 +1,5 @@
-// Whether another layout is worth a change: speeds as they are measured, a quick look each second, the planner now and
-// then.
+// Whether another layout, or another interval of snapshots, is worth a change: speeds and waits as they are measured, a
+// quick look each second, the planner now and then.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -149,6 +149,14 @@ void CoordinatorCore::check_balance() {
   } else if (!best) {
     consider_planning(std::move(request));
   }
+}
+
+void CoordinatorCore::check_snapshot_pace() {
+  if (!view_ || change_ || waiting_ || finished_ || paced_ || view_->snapshots.stripes.empty()) return;
+  const bool drains = std::ranges::any_of(view_->members, [this](const Member& member) {
+    return workers_.at(member.worker).status == WorkerStatus::draining;
+  });
+  if (!drains) paced_ = pace_.look(now_);
 }
 
 // The planner is asked when the workers aren't those, or not as fast or as near to each other as those, that it was

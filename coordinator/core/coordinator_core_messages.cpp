@@ -15,6 +15,7 @@ namespace {
 constexpr std::uint32_t kMaxFaults = 3;
 constexpr WorkerId kLastWorker(999'999);
 constexpr Duration kKeeperRest = std::chrono::minutes(1);    // of snapshots, after it failed to take or keep state
+constexpr double kLongestWait = 1e9;                         // seconds
 constexpr Duration kFaultMemory = std::chrono::minutes(10);  // what is longer ago than that is forgiven
 
 // Layouts are cut by these: no other numbers than a machine can have.
@@ -411,6 +412,11 @@ void CoordinatorCore::message(WorkerRecord& worker, const Heartbeat& message) {
   if (std::ranges::any_of(message.block_seconds, no_time)) worker.heartbeat.block_seconds.clear();
   if (no_time(static_cast<float>(message.beside_seconds))) worker.heartbeat.beside_seconds = 0;
   if (is_speed(message.micro_batches_per_second)) worker.speed = message.micro_batches_per_second;
+  const double waited = message.snapshot_wait_seconds;
+  const bool plausible = std::isfinite(waited) && waited >= 0 && waited < kLongestWait;
+  if (plausible && view_ && message.view == view_->view) {
+    pace_.member_waited(worker.worker, Duration(static_cast<std::int64_t>(waited * 1e9)));
+  }
 }
 
 void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
@@ -510,6 +516,7 @@ void CoordinatorCore::message(WorkerRecord&, const StepCommitted& message) {
   }
   reconnects_ = 0;
   timing_.step_committed(now_);
+  pace_.step_committed();
   count_steps(message.step);
   log(log_record::StepLogged{message.view, message.step, message.loss}, false);
 }

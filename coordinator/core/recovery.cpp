@@ -446,7 +446,7 @@ class RecoveryPlanner {
     request_ = layout_request(*in_.job, *in_.map, in_.block_shares, workers, in_.depths, {}, in_.links);
     request_.options.losses_per_s = in_.losses_per_s;
     const bool keepers = std::ranges::any_of(members_, [this](std::size_t i) { return !computes(i); });
-    request_.options.keeps_finished = keepers && in_.job->snapshot.every_steps != 0;
+    request_.options.keeps_finished = keepers && in_.snapshot_every != 0;
     rate_ = usual_rate(request_.cluster);
   }
 
@@ -563,7 +563,17 @@ class RecoveryPlanner {
       if (!computes(i) && !in_.members[i].leaving && !in_.members[i].rests)
         keepers[worker(i)] = {resources.zone, resources.memory_bytes};
     }
-    SnapshotPlan snapshots = plan_snapshots(*in_.map, record.members, *duties_, keepers, in_.job->snapshot);
+    SnapshotSpec spec = in_.job->snapshot;
+    SnapshotPlan snapshots = plan_snapshots(*in_.map, record.members, *duties_, keepers, spec);
+    if (in_.snapshot_every != spec.every_steps && !snapshots.layout.stripes.empty()) {
+      spec.every_steps = in_.snapshot_every;
+      SnapshotPlan rarer = plan_snapshots(*in_.map, record.members, *duties_, keepers, spec);
+      // Rarer ones protect more; not where that is more than keepers have memory for.
+      if (rarer.left_out.size() <= snapshots.left_out.size()) {
+        snapshots = std::move(rarer);
+        record.snapshot_every = in_.snapshot_every;
+      }
+    }
     record.snapshots = std::move(snapshots.layout);
     left_out_ = std::move(snapshots.left_out);
     for (const std::size_t i : members_) {

@@ -39,7 +39,8 @@ struct RecoveryInput {
   Step total_steps;
   const StateMap* map = nullptr;
   const JobSpec* job = nullptr;
-  bool sharded = false;  // optimizer.shard
+  bool sharded = false;              // optimizer.shard
+  std::uint64_t snapshot_every = 1;  // steps; the job's, or what is to be instead
   std::string numeric_class;
   std::vector<double> block_shares;     // of a micro-batch's time
   std::map<WorkerId, LinkTable> links;  // as members measured them

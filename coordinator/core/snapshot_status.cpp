@@ -62,7 +62,9 @@ class Reckoning {
   [[nodiscard]] std::vector<std::string> alone() const {
     TileSet safe;  // whatever host is lost: in stripes with parity to spare
     const auto there = present();
-    for (std::size_t s = 0; s < view_.snapshots.stripes.size(); ++s) {
+    // Who goes back to an older snapshot needs all of it.
+    const bool whole = view_.snapshot_every <= 1 || in_stripes_.contains(TileSet(map_.tiles_with_state()));
+    for (std::size_t s = 0; whole && s < view_.snapshots.stripes.size(); ++s) {
       if (tolerated_losses({{view_.snapshots.stripes[s]}}, {there[s]}) == 0) continue;
       for (const StripeFragment& fragment : view_.snapshots.stripes[s].fragments) safe.add(TileSet(fragment.tiles));
     }
@@ -110,10 +112,11 @@ SnapshotStatus snapshot_status(const StateMap& map, const ViewRecord& view, std:
   status.hosts = reckoning.hosts(durable);
   if (committed && *committed > Step(0) && view.snapshot_every != 0) {
     const std::uint64_t before = committed->previous().value();
-    const Step newest(before - before % view.snapshot_every);
-    if (newest >= view.resume.step.previous() && view.protects(newest)) status.complete = newest;
+    const Step newest = std::max(Step(before - before % view.snapshot_every), view.resume.step.previous());
+    if (*committed > newest && view.protects(newest)) status.complete = newest;
   }
-  const bool complete = status.complete || view.snapshots.stripes.empty();
+  // Without stripes several hosts keep each tile: all who should, once they acknowledged a step of the view.
+  const bool complete = status.complete || (committed && view.snapshots.stripes.empty());
   if (complete) status.tolerated = reckoning.tolerated();
   if (complete) status.alone = reckoning.alone();
   return status;

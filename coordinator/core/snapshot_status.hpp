@@ -25,6 +25,8 @@ struct SnapshotHost {
 
 struct SnapshotStatus {
   std::uint64_t every_steps = 0;
+  std::uint64_t wanted_every_steps = 0;    // by the job: waiting for them took too long, where it is less
+  std::optional<double> overhead;          // part of the time that gates wait for them; none: not measured yet
   std::optional<Step> complete;            // the newest whole snapshot of the view
   std::optional<std::uint32_t> tolerated;  // any so many hosts may be lost at once; none: nothing is complete yet
   std::vector<std::string> alone;          // hosts whose loss alone costs the steps since the durable checkpoint

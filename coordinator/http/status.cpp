@@ -140,12 +140,9 @@ struct RecordFields {
     out["members"] = std::move(members);
     json lost = json::array();
     for (const auto& range : view.resume.lost_slots()) lost.push_back(range_json(range));
-    out["resume"] = {{"step", view.resume.step.value()},
-                     {"attempt", view.resume.attempt},
-                     {"tier", view.resume.tier},
-                     {"returns", view.resume.returns},
-                     {"lost_slots", std::move(lost)},
-                     {"fetches", view.resume.fetches.size()}};
+    out["resume"] = {{"step", view.resume.step.value()}, {"attempt", view.resume.attempt},
+                     {"tier", view.resume.tier},         {"returns", view.resume.returns},
+                     {"lost_slots", std::move(lost)},    {"fetches", view.resume.fetches.size()}};
   }
   void operator()(const log_record::NumericDecision& r) const {
     out["step"] = r.step.value();
@@ -219,6 +216,8 @@ json snapshots_json(const std::optional<SnapshotStatus>& snapshots) {
                      {"memory_bytes", host.memory_bytes}});
   }
   return {{"every_steps", snapshots->every_steps},
+          {"wanted_every_steps", snapshots->wanted_every_steps},
+          {"overhead", optional_json(snapshots->overhead)},
           {"complete", optional_json(snapshots->complete)},
           {"tolerated", optional_json(snapshots->tolerated)},
           {"alone", snapshots->alone},

@@ -29,7 +29,8 @@ def processor_seconds(contestant):
 
 
 def contestant_of(args, name, hosts, directory):
-    settings = {"optimizer.shard": "true", "checkpoint.every_steps": 0, "cluster.threads": 1, "cluster.layout": args.layout}
+    settings = {"optimizer.shard": "true", "checkpoint.every_steps": 0, "cluster.threads": 1, "cluster.layout": args.layout,
+                "snapshot.max_overhead": 0}
     return elastic(args, name, 3, directory, settings, ["--hosts", str(hosts)] if hosts else [])
 
 

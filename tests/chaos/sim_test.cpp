@@ -66,7 +66,7 @@ SimOptions hosts(std::uint32_t count, std::uint32_t data, std::uint32_t parity) 
   options.starts.assign(count, std::chrono::milliseconds(1));
   options.job.optimizer.shard = true;
   options.job.checkpoint.every_steps = 0;
-  options.job.snapshot = {1, data, parity};
+  options.job.snapshot = {1, data, parity, 0};
   options.job.train.steps = 12;
   options.shape.total_steps = Step(12);
   return options;
@@ -135,6 +135,26 @@ TEST(Simulation, WorkOfACommittedStepThatIsFreedTooEarlyIsMissed) {
   options.mutations = MutationSet(Mutation::free_finished_work);
   const auto results = lose_at_each_phase(1, options);
   EXPECT_TRUE(std::ranges::any_of(results, [](const RunResult& result) { return result.violation.has_value(); }));
+}
+
+TEST(Simulation, WhereGatesWaitForSnapshotsTheseBecomeRarerAndStillMakeALossGood) {
+  SimOptions options = hosts(4, 3, 1);
+  options.job.train.steps = 200;
+  options.shape.total_steps = Step(200);
+  options.job.cluster.rebalance_gain = 100;  // each further view is for another interval
+  options.rescues.clear();
+  // A snapshot takes more messages, one after the other, than a step.
+  options.latency = std::chrono::milliseconds(2);
+  options.micro_batch = std::chrono::microseconds(20);
+  const std::uint64_t views = run_seed(options).views;
+  options.job.snapshot.max_overhead = 0.01;
+  EXPECT_GT(run_seed(options).views, views);
+  lose_hosts(options, 1, 190, SimPhase::backward, 2);
+  const RunResult result = run_seed(options);
+  EXPECT_FALSE(result.violation) << shrink(options).describe();
+  EXPECT_EQ(result.ending, Ending::finished);
+  EXPECT_EQ(result.tiers.count(2), 0U);
+  EXPECT_GT(result.rebuilt, 0U);
 }
 
 TEST(Simulation, MoreLostHostsThanParitiesCostTheStepsSinceTheCheckpoint) {

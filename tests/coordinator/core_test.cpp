@@ -371,6 +371,53 @@ TEST_F(CoreWithAKeeper, AWorkerCantTakeItsPlace) {
   EXPECT_EQ(status(2), WorkerStatus::member);
 }
 
+TEST_F(CoreWithAKeeper, SnapshotsBecomeRarerWhereGatesWaitForThem) {
+  begin_with_a_keeper();
+  ASSERT_EQ(core_->view()->snapshot_every, 1U);
+  const ViewNumber before = prepared();
+  double waited = 0;
+  Step step(1);
+  for (int seconds = 0; seconds < 16 && prepared() == before; ++seconds) {
+    waited += 0.1;
+    for (const std::uint64_t session : {1U, 2U, 3U}) {
+      Heartbeat heartbeat;
+      heartbeat.view = core_->view()->view;
+      heartbeat.step = step;
+      heartbeat.phase = Phase::forward;
+      heartbeat.snapshot_wait_seconds = session == 3 ? 0 : waited;
+      say(session, heartbeat);
+    }
+    StepCommitted commit;
+    commit.view = core_->view()->view;
+    commit.step = std::exchange(step, step.next());
+    say(1, commit);
+    on(coordinator_event::Tick{}, 990ms);
+  }
+  ASSERT_NE(prepared(), before);
+  for (const std::uint64_t session : {1U, 2U, 3U}) {
+    Report at_boundary = report(before, step);
+    if (session == 3) at_boundary.holdings.states.clear();
+    say(session, at_boundary);
+  }
+  ASSERT_NE(core_->view()->view, before);
+  EXPECT_EQ(core_->view()->snapshot_every, 16U);
+  EXPECT_NE(
+      core_->view()->reason.find("snapshots each 16 steps instead of after each step: waiting for them took 10 %"),
+      std::string::npos)
+      << core_->view()->reason;
+  // A loss changes nothing in that.
+  on(coordinator_event::SessionLost{SessionId(1)});
+  on(coordinator_event::Tick{}, 300ms);
+  ASSERT_NE(prepared(), core_->view()->view);
+  for (const std::uint64_t session : {2U, 3U}) {
+    Report after = report(core_->view()->view, step);
+    if (session == 3) after.holdings.states.clear();
+    say(session, after);
+  }
+  ASSERT_EQ(core_->view()->view, prepared());
+  EXPECT_EQ(core_->view()->snapshot_every, 16U);
+}
+
 TEST_F(Core, ThePlannersLayoutIsTakenWhenItsGainLasts) {
   begin();
   const auto beat = [&](Duration later) {

@@ -64,7 +64,8 @@ TEST_F(Snapshots, AnOpenGateSaysThatTheSnapshotBeforeIsWhole) {
   EXPECT_EQ(status(6).tolerated, 1U);
   EXPECT_TRUE(status(6).alone.empty());
   view_.snapshot_every = 4;
-  EXPECT_EQ(status(6).complete, std::nullopt);  // step 4 is of an earlier view
+  EXPECT_EQ(status(6).complete, Step(5));  // the view began with it
+  EXPECT_EQ(status(8).complete, Step(5));
   EXPECT_EQ(status(9).complete, Step(8));
 }
 
@@ -85,6 +86,14 @@ TEST_F(Snapshots, AHostWithoutAKeeperIsAlone) {
   ASSERT_NE(host, now.hosts.end());
   EXPECT_EQ(host->keeper, std::nullopt);
   EXPECT_GT(host->state_bytes, 0U);
+}
+
+TEST_F(Snapshots, WhereAnOlderSnapshotIsNotWholeNobodyMayBeLost) {
+  view_.snapshot_every = 4;
+  place({2, 1}, 3);
+  EXPECT_EQ(status(9).alone, (std::vector<std::string>{"h0", "h1", "h2", "h3"}));
+  place({3, 1});
+  EXPECT_TRUE(status(9).alone.empty());
 }
 
 TEST_F(Snapshots, WhatSeveralHostsKeepNeedsNoSnapshot) {

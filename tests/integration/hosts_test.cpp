@@ -90,10 +90,13 @@ INSTANTIATE_TEST_SUITE_P(Kinds, DamagedFragments, testing::Values("flip", "trunc
 
 TEST_F(Hosts, MoreThanParitiesFallBackToASnapshotThatKeepersSaved) {
   lose({{16, 1}, {16, 2}});
+  // Nobody waits for the disk: one snapshot at least shall be there before the loss.
+  std::ofstream(scenario_, std::ios::app)
+      << "[[fault]]\nkind = \"slow\"\nat_step = 6\nworker = 0\ncpu_fraction = 0.1\n";
   const auto run = run_tiny(scratch_.path("run"), on_hosts("3", scenario_,
                                                            {"--set", "snapshot.durable=true", "--set",
                                                             "checkpoint.every_steps=4", "--set", "snapshot.parity=1"}));
-  EXPECT_EQ(run["faults_fired"].size(), 2U);
+  EXPECT_EQ(run["faults_fired"].size(), 3U);
   EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
   bool fell_back = false;
   for (const auto& recovery : run["recoveries"]) fell_back = fell_back || recovery["tier"] == 2;

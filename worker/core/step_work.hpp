@@ -91,6 +91,7 @@ struct ExchangeState {
   std::vector<std::uint32_t> piece_slots;                          // by block: of how many slots there are pieces
   std::vector<worker_action::ReduceShards::Input> repeated;        // kept by the mutation `add_twice` only
   Words<GateWord> gates;
+  std::optional<Instant> keepers_owe_since;                   // the gate waits for them alone
   std::vector<std::pair<Parameters, PayloadRef>> parameters;  // that came before the own update began
   TileSet parameters_taken;
   Words<AckWord> acks;

@@ -468,12 +468,23 @@ void WorkerCore::pump_update() {
   if (!exchange_.gate_sent || exchange_.ack_sent || exchange_.alarmed || updating_) return;
   if (!exchange_.update_asked) {
     const std::size_t missing = mutated(Mutation::gate_without_all) ? 1 : 0;
-    if (exchange_.gates.of.size() + missing < view_->members.size() || !gates_hold()) return;
+    const bool all = exchange_.gates.of.size() + missing >= view_->members.size();
+    if (!all) consider_keepers_wait();
+    if (!all || !gates_hold()) return;
     apply_update();
   }
   if (updating_) return;
   if (!exchange_.updated) pass_on_parameters();
   acknowledge();
+}
+
+// Who owes its word is a keeper: the snapshot before isn't placed yet.
+void WorkerCore::consider_keepers_wait() {
+  const std::size_t missing = view_->members.size() - exchange_.gates.of.size();
+  if (keeping_ || exchange_.keepers_owe_since || missing > keepers_.size()) return;
+  const auto owe =
+      std::ranges::count_if(keepers_, [this](WorkerId keeper) { return !exchange_.gates.of.contains(keeper); });
+  if (static_cast<std::size_t>(owe) == missing) exchange_.keepers_owe_since = now_;
 }
 
 // All sums of squares are known, equal where several members keep a tile, and finite.
@@ -527,6 +538,7 @@ std::optional<WorkerId> WorkerCore::who_keeps_others() const {
 
 void WorkerCore::apply_update() {
   exchange_.update_asked = true;
+  if (exchange_.keepers_owe_since) snapshot_wait_ += now_ - *exchange_.keepers_owe_since;
   release_kept();  // the gate was open: the snapshot of the step before is complete
   if (is_epilogue()) return;
   if (keeping_) {

@@ -152,6 +152,7 @@ class WorkerCore {
   void pump_gate();
   void pump_update();
   [[nodiscard]] bool gates_hold();
+  void consider_keepers_wait();
   [[nodiscard]] std::optional<WorkerId> take_sums();
   [[nodiscard]] std::optional<WorkerId> who_keeps_others() const;
   void apply_update();
@@ -269,7 +270,8 @@ class WorkerCore {
   std::optional<Duties> duties_;    // of its members
   std::optional<Relays> relays_;    // among them
   bool sharded_ = false;            // the newest view that it was in
-  bool keepers_have_all_ = false;   // keepers of view_, of the states that it protects
+  std::vector<WorkerId> keepers_;   // of view_
+  bool keepers_have_all_ = false;   // they have all of the states that it protects
   bool fenced_ = false;             // transfers of view_ are over
   std::optional<Prepare> prepare_;  // the newest one, until its view is committed
   bool reported_ = false;
@@ -358,7 +360,8 @@ class WorkerCore {
   TileSet practised_;  // tiles of blocks that were computed or rehearsed here
   ComputeRate compute_rate_;
   BlockTimes block_times_;
-  RecentMedian beside_;  // seconds of a step's own work besides micro-batches
+  RecentMedian beside_;       // seconds of a step's own work besides micro-batches
+  Duration snapshot_wait_{};  // of gates, for keepers alone
   std::uint64_t progress_ = 0;
   std::uint64_t refused_ = 0;
 

@@ -146,6 +146,7 @@ void WorkerCore::send_heartbeat() {
   heartbeat.micro_batches_per_second = compute_rate_.per_second();
   heartbeat.block_seconds = block_times_.seconds();
   heartbeat.beside_seconds = beside_.value();
+  heartbeat.snapshot_wait_seconds = to_seconds(snapshot_wait_);
   send_control(std::move(heartbeat));
 }
 
@@ -367,7 +368,11 @@ void WorkerCore::control(const CommitView& message) {
   identity_->view = view_->view;
   duties_.emplace(*config_.map, view_->sharded, view_->stages, view_->shards);
   std::vector<WorkerId> members;
-  for (const Member& member : view_->members) members.push_back(member.worker);
+  keepers_.clear();
+  for (const Member& member : view_->members) {
+    members.push_back(member.worker);
+    if (member.role == Role::keeper) keepers_.push_back(member.worker);
+  }
   relays_.emplace(std::move(members), config_.direct_members);
   ++progress_;
   sharded_ = view_->sharded;
