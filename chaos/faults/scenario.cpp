@@ -11,22 +11,9 @@
 namespace planaria {
 namespace {
 
-constexpr std::array<std::string_view, 16> kKinds = {"kill",
-                                                     "stop",
-                                                     "continue",
-                                                     "drain",
-                                                     "join",
-                                                     "slow",
-                                                     "partition",
-                                                     "heal",
-                                                     "link",
-                                                     "corrupt",
-                                                     "nan",
-                                                     "disk_full",
-                                                     "kill_coordinator",
-                                                     "kill_host",
-                                                     "kill_keeper",
-                                                     "damage_fragment"};
+constexpr auto kKinds = std::to_array<std::string_view>(
+    {"kill", "stop", "continue", "drain", "join", "slow", "partition", "heal", "link", "corrupt", "nan", "disk_full",
+     "kill_coordinator", "kill_host", "kill_keeper", "damage_fragment"});
 static_assert(kKinds.size() == static_cast<std::size_t>(FaultKind::count_));
 
 // In the order of Phase, from fetch to commit.

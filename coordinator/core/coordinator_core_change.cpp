@@ -403,6 +403,9 @@ void CoordinatorCore::commit(RecoveryDecision decision) {
   timing_.view_committed(view_->members.size(), change.stands_since, now_);
   balance_later(change.boundary.has_value());
   pace_.view_committed(view_->snapshot_every, now_);
+  if (view_->snapshot_every != change.snapshot_every) {
+    announce("snapshots are not made more rarely: keepers lack the memory for that, or none are needed");
+  }
   status_reason_ = view_->reason;
   log(log_record::Committed{*view_});
   announce("view " + std::to_string(view_->view.value()) + " is committed: " + view_->reason);
