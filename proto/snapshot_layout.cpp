@@ -119,7 +119,8 @@ std::vector<std::uint32_t> tiles_beginning(const StateMap& map, std::span<const 
   std::uint64_t at = 0;
   for (const TileRange& run : tiles) {
     for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
-      if (at >= offset && at - offset < bytes) beginning.push_back(tile);
+      if (at >= offset && at - offset >= bytes) return beginning;
+      if (at >= offset) beginning.push_back(tile);
       at += kTensorsOfState * map.bytes({tile, tile + 1});
     }
   }

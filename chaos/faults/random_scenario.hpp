@@ -22,7 +22,7 @@ struct RandomScenarioOptions {
 
 // Kills in different phases, two of them at once and one while state moves; a stop long enough to be declared lost,
 // with the thaw; a drain, joins, a worker that becomes slow, a kill of the coordinator. With hosts also a kill of a
-// keeper, damage to the parity of another, and at last the loss of a host. At any time a worker lives.
+// keeper, damage to the parity at one, and at last the loss of a host. At any time a worker lives.
 [[nodiscard]] Scenario draw_scenario(const RandomScenarioOptions& options);
 
 }  // namespace planaria
