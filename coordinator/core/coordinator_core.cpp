@@ -167,7 +167,7 @@ void CoordinatorCore::handle(const coordinator_event::Started& event) {
     if (drained) log(log_record::WorkerReleased{id, worker.incarnation});
   }
   if (view_) {
-    pace_.view_committed(view_->snapshot_every, now_);
+    pace_.view_committed(view_->snapshots.stripes.empty() ? 0 : view_->snapshot_every, now_);
     status_reason_ = "coordinator restarted; waiting for the members of view " + std::to_string(view_->view.value());
     announce("generation " + std::to_string(generation_.value()) + ": " + status_reason_);
   }

@@ -16,6 +16,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -184,6 +185,8 @@ struct JobResult {
 class CoordinatorCore {
  public:
   explicit CoordinatorCore(CoordinatorCoreConfig config);
+  CoordinatorCore(const CoordinatorCore&) = delete;
+  CoordinatorCore& operator=(const CoordinatorCore&) = delete;
 
   [[nodiscard]] CoordinatorActions on(const CoordinatorEvent& event, Instant now);
 
@@ -396,7 +399,7 @@ class CoordinatorCore {
 
   // Collected anew after a start.
   std::map<WorkerId, WorkerRecord> workers_;
-  std::map<SessionId, WorkerId> sessions_;
+  std::unordered_map<SessionId, WorkerRecord*> sessions_;  // of workers_, from which none is erased
   std::optional<Change> change_;
   bool unfinished_prepare_ = false;  // of an earlier generation: members may have fenced the view
   std::map<WorkerId, Done> done_;

@@ -402,7 +402,7 @@ void CoordinatorCore::commit(RecoveryDecision decision) {
   last_progress_at_ = now_;
   timing_.view_committed(view_->members.size(), change.stands_since, now_);
   balance_later(change.boundary.has_value());
-  pace_.view_committed(view_->snapshot_every, now_);
+  pace_.view_committed(view_->snapshots.stripes.empty() ? 0 : view_->snapshot_every, now_);
   if (view_->snapshot_every != change.snapshot_every) {
     announce("snapshots are not made more rarely: keepers lack the memory for that, or none are needed");
   }

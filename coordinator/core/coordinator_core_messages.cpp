@@ -72,7 +72,7 @@ void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
   }
   const auto session = sessions_.find(event.session);
   if (session == sessions_.end()) return;
-  WorkerRecord& worker = workers_[session->second];
+  WorkerRecord& worker = *session->second;
   if (envelope.worker != worker.worker || envelope.incarnation != worker.incarnation ||
       worker.session != event.session || !serving(worker)) {
     if (worker.status != WorkerStatus::left) {
@@ -93,7 +93,7 @@ void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
 void CoordinatorCore::handle(const coordinator_event::SessionLost& event) {
   const auto session = sessions_.find(event.session);
   if (session == sessions_.end()) return;
-  WorkerRecord& worker = workers_[session->second];
+  WorkerRecord& worker = *session->second;
   sessions_.erase(session);
   if (worker.session != event.session) return;
   worker.session.reset();
@@ -228,7 +228,7 @@ WorkerRecord& CoordinatorCore::accept_worker(const WorkerRecord* earlier, const 
 void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Register& message) {
   if (worker.session && *worker.session != session) sessions_.erase(*worker.session);
   worker.session = session;
-  sessions_[session] = worker.worker;
+  sessions_[session] = &worker;
   worker.host = message.host;
   worker.threads = message.threads;
   worker.process_id = message.process_id;

@@ -816,10 +816,17 @@ class RecoveryPlanner {
     if (plan().compute) {
       for (const StageAssignment& stage : plan().stages) used[stage.worker].add(in_.map->tiles_of(stage.work.blocks));
     }
+    std::map<std::string, WorkerId> keepers;  // by host
+    for (const std::size_t i : members_) {
+      if (!computes(i)) keepers.try_emplace(in_.members[i].member.host, worker(i));
+    }
     std::vector<StateNeed> needs;
     std::map<WorkerId, HeldTiles> sources;
     for (const std::size_t i : members_) {
-      StateNeed need{worker(i), duties_->of(worker(i)).kept, {}, keeper_beside(i)};
+      StateNeed need{worker(i), duties_->of(worker(i)).kept, {}, {}};
+      if (const auto beside = keepers.find(in_.members[i].member.host); computes(i) && beside != keepers.end()) {
+        need.keeper = beside->second;
+      }
       if (!computes(i) && decision_.record.protects(base_))
         need.state = tiles_of(decision_.record.snapshots, worker(i));
       need.state.remove(held(i, base_).state);
@@ -837,14 +844,6 @@ class RecoveryPlanner {
     }
     if (source_ == StateSource::peer) plan_rebuilds(needs, sources);
     plan().fetches = plan_state_fetches(source_, needs, sources);
-  }
-
-  [[nodiscard]] std::optional<WorkerId> keeper_beside(std::size_t i) const {
-    if (!computes(i)) return std::nullopt;
-    for (const std::size_t j : members_) {
-      if (!computes(j) && in_.members[j].member.host == in_.members[i].member.host) return worker(j);
-    }
-    return std::nullopt;
   }
 
   // What nobody holds is made by the first who needs it, a worker if one does; others get it from there.

@@ -44,6 +44,7 @@ void SnapshotPace::begin_window(Instant now) {
 }
 
 void SnapshotPace::member_waited(WorkerId member, Duration waited) {
+  if (every_steps_ == 0) return;  // nothing is waited for
   const auto [known, is_new] = waited_.try_emplace(member, Waited{waited, waited});
   known->second.by_now = waited;
   if (waited < known->second.before) known->second.before = waited;  // it began anew

@@ -40,7 +40,7 @@ class SnapshotPace {
   // One that a view had, if the job's options would still have it, else the job's.
   [[nodiscard]] std::uint64_t admitted(std::uint64_t every_steps) const;
 
-  // A view with snapshots each so many steps begins: what was measured before says nothing about it.
+  // A view with snapshots each so many steps begins, 0: with none. What was measured before says nothing about it.
   void view_committed(std::uint64_t every_steps, Instant now);
   void step_committed() { ++steps_; }
   // The gates of a member have waited so long for keepers alone, in all.
