@@ -36,6 +36,7 @@ void add_agent_arguments(CLI::App& command, AgentArguments& arguments) {
   command.add_option("--devices", options.data_devices,
                      "network devices through which members reach each other, as \"eth0\" or \"eth0,eth1\"; default lo "
                      "where the coordinator is joined over loopback, else all");
+  command.add_option("--telemetry", options.telemetry_endpoint, "tcp://address:port for samples; default none");
   command.add_option("--join-token", options.security.join_token, "the job's shared secret")
       ->envname("PLANARIA_JOIN_TOKEN");
   command.add_option("--tls-certificate", options.security.tls_certificate, "PEM file");

@@ -53,7 +53,6 @@ void add_worker(CLI::App& app, int& code) {
   command->add_option("--memory-mb", options.memory_mb, "MiB that training may use; default the job's")
       ->transform(whole_number(0, UINT32_MAX));
   command->add_option("--nic", options.nic, "class of this machine's network: for the planner");
-  command->add_option("--telemetry", options.telemetry_endpoint, "tcp://address:port for samples; default none");
   command->add_option("--keeper", options.keeper_socket, "socket of this host's keeper; default none");
   command->callback([arguments, &code] { code = run_agent(arguments->agent, prepare(*arguments)); });
 }

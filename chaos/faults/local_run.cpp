@@ -189,7 +189,7 @@ class LocalRun::Loop {
   }
 
   Status start_keeper(std::uint32_t host) {
-    const std::vector<std::string> command{
+    std::vector<std::string> command{
         options_.binary, "keeper",
         "--join",        served_->at(served_->control_port),
         "--id",          std::to_string(kFirstKeeper + host),
@@ -198,10 +198,17 @@ class LocalRun::Loop {
         "--memory-mb",   std::to_string(std::max<std::uint64_t>(host_memory_bytes() / 2 / options_.hosts >> 20, 1)),
         "--out",         options_.output,
         "--fault-hook",  directory_.hook()};
+    add_telemetry(command);
     PLANARIA_ASSIGN(ChildProcess process,
                     ChildProcess::start(command, fmt::format("{}/keeper-{}.log", options_.output, host)));
     keepers_.insert_or_assign(host, std::move(process));
     return ok_status();
+  }
+
+  void add_telemetry(std::vector<std::string>& command) const {
+    if (served_->telemetry_port == 0) return;
+    command.emplace_back("--telemetry");
+    command.push_back("tcp://" + served_->at(served_->telemetry_port));
   }
 
   Status start_worker(std::uint32_t host) {
@@ -220,10 +227,7 @@ class LocalRun::Loop {
     if (options_.hosts > 0) {
       command.insert(command.end(), {"--host", host_name(host), "--keeper", directory_.keeper(host)});
     }
-    if (served_->telemetry_port != 0) {
-      command.emplace_back("--telemetry");
-      command.push_back("tcp://" + served_->at(served_->telemetry_port));
-    }
+    add_telemetry(command);
     for (const std::string& assignment : options_.assignments) {
       command.emplace_back("--set");
       command.push_back(assignment);

@@ -93,6 +93,22 @@ std::string metrics_text(const StatusSnapshot& s) {
   out.value(number(planned), "{kind=\"planned\"}");
   out.value(number(s.recoveries.size() - planned), "{kind=\"recovery\"}");
 
+  if (s.snapshots) {
+    const SnapshotStatus& snapshots = *s.snapshots;
+    out.single("snapshot_every_steps", "gauge", "A snapshot is made each so many steps.",
+               number(snapshots.every_steps));
+    if (snapshots.complete) {
+      out.single("snapshot_complete_step", "gauge", "Step of the view's newest whole snapshot.",
+                 number(snapshots.complete->value()));
+    }
+    if (snapshots.tolerated) {
+      out.single("snapshot_tolerated_hosts", "gauge", "Any so many hosts may be lost at once.",
+                 static_cast<double>(*snapshots.tolerated));
+    }
+    out.single("snapshot_overhead_ratio", "gauge", "Part of the time that steps wait for snapshots.",
+               snapshots.overhead);
+  }
+
   std::uint64_t members = 0;
   for (const auto& row : s.workers) members += row.member ? 1 : 0;
   out.single("members", "gauge", "Members of the current view.", number(members));
@@ -124,6 +140,32 @@ std::string metrics_text(const StatusSnapshot& s) {
   each("worker_waiting_seconds_total", "counter",
        "Seconds that the worker had nothing to do between micro-batches of one step and view.",
        [](Row r) -> Found { return r.waiting_s; });
+  const auto copying = [&](std::string_view name, std::string_view help, auto field) {
+    each(name, "counter", help,
+         [field](Row r) { return r.copying ? Found(static_cast<double>((*r.copying).*field)) : Found(); });
+  };
+  copying("snapshot_copies_total", "Copies of the worker's state into its host's keeper.", &StateCopyingRow::copies);
+  copying("snapshot_copied_bytes_total", "Bytes of these copies.", &StateCopyingRow::copied_bytes);
+  copying("snapshot_copy_failures_total", "Copies that failed; this state went over the network instead.",
+          &StateCopyingRow::failed);
+  copying("snapshot_attached_bytes_total", "Bytes of state that the worker had out of its host's memory.",
+          &StateCopyingRow::attached_bytes);
+  copying("snapshot_copying_seconds_total", "Seconds of the copying thread, beside the training.",
+          &StateCopyingRow::copying_s);
+  copying("snapshot_trainer_seconds_total", "Seconds that snapshots took from the trainer thread.",
+          &StateCopyingRow::trainer_s);
+  const auto keeping = [&](std::string_view name, std::string_view type, std::string_view help, auto field) {
+    each(name, type, help, [field](Row r) { return r.keeping ? Found(number((*r.keeping).*field)) : Found(); });
+  };
+  keeping("keeper_memory_bytes", "gauge", "Memory that the keeper's snapshots take.", &StateKeepingRow::memory_bytes);
+  keeping("keeper_memory_bound_bytes", "gauge", "What they may take.", &StateKeepingRow::memory_bound_bytes);
+  keeping("keeper_sent_bytes_total", "counter", "Bytes of fragments that the keeper sent.",
+          &StateKeepingRow::sent_bytes);
+  keeping("keeper_damaged_tiles_total", "counter",
+          "Tiles in the keeper's memory that didn't match their hash, and were given up.",
+          &StateKeepingRow::damaged_tiles);
+  keeping("keeper_damaged_parities_total", "counter", "Likewise, parity of a stripe.",
+          &StateKeepingRow::damaged_parities);
   return out.take();
 }
 

@@ -41,6 +41,22 @@ const char* role_name(Role role) {
   return role == Role::keeper ? "keeper" : "worker";
 }
 
+json copying_json(const std::optional<StateCopyingRow>& row) {
+  if (!row) return nullptr;
+  return {{"copies", row->copies},       {"copied_bytes", row->copied_bytes},
+          {"failed", row->failed},       {"attached_bytes", row->attached_bytes},
+          {"copying_s", row->copying_s}, {"trainer_s", row->trainer_s}};
+}
+
+json keeping_json(const std::optional<StateKeepingRow>& row) {
+  if (!row) return nullptr;
+  return {{"memory_bytes", row->memory_bytes},
+          {"memory_bound_bytes", row->memory_bound_bytes},
+          {"sent_bytes", row->sent_bytes},
+          {"damaged_tiles", row->damaged_tiles},
+          {"damaged_parities", row->damaged_parities}};
+}
+
 json worker_json(const WorkerStatusRow& row) {
   return {{"worker", row.worker.value()},
           {"incarnation", row.incarnation.value()},
@@ -65,6 +81,8 @@ json worker_json(const WorkerStatusRow& row) {
           {"stage_microbatches", optional_json(row.stage_micro_batches)},
           {"computing_s", optional_json(row.computing_s)},
           {"waiting_s", optional_json(row.waiting_s)},
+          {"copying", copying_json(row.copying)},
+          {"keeping", keeping_json(row.keeping)},
           {"microbatches_computed", row.micro_batches_computed},
           {"faults", row.faults}};
 }

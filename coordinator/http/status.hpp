@@ -22,6 +22,25 @@
 
 namespace planaria {
 
+// What a worker did for snapshots since its start, and what it had out of its host's memory.
+struct StateCopyingRow {
+  std::uint64_t copies = 0;
+  std::uint64_t copied_bytes = 0;
+  std::uint64_t failed = 0;
+  std::uint64_t attached_bytes = 0;
+  double copying_s = 0;  // beside the training
+  double trainer_s = 0;  // of the trainer thread itself
+};
+
+// What a keeper has in memory, and did with it since its start.
+struct StateKeepingRow {
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t memory_bound_bytes = 0;
+  std::uint64_t sent_bytes = 0;
+  std::uint64_t damaged_tiles = 0;
+  std::uint64_t damaged_parities = 0;
+};
+
 struct WorkerStatusRow {
   WorkerId worker;
   Incarnation incarnation;
@@ -46,6 +65,8 @@ struct WorkerStatusRow {
   std::optional<std::uint64_t> stage_micro_batches;  // that went through its stages
   std::optional<double> computing_s;                 // micro-batches
   std::optional<double> waiting_s;                   // between micro-batches of a step and view: a pipeline's gaps
+  std::optional<StateCopyingRow> copying;            // a worker's whose host has a keeper
+  std::optional<StateKeepingRow> keeping;            // a keeper's
   std::uint64_t micro_batches_computed = 0;          // as reported with its commits to this coordinator
   std::uint32_t faults = 0;
 };

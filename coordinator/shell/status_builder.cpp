@@ -49,6 +49,32 @@ std::optional<double> interval(std::optional<Instant> from, std::optional<Instan
   return to_ms(*to - *from);
 }
 
+void add_telemetry(WorkerStatusRow& row, const telemetry::Sample& sample) {
+  row.memory_bytes = sample.memory_resident_bytes();
+  if (row.role == Role::worker) {
+    row.stage_micro_batches = sample.micro_batches_computed();
+    row.computing_s = sample.computing_seconds();
+    row.waiting_s = sample.waiting_seconds();
+  }
+  if (sample.has_copying()) {
+    const auto& copying = sample.copying();
+    row.copying = StateCopyingRow{.copies = copying.copies(),
+                                  .copied_bytes = copying.copied_bytes(),
+                                  .failed = copying.failed(),
+                                  .attached_bytes = copying.attached_bytes(),
+                                  .copying_s = copying.copying_seconds(),
+                                  .trainer_s = copying.trainer_seconds()};
+  }
+  if (sample.has_keeping()) {
+    const auto& keeping = sample.keeping();
+    row.keeping = StateKeepingRow{.memory_bytes = keeping.memory_bytes(),
+                                  .memory_bound_bytes = keeping.memory_bound_bytes(),
+                                  .sent_bytes = keeping.sent_bytes(),
+                                  .damaged_tiles = keeping.damaged_tiles(),
+                                  .damaged_parities = keeping.damaged_parities()};
+  }
+}
+
 }  // namespace
 
 RecoveryRow recovery_row(const RecoveryRecord& record, Instant now) {
@@ -252,10 +278,7 @@ void StatusBuilder::add_workers(StatusSnapshot& s, const CoordinatorCore& core, 
     }
     if (const auto sample = samples.find(id);
         sample != samples.end() && sample->second.incarnation() == worker.incarnation.value()) {
-      row.memory_bytes = sample->second.memory_resident_bytes();
-      row.stage_micro_batches = sample->second.micro_batches_computed();
-      row.computing_s = sample->second.computing_seconds();
-      row.waiting_s = sample->second.waiting_seconds();
+      add_telemetry(row, sample->second);
     }
     s.workers.push_back(std::move(row));
   }

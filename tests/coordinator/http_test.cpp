@@ -35,7 +35,14 @@ StatusSnapshot sample_status() {
   worker.host = "bad\xff host\n\"";
   worker.work = {{2, 5}, {8, 16}};
   worker.lease_left_ms = 950;
-  s.workers = {worker};
+  worker.copying = StateCopyingRow{.copies = 40, .copied_bytes = 4000, .trainer_s = 0.25};
+  WorkerStatusRow keeper;
+  keeper.worker = WorkerId(1000);
+  keeper.role = Role::keeper;
+  keeper.host = "h";
+  keeper.keeping = StateKeepingRow{.memory_bytes = 300, .memory_bound_bytes = 500, .damaged_tiles = 1};
+  s.workers = {worker, keeper};
+  s.snapshots = SnapshotStatus{.every_steps = 2, .complete = Step(40), .tolerated = 1};
   RecoveryRow recovery;
   recovery.cause = "worker 1 lost";
   recovery.victims = {WorkerId(1)};
@@ -102,6 +109,9 @@ TEST_F(Routes, StatusHoldsTheNamesThatToolsRelyOn) {
   EXPECT_EQ(status["val_loss"], nullptr);
   EXPECT_EQ(status["workers"][0]["blocks"], json({2, 5}));
   EXPECT_EQ(status["workers"][0]["slots"], json({8, 16}));
+  EXPECT_EQ(status["workers"][0]["copying"]["trainer_s"], 0.25);
+  EXPECT_EQ(status["workers"][0]["keeping"], nullptr);
+  EXPECT_EQ(status["workers"][1]["keeping"]["memory_bytes"], 300);
   EXPECT_EQ(status["recoveries"][0]["lost_work"], 1.5);
   EXPECT_EQ(status["recoveries"][0]["own_work"], 2.5);
   EXPECT_EQ(status["recoveries"][0]["phase_ms"]["detect"], 3.5);
@@ -130,6 +140,17 @@ TEST_F(Routes, MetricsEscapeLabelsAndSkipWhatIsUnknown) {
   EXPECT_THAT(reply.body,
               HasSubstr("planaria_worker_lease_left_seconds{worker=\"2\",host=\"bad\xff host\\n\\\"\"} 0.95"));
   EXPECT_THAT(reply.body, Not(HasSubstr("validation_loss")));
+  EXPECT_THAT(reply.body, Not(HasSubstr("snapshot_overhead_ratio")));
+}
+
+TEST_F(Routes, MetricsTellOfSnapshots) {
+  const std::string text = metrics_text(sample_status());
+  EXPECT_THAT(text, HasSubstr("planaria_snapshot_complete_step 40\n"));
+  EXPECT_THAT(text, HasSubstr("planaria_snapshot_tolerated_hosts 1\n"));
+  EXPECT_THAT(text, HasSubstr("planaria_keeper_memory_bytes{worker=\"1000\",host=\"h\"} 300\n"));
+  EXPECT_THAT(text, HasSubstr("planaria_keeper_damaged_tiles_total{worker=\"1000\",host=\"h\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("planaria_snapshot_copied_bytes_total{worker=\"2\""));
+  EXPECT_THAT(text, Not(HasSubstr("planaria_keeper_memory_bytes{worker=\"2\"")));
 }
 
 TEST_F(Routes, HealthTurnsBadWhileDecisionsCannotBeLogged) {

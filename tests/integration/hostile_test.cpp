@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
-#include <iterator>
 #include <limits>
 #include <map>
 #include <thread>
@@ -30,11 +29,6 @@ std::string undisturbed_hash(const ScratchDirectory& scratch) {
   const auto summary = last_json(result);
   EXPECT_TRUE(summary.is_object()) << result.output;
   return summary.value("weights_hash", "");
-}
-
-std::string file_text(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 // Where the run's coordinator takes workers; it has 10 s to say so.

@@ -48,6 +48,12 @@ TEST_F(Hosts, ThatAreLostAreMadeGoodFromFragments) {
   EXPECT_EQ(run["faults_fired"].size(), 2U);
   EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
   for (const auto& recovery : run["recoveries"]) EXPECT_EQ(recovery["tier"], 0) << recovery;
+  const auto status = nlohmann::json::parse(file_text(scratch_.path("run/result.json")));
+  for (const auto& row : status["workers"]) {
+    if (row["host"] != "host-0") continue;  // which wasn't lost
+    const bool keeper = row["role"] == "keeper";
+    EXPECT_GT(keeper ? row["keeping"]["sent_bytes"] : row["copying"]["copied_bytes"], 0) << row;
+  }
 }
 
 // Parity is spoilt in a keeper's memory, and then another host is lost whose state is to be made from it.

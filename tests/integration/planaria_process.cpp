@@ -57,6 +57,11 @@ ScratchDirectory::~ScratchDirectory() {
   std::filesystem::remove_all(path_, ignored);
 }
 
+std::string file_text(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
 std::string tiny_job() {
   return PLANARIA_SOURCE_DIR "/tests/jobs/tiny.toml";
 }

@@ -311,7 +311,13 @@ class WorkerAgent::Impl {
                          .files = &files(),
                          .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); },
                          .attach = [this](const worker_action::AttachState& action) { attach(action); },
-                         .named = [this](PeerId self) { named(self); }});
+                         .named = [this](PeerId self) { named(self); },
+                         .counters =
+                             [this] {
+                               AgentCounters counters{.executor = trainer_->counters()};
+                               if (copier_) counters.copying = copier_->counters();
+                               return counters;
+                             }});
     return ok_status();
   }
 
@@ -377,7 +383,8 @@ class WorkerAgent::Impl {
                          .faults = hook_ ? &faults_ : nullptr,
                          .files = &files(),
                          .send_control = [this](const WorkerEnvelope& envelope) { link_->send(envelope); },
-                         .named = [this](PeerId self) { keeper_id_ = self.worker.value(); }});
+                         .named = [this](PeerId self) { keeper_id_ = self.worker.value(); },
+                         .counters = [this] { return AgentCounters{.keeping = store_->keeper_counters()}; }});
     PLANARIA_ASSIGN(lender_, MemoryLender::start(
                                  options_.keeper_socket, memory,
                                  {.self = [this]() { return keeper_id(); },

@@ -46,7 +46,7 @@ AgentLoop::AgentLoop(Parts parts)
     metrics_ = std::make_unique<MetricsRecorder>(*parts_.files,
                                                  metrics_options(parts_.job, parts_.options, parts_.registration));
   }
-  sampler_.configure(is_keeper() ? std::string() : parts_.options.telemetry_endpoint,
+  sampler_.configure(parts_.options.telemetry_endpoint,
                      double{1} * parts_.job.batch.sequences * parts_.job.model.context);
 }
 
@@ -145,8 +145,7 @@ void AgentLoop::run() {
     if (parts_.faults != nullptr) parts_.faults->tick();
     if (sampler_.due(now)) {
       const auto data_plane = plane();
-      sampler_.tick(core_, parts_.executor->counters(),
-                    data_plane ? data_plane->stats() : std::map<WorkerId, PeerStats>{}, now);
+      sampler_.tick(core_, parts_.counters(), data_plane ? data_plane->stats() : std::map<WorkerId, PeerStats>{}, now);
     }
   }
 }

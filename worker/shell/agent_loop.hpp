@@ -58,6 +58,7 @@ class AgentLoop {
     std::function<void(const WorkerEnvelope&)> send_control;
     std::function<void(const worker_action::AttachState&)> attach = {};  // a worker's
     std::function<void(PeerId)> named = {};  // the coordinator has named it, for the first time or anew
+    std::function<AgentCounters()> counters;
   };
 
   explicit AgentLoop(Parts parts);

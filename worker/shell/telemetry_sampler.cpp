@@ -36,7 +36,7 @@ bool TelemetrySampler::due(Instant now) const {
   return pusher_ != nullptr && now >= pushed_at_ + (commit_ ? kAtCommit : kEvery);
 }
 
-void TelemetrySampler::tick(const WorkerCore& core, const ExecutorCounters& counters,
+void TelemetrySampler::tick(const WorkerCore& core, const AgentCounters& counters,
                             const std::map<WorkerId, PeerStats>& peers, Instant now) {
   if (!due(now)) return;
   pushed_at_ = now;
@@ -63,10 +63,28 @@ void TelemetrySampler::tick(const WorkerCore& core, const ExecutorCounters& coun
     result.set_seconds(commit_seconds_);
     commit_.reset();
   }
-  sample.set_micro_batches_computed(counters.micro_batches);
-  sample.set_micro_batches_recomputed(counters.recomputed);
-  sample.set_computing_seconds(to_seconds(counters.computing));
-  sample.set_waiting_seconds(to_seconds(counters.waiting));
+  const ExecutorCounters& executor = counters.executor;
+  sample.set_micro_batches_computed(executor.micro_batches);
+  sample.set_micro_batches_recomputed(executor.recomputed);
+  sample.set_computing_seconds(to_seconds(executor.computing));
+  sample.set_waiting_seconds(to_seconds(executor.waiting));
+  if (counters.copying) {
+    telemetry::StateCopying& copying = *sample.mutable_copying();
+    copying.set_copies(counters.copying->copies);
+    copying.set_copied_bytes(counters.copying->bytes);
+    copying.set_failed(counters.copying->failed);
+    copying.set_attached_bytes(counters.copying->attached_bytes);
+    copying.set_copying_seconds(to_seconds(counters.copying->copying));
+    copying.set_trainer_seconds(to_seconds(executor.snapshots));
+  }
+  if (counters.keeping) {
+    telemetry::StateKeeping& keeping = *sample.mutable_keeping();
+    keeping.set_memory_bytes(counters.keeping->memory_bytes);
+    keeping.set_memory_bound_bytes(counters.keeping->bound_bytes);
+    keeping.set_sent_bytes(counters.keeping->sent_bytes);
+    keeping.set_damaged_tiles(counters.keeping->damaged_tiles);
+    keeping.set_damaged_parities(counters.keeping->damaged_parities);
+  }
   std::uint64_t sent = 0;
   std::uint64_t received = 0;
   for (const auto& [worker, stats] : peers) {
@@ -89,7 +107,7 @@ void TelemetrySampler::tick(const WorkerCore& core, const ExecutorCounters& coun
     time.set_seconds(phase_seconds_[i]);
   }
   sample.set_memory_resident_bytes(resident_bytes());
-  sample.set_memory_model_bytes(counters.buffer_bytes);
+  sample.set_memory_model_bytes(executor.buffer_bytes);
   if (core.identity() && core.view_record()) {
     for (const StageAssignment& stage : core.view_record()->stages) {
       if (stage.worker == core.identity()->worker) sample.set_slots(sample.slots() + stage.work.slots.size());

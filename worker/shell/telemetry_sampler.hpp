@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -12,10 +13,19 @@
 #include "common/transport/transport.hpp"
 #include "proto/control.hpp"
 #include "worker/core/worker_core.hpp"
+#include "worker/keeper/keeper_executor.hpp"
+#include "worker/keeper/snapshot_copier.hpp"
 #include "worker/shell/telemetry_pusher.hpp"
 #include "worker/trainer/action_executor.hpp"
 
 namespace planaria {
+
+// What a sample tells beside what the core knows.
+struct AgentCounters {
+  ExecutorCounters executor;
+  std::optional<CopyCounters> copying;    // a worker's whose host has a keeper
+  std::optional<KeeperCounters> keeping;  // a keeper's
+};
 
 class TelemetrySampler {
  public:
@@ -32,7 +42,7 @@ class TelemetrySampler {
   void committed(const StepCommitted& commit, double seconds);
   void rate_is(double micro_batches_per_second) { rate_ = micro_batches_per_second; }
   // Pushes a sample when one is due.
-  void tick(const WorkerCore& core, const ExecutorCounters& counters, const std::map<WorkerId, PeerStats>& peers,
+  void tick(const WorkerCore& core, const AgentCounters& counters, const std::map<WorkerId, PeerStats>& peers,
             Instant now);
   [[nodiscard]] bool due(Instant now) const;
 

@@ -31,6 +31,7 @@ struct ExecutorCounters {
   std::uint64_t recomputed = 0;
   Duration computing{};           // micro-batches
   Duration waiting{};             // with nothing to do between micro-batches of one step and view: a pipeline's gaps
+  Duration snapshots{};           // handing state over to be copied
   std::uint64_t torn_leases = 0;  // 0 unless there is a bug
   std::size_t buffer_bytes = 0;
 };

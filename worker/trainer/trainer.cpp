@@ -64,6 +64,7 @@ class Trainer::Impl {
             .recomputed = recomputed_.load(std::memory_order_relaxed),
             .computing = Duration(computing_ns_.load(std::memory_order_relaxed)),
             .waiting = Duration(waiting_ns_.load(std::memory_order_relaxed)),
+            .snapshots = Duration(snapshots_ns_.load(std::memory_order_relaxed)),
             .torn_leases = executor_->torn_leases(),
             .buffer_bytes = executor_->buffer_bytes()};
   }
@@ -171,12 +172,14 @@ class Trainer::Impl {
   }
 
   Status snapshot(const worker_action::SnapshotState& action) {
+    const Instant began = clock_.now();
     PLANARIA_ASSIGN(StateCopy copy, executor_->state_copy(action));
     if (hooks_.snapshot) {
       hooks_.snapshot(std::move(copy));
     } else {
       hooks_.completed(worker_event::SnapshotCopyFailed{action.view, action.stamp, action.tiles});
     }
+    snapshots_ns_.fetch_add((clock_.now() - began).count(), std::memory_order_relaxed);
     return ok_status();
   }
 
@@ -311,6 +314,7 @@ class Trainer::Impl {
   std::atomic<std::uint64_t> recomputed_{0};
   std::atomic<std::int64_t> computing_ns_{0};
   std::atomic<std::int64_t> waiting_ns_{0};
+  std::atomic<std::int64_t> snapshots_ns_{0};
 
   std::mutex mutex_;
   std::condition_variable wake_;
