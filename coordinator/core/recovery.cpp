@@ -9,10 +9,9 @@
 
 #include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/lost_work.hpp"
-#include "coordinator/core/numeric_policy.hpp"
+#include "coordinator/core/recovery_basis.hpp"
 #include "coordinator/core/snapshot_planning.hpp"
 #include "coordinator/core/state_fetches.hpp"
-#include "coordinator/core/state_rebuilds.hpp"
 #include "coordinator/core/steady_layout.hpp"
 #include "proto/block_cost.hpp"
 #include "proto/duty.hpp"
@@ -36,13 +35,8 @@ class RecoveryPlanner {
   }
 
   Result<RecoveryDecision> decide() {
-    find_trusted_state();
-    judge_members();
-    if (decision_.halt || !decision_.expelled.empty()) return decision_;
-    collect_holdings();
-    PLANARIA_TRY(find_base());
-    judge_numbers();
-    if (decision_.halt || !decision_.expelled.empty()) return decision_;
+    PLANARIA_TRY(basis_.find());
+    if (decision_.ends_here()) return decision_;
     choose_members();
     describe_cluster();
     find_own_work();
@@ -57,354 +51,11 @@ class RecoveryPlanner {
  private:
   ResumePlan& plan() { return decision_.record.resume; }
   [[nodiscard]] std::size_t count() const { return in_.members.size(); }
-  [[nodiscard]] const Report& report(std::size_t i) const {
-    return taken_up_.empty() ? in_.members[i].report : taken_up_[i];
-  }
+  [[nodiscard]] const ResumePlan& plan() const { return decision_.record.resume; }
   [[nodiscard]] WorkerId worker(std::size_t i) const { return in_.members[i].member.worker; }
   [[nodiscard]] bool computes(std::size_t i) const { return in_.members[i].member.role == Role::worker; }
-  [[nodiscard]] std::uint32_t lineage() const { return in_.previous ? in_.previous->resume.lineage : 0; }
-  // It missed that the newest states proved wrong: what it holds may be of them.
-  [[nodiscard]] bool outdated(std::size_t i) const {
-    return report(i).holdings.lineage < lineage() && !in_.mutations.has(Mutation::trust_old_lineage);
-  }
-  [[nodiscard]] bool trusted(std::size_t i, const HeldState& held) const {
-    const bool compared = compared_ && held.stamp == compared_->step && !held.hashes.empty();
-    if (compared) return agree(held.hashes, compared_->blocks) && (!distrusted_ || is_hashed(held));
-    return !distrusted_ && !outdated(i);
-  }
-
-  // Of a block that isn't whole there is no hash: what a member fetched of it may be what another one held wrongly.
-  [[nodiscard]] bool is_hashed(const HeldState& held) const {
-    if (in_.sharded) return true;
-    TileSet hashed;
-    for (const BlockHash& block : held.hashes) hashed.add(in_.map->tiles_of({block.block, block.block + 1}));
-    return hashed.contains(TileSet(held.state));
-  }
-
-  // Of what a member holds, that which may be used; nothing when it isn't there.
-  [[nodiscard]] const HeldTiles& held(std::size_t i, Step stamp) const {
-    static const HeldTiles kNothing;
-    const auto found = held_[i].find(stamp);
-    return found == held_[i].end() ? kNothing : found->second;
-  }
-  void collect_holdings() {
-    held_.resize(count());
-    for (std::size_t i = 0; i < count(); ++i) {
-      for (const HeldState& told : report(i).holdings.states) {
-        if (!trusted(i, told)) continue;
-        HeldTiles& held = held_[i][told.stamp];
-        held.state = TileSet(told.state).common(all_);
-        held.parameters = TileSet(told.parameters);
-        held.parameters.add(held.state);
-        held.parameters.add(tied_to(*in_.map, held.parameters));
-        state_of_[told.stamp].add(held.state);
-      }
-    }
-    available_ = state_of_;
-    collect_fragments();
-  }
-  void collect_fragments() {
-    if (distrusted_) return;  // they have no hashes that members compare
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (outdated(i)) continue;
-      for (const HeldFragment& fragment : report(i).holdings.fragments) {
-        const Step stamp = fragment.snapshot.step;
-        rebuilds_.try_emplace(stamp, *in_.map, stamp).first->second.add_fragment(worker(i), fragment);
-      }
-    }
-    for (auto& [stamp, rebuilds] : rebuilds_) {
-      for (std::size_t i = 0; i < count(); ++i) {
-        if (!held(i, stamp).state.empty()) rebuilds.add_state(worker(i), held(i, stamp).state);
-      }
-      available_[stamp].add(rebuilds.possible());
-    }
-  }
-  // Something that it holds, and would not give up by itself, isn't believed, or is of a future that is no more: before
-  // the others had to go back it was a part of what they all held.
-  [[nodiscard]] std::optional<Distrust> distrust(std::size_t i) const {
-    std::optional<Distrust> found;
-    for (const HeldState& told : report(i).holdings.states) {
-      const bool goes_anyway = plan().tier > 0 && told.stamp != base_;
-      if (goes_anyway || (trusted(i, told) && told.stamp <= base_.next())) continue;
-      if (!found) found = Distrust{worker(i), false};
-      found->all = found->all || told.stamp == base_;
-    }
-    return found;
-  }
-  [[nodiscard]] bool is_available(Step stamp) const {
-    const auto found = available_.find(stamp);
-    return found != available_.end() && found->second == all_;
-  }
-  [[nodiscard]] bool belongs_to_previous(std::size_t i) const {
-    return in_.previous && in_.members[i].continuing && report(i).view == in_.previous->view;
-  }
-  // Work of an older view may overlap what the last one gave to others.
-  [[nodiscard]] bool current_work(std::size_t i, Step step, std::uint32_t attempt) const {
-    return belongs_to_previous(i) && report(i).work_step == step && report(i).attempt == attempt;
-  }
-  [[nodiscard]] bool works_on_step(std::size_t i) const {
-    return !plan().discard && current_work(i, plan().step, plan().attempt);
-  }
-  [[nodiscard]] std::uint32_t newest_attempt(Step step) const {
-    std::uint32_t attempt = 0;
-    if (in_.previous && in_.previous->resume.step == step) attempt = in_.previous->resume.attempt;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (belongs_to_previous(i) && report(i).work_step == step) attempt = std::max(attempt, report(i).attempt);
-    }
-    return attempt;
-  }
-  [[nodiscard]] const ResumePlan& plan() const { return decision_.record.resume; }
-
-  // A wrong value in one member's state goes into everybody's sums: once members disagree, all that was computed since
-  // they last agreed is suspect, whatever the majority holds. Only what equals the compared state is good.
-  void find_trusted_state() {
-    plan().lineage = lineage();
-    if (in_.mutations.has(Mutation::trust_majority)) return;
-    distrusted_ = in_.distrust_state;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (outdated(i)) continue;
-      const auto& compared = report(i).holdings.compared;
-      if (compared && (!compared_ || compared->step > compared_->step)) compared_ = compared;
-    }
-    for (const auto& [of, hashes] : hashes_of_states()) {
-      const auto& [stamp, block] = of;
-      const BlockHash first{block, hashes.front().hash};
-      distrusted_ = distrusted_ || differ(hashes);
-      if (compared_ && stamp == compared_->step) {
-        distrusted_ = distrusted_ || !agree(std::span(&first, 1), compared_->blocks);
-      }
-    }
-    plan().lineage = lineage() + (distrusted_ ? 1 : 0);
-  }
-
-  // What members say of each block of their newest states. What a newcomer brings says nothing about those.
-  using Hashes = std::map<std::pair<Step, std::uint32_t>, std::vector<log_record::MemberHash>>;
-  [[nodiscard]] Hashes hashes_of_states() const {
-    Hashes hashes;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (!in_.members[i].continuing || outdated(i) || report(i).holdings.states.empty()) continue;
-      const HeldState& newest = report(i).holdings.states.back();
-      for (const BlockHash& block : newest.hashes)
-        hashes[{newest.stamp, block.block}].push_back({worker(i), block.hash});
-    }
-    return hashes;
-  }
-
-  // Of members whose states or gradients should be alike and aren't.
-  void judge_members() {
-    std::optional<log_record::Disagreement> now;
-    for (const auto& [of, hashes] : hashes_of_states()) {
-      if (differ(hashes)) now = {of.first, false, of.second, lineage(), hashes, {}, {}};
-    }
-    if (!now) now = gradient_disagreement();
-    if (!now || in_.mutations.has(Mutation::trust_majority)) return;
-    gradients_differ_ = now->gradient;
-    NumericJudgement judgement = judge_disagreement(*now, in_.disagreements);
-    now->decision = to_string(judgement.verdict);
-    now->expelled = decision_.expelled = judgement.faulty;
-    decision_.disagreement = std::move(now);
-    decision_.record.reason = judgement.reason;
-    decision_.halt = judgement.verdict == NumericVerdict::halt;
-  }
-  [[nodiscard]] std::optional<log_record::Disagreement> gradient_disagreement() const {
-    Step step;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (belongs_to_previous(i) && !report(i).gradient.empty()) step = std::max(step, report(i).work_step);
-    }
-    const std::uint32_t attempt = newest_attempt(step);
-    std::map<std::uint32_t, std::vector<log_record::MemberHash>> blocks;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (!current_work(i, step, attempt)) continue;
-      for (const BlockHash& block : report(i).gradient) blocks[block.block].push_back({worker(i), block.hash});
-    }
-    for (const auto& [block, hashes] : blocks) {
-      if (differ(hashes)) return log_record::Disagreement{step, true, block, attempt, hashes, {}, {}};
-    }
-    return std::nullopt;
-  }
-  static bool differ(const std::vector<log_record::MemberHash>& hashes) {
-    return std::ranges::any_of(hashes, [&](const auto& member) { return member.hash != hashes.front().hash; });
-  }
-
-  Status find_base() {
-    std::optional<Step> whole, checkpoint;  // the newest state that members hold, or can make, all of
-    for (const auto& [stamp, tiles] : available_) {
-      if (tiles == all_) whole = stamp;
-    }
-    for (std::size_t i = 0; i < count(); ++i) {
-      for (const Step step : report(i).holdings.checkpoints) {
-        checkpoint = checkpoint ? std::max(*checkpoint, step) : step;
-      }
-    }
-    const bool first_start = !in_.previous;
-    if (distrusted_) {
-      rolled_back_ = true;
-      if (!whole) return fall_back(checkpoint);
-      base_ = *whole;
-      plan().tier = 1;
-      return ok_status();
-    }
-    // State is named by its step, not by a view: what a fenced worker kept is as good as a member's.
-    const bool overtaken = whole && works_beyond(whole->next());
-    const bool current =
-        whole && *whole >= in_.reached && !overtaken && (!first_start || !checkpoint || *whole >= *checkpoint);
-    if (current) {
-      base_ = finishes(*whole) ? whole->previous() : *whole;
-      return ok_status();
-    }
-    if (overtaken && keep_work_of(whole->next())) {
-      base_ = *whole;
-      return_to(whole->next());
-      return ok_status();
-    }
-    if (!first_start && !in_.allow_rollback) {
-      return Error(ErrorCode::unavailable,
-                   "the members don't hold all of the newest state; waiting for workers that may");
-    }
-    if (!first_start && !in_.checkpoints_listed) return not_listed();
-    if (whole && (!checkpoint || *whole >= *checkpoint)) {
-      base_ = *whole;
-      rolled_back_ = true;
-      plan().tier = 1;
-      return ok_status();
-    }
-    return fall_back(checkpoint);
-  }
-
-  // Members that are a step ahead keep that step's gradient until all acknowledged: the others make the state from it.
-  [[nodiscard]] bool finishes(Step newest) const {
-    if (in_.discard_work || gradients_differ_ || newest == Step(0) || !in_.previous) return false;
-    bool behind = false;
-    const Duties duties(*in_.map, in_.previous->sharded, in_.previous->stages, in_.previous->shards);
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (belongs_to_previous(i) && report(i).work_step > newest) return false;  // it knows that step's commit
-      if (!in_.members[i].continuing || held(i, newest.previous()).state.empty()) continue;
-      behind = behind || (held(i, newest).state.empty() && !duties.of(worker(i)).kept.empty());
-    }
-    return behind && is_available(newest.previous()) && gradient_held(newest);
-  }
-
-  // A member knows the step's commit.
-  [[nodiscard]] bool works_beyond(Step step) const {
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (belongs_to_previous(i) && computes(i) && report(i).work_step > step) return true;
-    }
-    return false;
-  }
-
-  // All members that had a part in the step have its work still, each its own. (Rule 1: until a snapshot protects its
-  // state.)
-  [[nodiscard]] bool keep_work_of(Step step) const {
-    if (in_.discard_work || gradients_differ_) return false;
-    std::optional<std::uint32_t> attempt;
-    std::vector<bool> told(std::size_t{blocks()} * in_.slots);
-    const auto is_told_first = [&](const StageWork& work) {
-      for (std::uint32_t slot = work.slots.begin; slot < work.slots.end; ++slot) {
-        for (std::uint32_t block = work.blocks.begin; block < work.blocks.end; ++block) {
-          if (told[std::size_t{slot} * blocks() + block]) return false;
-          told[std::size_t{slot} * blocks() + block] = true;
-        }
-      }
-      return true;
-    };
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (!belongs_to_previous(i) || !computes(i)) continue;
-      const std::optional<KeptWork>& kept = report(i).kept;
-      const bool in_it = report(i).work_step == step;
-      if (!in_it && (!kept || kept->step != step || report(i).work_step != step.next())) return false;
-      const std::uint32_t own = in_it ? report(i).attempt : kept->attempt;
-      if (own != attempt.value_or(own)) return false;
-      attempt = own;
-      for (const StageProgress& stage : in_it ? report(i).stages : kept->stages) {
-        if (!is_told_first(stage.work)) return false;
-      }
-    }
-    return attempt.has_value();
-  }
-
-  // The members' reports become those of who never left the step.
-  void return_to(Step step) {
-    plan().returns = true;
-    std::vector<Report> reports;
-    for (const RecoveryMember& member : in_.members) {
-      Report& own = reports.emplace_back(member.report);
-      own.alarm = false;  // its commit was the answer to any
-      own.nonfinite.clear();
-      if (own.work_step == step) continue;
-      const KeptWork kept = own.kept && own.kept->step == step ? *own.kept : KeptWork{.step = step};
-      plan().skip_update = plan().skip_update || kept.skipped;
-      own.work_step = kept.step;
-      own.attempt = kept.attempt;
-      own.released = kept.stages.empty() && kept.reduced.empty();
-      own.stages = kept.stages;
-      own.reduced = kept.reduced;
-      own.gradient.clear();
-    }
-    taken_up_ = std::move(reports);
-  }
-
-  static Error not_listed() { return Error(ErrorCode::not_found, "looking for durable checkpoints"); }
-
-  // Members compare what they save before they save it: every checkpoint is good.
-  Status fall_back(std::optional<Step> checkpoint) {
-    const bool first_start = !in_.previous;
-    if (!first_start && !in_.checkpoints_listed) return not_listed();
-    rolled_back_ = true;
-    source_ = checkpoint ? StateSource::checkpoint : StateSource::initialize;
-    base_ = checkpoint.value_or(Step(0));
-    plan().tier = first_start ? 0 : checkpoint ? 2 : 3;
-    return ok_status();
-  }
-
-  [[nodiscard]] bool gradient_held(Step step) const {
-    TileSet held;
-    const std::uint32_t attempt = newest_attempt(step);
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (current_work(i, step, attempt)) held.add(TileSet(report(i).reduced));
-    }
-    return held.contains(TileRange{0, in_.map->tile_count()});
-  }
-
-  void judge_numbers() {
-    plan().step = base_.next();
-    plan().attempt = newest_attempt(plan().step);
-    plan().discard = in_.discard_work || rolled_back_ || gradients_differ_;
-    bool alarm = false;
-    std::set<std::uint32_t> nonfinite;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (!current_work(i, plan().step, plan().attempt)) continue;
-      alarm = alarm || report(i).alarm;
-      for (const SlotRange slots : report(i).nonfinite) {
-        for (std::uint32_t slot = slots.begin; slot < slots.end; ++slot) nonfinite.insert(slot);
-      }
-    }
-    if (!alarm || plan().discard) {
-      if (plan().discard) ++plan().attempt;
-      return;
-    }
-    std::vector<WorkerId> members;
-    for (std::size_t i = 0; i < count(); ++i) {
-      if (computes(i)) members.push_back(worker(i));
-    }
-    log_record::NumericDecision now{plan().step, plan().attempt, {}, {}, {}, {}};
-    for (const std::uint32_t slot : nonfinite) {
-      if (now.nonfinite.empty() || now.nonfinite.back().end != slot) now.nonfinite.push_back({slot, slot});
-      ++now.nonfinite.back().end;
-    }
-    if (in_.previous) now.computed = previous_stages();
-    NumericJudgement judgement = judge_nonfinite(now, in_.numeric, members, in_.nonfinite);
-    if (in_.mutations.has(Mutation::nonfinite_at_once)) judgement.verdict = NumericVerdict::skip;
-    now.decision = to_string(judgement.verdict);
-    now.expelled = decision_.expelled = judgement.faulty;
-    decision_.numeric = std::move(now);
-    decision_.record.reason = judgement.reason;
-    decision_.halt = judgement.verdict == NumericVerdict::halt;
-    plan().skip_update = judgement.verdict == NumericVerdict::skip;
-    if (judgement.verdict == NumericVerdict::recompute) {
-      plan().discard = true;
-      ++plan().attempt;
-    }
-  }
+  // What it holds of the state to go on from.
+  [[nodiscard]] const HeldTiles& held(std::size_t i) const { return basis_.held(i, basis_.base()); }
 
   // Of the snapshots that protect the others until those of the new view are complete.
   [[nodiscard]] bool holds_snapshots(std::size_t i) const {
@@ -419,14 +70,14 @@ class RecoveryPlanner {
   void choose_members() {
     TileSet left;
     for (std::size_t i = 0; i < count(); ++i) {
-      if (!in_.members[i].leaving) left.add(held(i, base_).state);
+      if (!in_.members[i].leaving) left.add(held(i).state);
     }
     const bool loads_elsewhere = std::ranges::any_of(in_.members, [&](const RecoveryMember& member) {
-      return !member.leaving &&
-             std::ranges::find(member.report.holdings.checkpoints, base_) != member.report.holdings.checkpoints.end();
+      return !member.leaving && std::ranges::find(member.report.holdings.checkpoints, basis_.base()) !=
+                                    member.report.holdings.checkpoints.end();
     });
-    const bool may_go =
-        left == all_ || source_ == StateSource::initialize || (source_ == StateSource::checkpoint && loads_elsewhere);
+    const bool may_go = left == all_ || basis_.source() == StateSource::initialize ||
+                        (basis_.source() == StateSource::checkpoint && loads_elsewhere);
     for (std::size_t i = 0; i < count(); ++i) {
       if (in_.members[i].leaving && may_go && !holds_snapshots(i)) {
         decision_.released.push_back(worker(i));
@@ -530,11 +181,10 @@ class RecoveryPlanner {
   // How long all wait for state that some fetch: inside a step others do the work until it is there, at a boundary
   // those who fetch begin later.
   [[nodiscard]] double standstill(std::span<const StageAssignment> stages) const {
-    if (in_.sharded || source_ != StateSource::peer) return 0;
+    if (in_.sharded || basis_.source() != StateSource::peer) return 0;
     double longest_s = 0;
     for (const StageAssignment& stage : stages) {
-      const TileSet lacking =
-          TileSet(in_.map->tiles_of(stage.work.blocks)).without(held(index_of(stage.worker), base_).state);
+      const TileSet lacking = TileSet(in_.map->tiles_of(stage.work.blocks)).without(held(index_of(stage.worker)).state);
       longest_s = std::max(longest_s, seconds_to_fetch(lacking, {}));
     }
     return std::max(0.0, longest_s - (in_.planned ? 0 : step_left_s_));
@@ -577,7 +227,7 @@ class RecoveryPlanner {
     record.snapshots = std::move(snapshots.layout);
     left_out_ = std::move(snapshots.left_out);
     for (const std::size_t i : members_) {
-      if (const auto found = distrust(i)) plan().distrusted.push_back(*found);
+      if (const auto found = basis_.distrust(i)) plan().distrusted.push_back(*found);
     }
   }
 
@@ -591,7 +241,7 @@ class RecoveryPlanner {
     for (std::uint32_t block = 0; block < blocks(); ++block) {
       const TileSet inside = TileSet(in_.map->tiles_of({block, block + 1})).common(all_);
       const double whole = inside.empty() ? 1 : inside.size();
-      shares.push_back(held(i, base_).state.common(inside).size() / whole);
+      shares.push_back(held(i).state.common(inside).size() / whole);
     }
     return shares;
   }
@@ -635,13 +285,13 @@ class RecoveryPlanner {
     return static_cast<std::size_t>(found - in_.members.begin());
   }
   [[nodiscard]] bool can_compute(std::size_t i, BlockRange of) const {
-    return held(i, base_).parameters.contains(in_.map->tiles_of(of));
+    return held(i).parameters.contains(in_.map->tiles_of(of));
   }
 
   // It lacks nothing, or what takes little time to fetch beside the work: tied copies, for instance, which it would
   // have been sent after the update by one that is lost.
   [[nodiscard]] bool can_soon_compute(std::size_t i, const StageWork& work) const {
-    const TileSet lacking = TileSet(in_.map->tiles_of(work.blocks)).without(held(i, base_).parameters);
+    const TileSet lacking = TileSet(in_.map->tiles_of(work.blocks)).without(held(i).parameters);
     if (lacking.empty() || plan().tier > 0) return lacking.empty();
     const TileSet state = lacking.common(all_);
     const double micro_batches = work.slots.size() * share_of(in_.block_shares, work.blocks) * micro_batches_per_slot();
@@ -674,11 +324,6 @@ class RecoveryPlanner {
 
   [[nodiscard]] std::uint32_t blocks() const { return static_cast<std::uint32_t>(in_.map->blocks().size()); }
 
-  // Who had which work of the step. Precondition: there was a view before.
-  [[nodiscard]] const std::vector<StageAssignment>& previous_stages() const {
-    return in_.previous->resume.step == plan().step ? in_.previous->resume.stages : in_.previous->stages;
-  }
-
   // The step's work that members have and can do.
   void find_own_work() {
     own_work_.resize(count());
@@ -687,11 +332,11 @@ class RecoveryPlanner {
     std::map<WorkerId, std::vector<StageWork>> work;
     if (plan().returns) {  // no view tells any more who had which part of the step
       for (std::size_t i = 0; i < count(); ++i) {
-        if (!works_on_step(i)) continue;
-        for (const StageProgress& own : report(i).stages) work[worker(i)].push_back(own.work);
+        if (!basis_.works_on_step(i)) continue;
+        for (const StageProgress& own : basis_.report(i).stages) work[worker(i)].push_back(own.work);
       }
     } else {
-      for (const StageAssignment& stage : previous_stages()) work[stage.worker].push_back(stage.work);
+      for (const StageAssignment& stage : basis_.previous_stages()) work[stage.worker].push_back(stage.work);
     }
     for (const std::size_t i : members_) {
       if (!in_.members[i].continuing || !computes(i)) continue;
@@ -701,8 +346,8 @@ class RecoveryPlanner {
         own_work_[i].push_back(own);
         left += own.slots.size() * share_of(in_.block_shares, own.blocks);
       }
-      if (!works_on_step(i)) continue;
-      for (const StageProgress& progress : report(i).stages) {
+      if (!basis_.works_on_step(i)) continue;
+      for (const StageProgress& progress : basis_.report(i).stages) {
         left -= progress.done * share_of(in_.block_shares, progress.work.blocks);
       }
       left = std::max(0.0, left);
@@ -774,10 +419,10 @@ class RecoveryPlanner {
     const auto [known, first] = fetching_s_.try_emplace({i, lost});
     if (first) {
       const Duty& duty = duties_->of(worker(i));
-      const TileSet state = duty.kept.without(held(i, base_).state);
+      const TileSet state = duty.kept.without(held(i).state);
       TileSet used = duty.used;
       used.add(in_.map->tiles_of(lost));
-      known->second = seconds_to_fetch(state, used.without(held(i, base_).parameters).without(state));
+      known->second = seconds_to_fetch(state, used.without(held(i).parameters).without(state));
     }
     return known->second;
   }
@@ -789,8 +434,8 @@ class RecoveryPlanner {
     if (epilogue()) return;
     std::vector<std::set<WorkerId>> holders(in_.map->tile_count());
     for (const std::size_t i : members_) {
-      if (!works_on_step(i)) continue;
-      for (const TileRange range : report(i).reduced) {
+      if (!basis_.works_on_step(i)) continue;
+      for (const TileRange range : basis_.report(i).reduced) {
         for (std::uint32_t tile = range.begin; tile < range.end; ++tile) holders[tile].insert(worker(i));
       }
     }
@@ -827,32 +472,31 @@ class RecoveryPlanner {
       if (const auto beside = keepers.find(in_.members[i].member.host); computes(i) && beside != keepers.end()) {
         need.keeper = beside->second;
       }
-      if (!computes(i) && decision_.record.protects(base_))
+      if (!computes(i) && decision_.record.protects(basis_.base()))
         need.state = tiles_of(decision_.record.snapshots, worker(i));
-      need.state.remove(held(i, base_).state);
-      if (computes(i) && !rolled_back_ && !distrust(i)) need.state.remove(held(i, base_.next()).state);
+      need.state.remove(held(i).state);
+      if (computes(i) && !basis_.rolled_back() && !basis_.distrust(i))
+        need.state.remove(basis_.held(i, basis_.base().next()).state);
       if (const auto found = used.find(worker(i)); found != used.end()) need.parameters = found->second;
-      need.parameters.remove(held(i, base_).parameters);
+      need.parameters.remove(held(i).parameters);
       need.parameters.remove(need.state);
       needs.push_back(std::move(need));
-      const auto& checkpoints = report(i).holdings.checkpoints;
-      if (source_ == StateSource::peer) {
-        sources[worker(i)] = held(i, base_);
-      } else if (std::ranges::find(checkpoints, base_) != checkpoints.end()) {
+      const auto& checkpoints = basis_.report(i).holdings.checkpoints;
+      if (basis_.source() == StateSource::peer) {
+        sources[worker(i)] = held(i);
+      } else if (std::ranges::find(checkpoints, basis_.base()) != checkpoints.end()) {
         sources[worker(i)] = {all_, TileSet(TileRange{0, in_.map->tile_count()})};
       }
     }
-    if (source_ == StateSource::peer) plan_rebuilds(needs, sources);
-    plan().fetches = plan_state_fetches(source_, needs, sources);
+    if (basis_.source() == StateSource::peer) plan_rebuilds(needs, sources);
+    plan().fetches = plan_state_fetches(basis_.source(), needs, sources);
   }
 
   // What nobody holds is made by the first who needs it, a worker if one does; others get it from there.
   void plan_rebuilds(std::vector<StateNeed>& needs, std::map<WorkerId, HeldTiles>& sources) {
-    const auto rebuilds = rebuilds_.find(base_);
-    if (rebuilds == rebuilds_.end()) return;
-    TileSet lost = available_[base_];
-    if (const auto there = state_of_.find(base_); there != state_of_.end()) lost.remove(there->second);
-    if (lost.empty()) return;
+    const StateRebuilds* const rebuilds = basis_.rebuilds();
+    TileSet lost = basis_.lost();
+    if (rebuilds == nullptr || lost.empty()) return;
     std::map<WorkerId, TileSet> made;
     for (const bool by_workers : {true, false}) {
       for (StateNeed& need : needs) {
@@ -867,7 +511,7 @@ class RecoveryPlanner {
         parameters.add(tied_to(*in_.map, own));
       }
     }
-    plan().rebuilds = rebuilds->second.plan(made);
+    plan().rebuilds = rebuilds->plan(made);
   }
 
   void explain() {
@@ -879,21 +523,21 @@ class RecoveryPlanner {
     if (plan().returns) reason += ", which was committed: a part of its state is lost, and no snapshot had it yet";
     if (!plan().compute) reason += ", every sum of the step survives";
     if (plan().tier == 1) {
-      reason += distrusted_ ? ", from the state that all members had alike: they differ since"
-                            : ", from an older state: nobody within reach holds the newest";
+      reason += basis_.distrusted() ? ", from the state that all members had alike: they differ since"
+                                    : ", from an older state: nobody within reach holds the newest";
     }
-    if (plan().tier == 2) reason += ", from the durable checkpoint of step " + std::to_string(base_.value());
+    if (plan().tier == 2) reason += ", from the durable checkpoint of step " + std::to_string(basis_.base().value());
     if (plan().tier == 3) reason += ", from the initial state: no worker and no checkpoint holds a newer one";
     std::set<WorkerId> fetching;
     for (const StateFetch& fetch : plan().fetches) fetching.insert(fetch.worker);
-    if (!fetching.empty() && source_ == StateSource::peer) {
+    if (!fetching.empty() && basis_.source() == StateSource::peer) {
       reason += ", " + std::to_string(fetching.size()) + " worker(s) fetch state";
     }
     TileSet made;
     for (const FragmentRebuild& rebuild : plan().rebuilds) made.add(TileSet(rebuild.tiles));
     if (!made.empty()) {
       reason += ", " + std::to_string(kTensorsOfState * bytes_of(*in_.map, made)) +
-                " lost bytes are made again from fragments of step " + std::to_string(base_.value());
+                " lost bytes are made again from fragments of step " + std::to_string(basis_.base().value());
     }
     for (const std::size_t i : members_) {
       if (in_.members[i].rests)
@@ -912,17 +556,7 @@ class RecoveryPlanner {
   const TileSet all_;  // tiles with state
   const std::vector<double> speeds_;
   RecoveryDecision decision_;
-  std::optional<ComparedState> compared_;  // the newest that a member knows
-  bool distrusted_ = false;
-  bool gradients_differ_ = false;
-  bool rolled_back_ = false;
-  StateSource source_ = StateSource::peer;
-  Step base_;
-  std::vector<Report> taken_up_;                  // of members that return to a step; none: as they are
-  std::vector<std::map<Step, HeldTiles>> held_;   // by member
-  std::map<Step, TileSet> state_of_;              // what all of them hold together
-  std::map<Step, StateRebuilds> rebuilds_;        // from it, and from fragments
-  std::map<Step, TileSet> available_;             // what they hold, or can make, together
+  RecoveryBasis basis_{in_, decision_};
   std::vector<std::size_t> members_;              // of the new view
   std::vector<std::size_t> staying_;              // of those, the workers that work on after the step
   std::vector<std::vector<StageWork>> own_work_;  // of the step, by member

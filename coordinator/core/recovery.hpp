@@ -69,6 +69,8 @@ struct RecoveryDecision {
   bool halt = false;                                     // the job can't go on; record.reason says why
   std::vector<WorkerId> expelled;  // must be excluded first, for record.reason; nothing else is set
   std::vector<WorkerId> released;  // leaving ones that aren't members any more
+
+  [[nodiscard]] bool ends_here() const { return halt || !expelled.empty(); }
 };
 
 // Errors with `unavailable` when the members don't hold the newest state and falling back isn't allowed yet, with
