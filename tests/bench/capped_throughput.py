@@ -22,7 +22,8 @@ import sys
 import tempfile
 import time
 import tomllib
-import urllib.request
+
+import running_job
 
 PERIOD_US = 10_000
 
@@ -73,16 +74,12 @@ class Run:
         self.workers = []
         self.caps = []
         deadline = time.time() + 30
-        ports = os.path.join(out, "coordinator.json")
-        while not os.path.exists(ports):
+        while (known := running_job.ports(out)) is None:
             if time.time() > deadline:
                 raise RuntimeError("the coordinator didn't start")
             time.sleep(0.02)
-        with open(ports, encoding="utf-8") as file:
-            known = json.load(file)
         self.coordinator = f"{known['address']}:{known['control_port']}"
         self.telemetry = f"tcp://{known['address']}:{known['telemetry_port']}"
-        self.status = f"http://{known['address']}:{known['http_port']}/v1/status"
         for share in shares:
             self.add_worker(share)
 
@@ -110,8 +107,7 @@ class Run:
 
     def stages(self):
         """The workers' rows of the coordinator's status in the order of their blocks."""
-        with urllib.request.urlopen(self.status, timeout=10) as answer:
-            status = json.load(answer)
+        status = running_job.get(self.directory.name, "/v1/status")
         return sorted(status["workers"], key=lambda row: row["blocks"])
 
     def await_step(self, step):

@@ -54,6 +54,8 @@ import tomllib
 import urllib.error
 import urllib.request
 
+import running_job
+
 PHASES = ["forward", "backward", "reduce", "gate", "update", "commit"]
 HERE = ("member", "joining", "draining")
 CHECKPOINT_EVERY = 20
@@ -194,7 +196,6 @@ class Run:
         self.commands = {}
         self.started = []
         self.victims = set()  # incarnations
-        self.url = None
         self.hook = None
         command = [args.planaria, "run", args.job, "--hosts", str(mode.hosts), "--workers", str(mode.hosts), "--steps",
                    str(args.steps), "--out", self.out, "--quiet", "--json"] + settings(args, mode)
@@ -212,20 +213,13 @@ class Run:
     # What it tells.
 
     def get(self, path):
-        try:
-            if self.url is None:
-                with open(os.path.join(self.out, "coordinator.json"), encoding="utf-8") as file:
-                    ports = json.load(file)
-                self.url = f"http://{ports['address']}:{ports['http_port']}"
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-                return json.load(answer)
-        except (OSError, ValueError) as error:
-            if self.process.poll() is not None or os.path.exists(os.path.join(self.out, "result.json")):
-                raise JobEnded() from error
-            return None
+        answer = running_job.get(self.out, path)
+        if answer is None and (self.process.poll() is not None or os.path.exists(os.path.join(self.out, "result.json"))):
+            raise JobEnded()
+        return answer
 
     def post(self, path):
-        request = urllib.request.Request(self.url + path, data=b"{}", headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(running_job.url(self.out) + path, data=b"{}", headers={"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return json.load(answer)
@@ -330,10 +324,10 @@ class Run:
     def summary(self):
         """Of a run that has ended; none where it told none."""
         self.output.seek(0)
-        lines = self.output.read().strip().splitlines()
+        told = running_job.summary(self.output.read())
         self.errors.seek(0)
         self.complaint = " ".join(self.errors.read().split())[-300:]
-        return json.loads(lines[-1]) if lines else None
+        return told
 
 
 def settings(args, mode):

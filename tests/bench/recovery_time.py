@@ -14,13 +14,14 @@ next step's first.
 """
 import argparse
 import glob
-import json
 import os
 import statistics
 import struct
 import subprocess
 import tempfile
 import tomllib
+
+import running_job
 
 PHASES = ["forward", "backward", "reduce", "gate", "update", "commit"]
 
@@ -43,7 +44,7 @@ def run_once(args, index, directory):
     for assignment in args.set:
         command += ["--set", assignment]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    summary = json.loads(done.stdout.strip().splitlines()[-1])
+    summary = running_job.summary(done.stdout)
     recoveries = [r for r in summary["recoveries"] if "lost:" in r["cause"]]
     for recovery in recoveries:
         recovery["catch_up"] = catch_up(recovery, args.micro_batches, os.path.join(directory, str(index)))

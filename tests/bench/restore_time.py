@@ -13,7 +13,6 @@ the lost ones, for which the state must be there; recompute), `bound`: the state
 they share, links of several machines would not. A keeper may take a sixth of the machine's memory here and needs 4 times --state-mib.
 """
 import argparse
-import json
 import os
 import re
 import signal
@@ -21,7 +20,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-import urllib.request
+
+import running_job
 
 WIDTH = 1024
 JOB = """
@@ -72,16 +72,6 @@ def link_rate(binary):
     return max(float(rate) for rate in re.findall(r"16384 KiB frames, handled: ([0-9.]+) GB/s", done.stdout)) * 1e9
 
 
-def get(out, path):
-    try:
-        with open(os.path.join(out, "coordinator.json"), encoding="utf-8") as file:
-            ports = json.load(file)
-        with urllib.request.urlopen(f"http://{ports['address']}:{ports['http_port']}{path}", timeout=10) as answer:
-            return json.load(answer)
-    except (OSError, ValueError):
-        return None
-
-
 def await_that(process, what, predicate, patience_s=300):
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
@@ -103,7 +93,7 @@ def one_run(args, directory, index):
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             def safe():
-                status = get(out, "/v1/status")
+                status = running_job.get(out, "/v1/status")
                 good = status and status["snapshots"] and status["snapshots"]["tolerated"] == 1 and status["step"] >= 3
                 return status if good else None
 
@@ -118,7 +108,7 @@ def one_run(args, directory, index):
                 process.send_signal(signal.SIGTERM)
                 process.wait(60)
         output.seek(0)
-        summary = json.loads(output.read().strip().splitlines()[-1])
+        summary = running_job.summary(output.read())
     recovery = next(r for r in summary["recoveries"] if "lost:" in r["cause"])
     return lost["state_bytes"], recovery, summary["weights_hash"]
 
