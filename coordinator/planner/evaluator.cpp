@@ -101,12 +101,10 @@ void Evaluator::compile_places() {
     place_.push_back(
         {index_in(hosts, worker.host), index_in(zones, worker.zone), nic == nics.end() ? kNone : nic->second});
   }
-  for (Sums* sums : {&to_sums_, &from_sums_}) {
-    sums->host.resize(hosts.size());
-    sums->zone.resize(zones.size());
-    sums->host_nic.resize(hosts.size() * nics_);
-    sums->zone_nic.resize(zones.size() * nics_);
-  }
+  sums_.host.resize(hosts.size());
+  sums_.zone.resize(zones.size());
+  sums_.host_nic.resize(hosts.size() * nics_);
+  sums_.zone_nic.resize(zones.size() * nics_);
   host_cost_ = 1 / cluster_->same_host.bytes_per_s;
   zone_cost_ = 1 / cluster_->same_zone.bytes_per_s;
   far_cost_ = 1 / cluster_->between_zones.bytes_per_s;
@@ -287,20 +285,30 @@ double Evaluator::weighted(const Sums& sums, std::uint32_t worker, double own) c
   return seconds + (sums.all - own - zone) * far_cost_;
 }
 
-void Evaluator::exchange(std::span<const Side> from, std::span<const Side> to, Traffic& traffic) {
-  add(to_sums_, to, 1);
-  add(from_sums_, from, 1);
+void Evaluator::receive(std::span<const Side> from, std::span<const Side> to, Receivers& receivers) {
+  receivers.sides.assign(to.begin(), to.end());
+  receivers.seconds.resize(to.size());
+  receivers.units.resize(to.size());
+  add(sums_, to, 1);
   for (std::size_t p = 0; p < from.size(); ++p) {
-    const bool same = from[p].worker == to[p].worker;  // a worker is in one pipeline only
-    const double received = same ? static_cast<double>(to[p].weight) : 0;
-    const double sent = same ? static_cast<double>(from[p].weight) : 0;
-    const auto out = static_cast<double>(from[p].weight);
-    traffic.send_s[from[p].worker] += out * weighted(to_sums_, from[p].worker, received);
-    traffic.receive_s[to[p].worker] += static_cast<double>(to[p].weight) * weighted(from_sums_, to[p].worker, sent);
-    traffic.sent[from[p].worker] += from[p].weight * static_cast<std::uint64_t>(to_sums_.all - received);
+    // A worker is in one pipeline only.
+    const double own = from[p].worker == to[p].worker ? static_cast<double>(to[p].weight) : 0;
+    receivers.seconds[p] = weighted(sums_, from[p].worker, own);
+    receivers.units[p] = static_cast<std::uint64_t>(sums_.all - own);
   }
-  add(to_sums_, to, -1);
-  add(from_sums_, from, -1);
+  add(sums_, to, -1);
+}
+
+void Evaluator::send(std::span<const Side> from, const Receivers& receivers, Traffic& traffic) {
+  const std::vector<Side>& to = receivers.sides;
+  add(sums_, from, 1);
+  for (std::size_t p = 0; p < from.size(); ++p) {
+    const double own = from[p].worker == to[p].worker ? static_cast<double>(from[p].weight) : 0;
+    traffic.send_s[from[p].worker] += static_cast<double>(from[p].weight) * receivers.seconds[p];
+    traffic.receive_s[to[p].worker] += static_cast<double>(to[p].weight) * weighted(sums_, to[p].worker, own);
+    traffic.sent[from[p].worker] += from[p].weight * receivers.units[p];
+  }
+  add(sums_, from, -1);
   if (!rated_pairs_.empty()) correct_pairs(from, to, traffic);
 }
 
@@ -320,70 +328,96 @@ void Evaluator::correct_pairs(std::span<const Side> from, std::span<const Side> 
   }
 }
 
-void Evaluator::clear(const Candidate& candidate) {
-  // Also of what the candidate before had used: its lines are still in line_of_.
-  for (std::uint32_t worker = 0; worker < workers(); ++worker) {
-    if (line_of_[worker] == kNone) continue;
-    line_of_[worker] = kNone;
-    for (Traffic* traffic : {&reduce_, &gather_}) {
-      traffic->send_s[worker] = 0;
-      traffic->receive_s[worker] = 0;
-      traffic->sent[worker] = 0;
+// All that depends on who has which blocks, and not on slots: layouts are often tried with other slots only.
+void Evaluator::take_places(const Candidate& candidate) {
+  const auto same = [](const Line& a, const Line& b) { return a.workers == b.workers && a.ends == b.ends; };
+  if (std::ranges::equal(candidate, placed_, same)) return;
+  for (const Line& line : placed_) {
+    for (const std::uint32_t worker : line.workers) {
+      line_of_[worker] = kNone;
+      shard_elements_[worker] = 0;
+      gather_.clear(worker);
     }
-    shard_elements_[worker] = 0;
-    memory_gradient_[worker] = 0;
   }
-  stage_.assign(candidate.size(), 0);
-  lines_nodes_.assign(candidate.size(), 0);
-  nodes_.resize(candidate.size());
-  shards_.resize(candidate.size());
-  ones_.resize(candidate.size());
-  all_nodes_ = 0;
+  placed_ = candidate;
+  const auto count = static_cast<std::uint32_t>(candidate.size());
+  for (std::uint32_t p = 0; p < count; ++p) {
+    for (std::size_t s = 0; s < candidate[p].workers.size(); ++s) {
+      const std::uint32_t worker = candidate[p].workers[s];
+      line_of_[worker] = p;
+      blocks_of_[worker] = {s == 0 ? 0 : candidate[p].ends[s - 1], candidate[p].ends[s]};
+    }
+  }
+  stage_.assign(count, 0);
+  nodes_.resize(count);
+  shards_.resize(count);
+  ones_.resize(count);
+  reduces_.resize(blocks() + 1);
   blocks_on_one_host_ = 0;
-  move_s_ = 0;
-  move_bytes_ = 0;
-  excess_ = 0;
+  for (std::uint32_t block = 0; block < blocks(); ++block) place_block(candidate, block);
+  if (model_->tied_elements > 0) place_tied(candidate);
 }
 
-void Evaluator::measure_block(const Candidate& candidate, std::uint32_t block) {
+void Evaluator::place_block(const Candidate& candidate, std::uint32_t block) {
   const auto count = static_cast<std::uint32_t>(candidate.size());
-  const std::uint64_t gathered = options_->shard_optimizer ? model_->parameter_width : model_->gradient_width;
   bool one_host = count > 1;
   for (std::uint32_t p = 0; p < count; ++p) {
     if (block >= candidate[p].ends[stage_[p]]) ++stage_[p];
     const std::uint32_t worker = candidate[p].workers[stage_[p]];
     const std::uint64_t elements = shard_elements(block, p, count);
-    nodes_[p] = {worker, lines_nodes_[p]};
     shards_[p] = {worker, elements * model_->gradient_width};
     ones_[p] = {worker, 1};
     shard_elements_[worker] += elements;
-    memory_gradient_[worker] += elements * model_->gradient_width * (all_nodes_ - lines_nodes_[p]);
-    one_host = one_host && place_[worker].host == place_[nodes_[0].worker].host;
+    one_host = one_host && place_[worker].host == place_[shards_[0].worker].host;
   }
   if (one_host) ++blocks_on_one_host_;
-  if (count == 1) return;
-  exchange(nodes_, shards_, reduce_);
-  for (std::uint32_t p = 0; p < count; ++p) shards_[p].weight = shards_[p].weight / model_->gradient_width * gathered;
-  exchange(shards_, ones_, gather_);
+  receive(ones_, shards_, reduces_[block]);
+  if (count > 1) gather();
 }
 
 // The head's sums go to who finishes the embedding's tiles; the embedding's new values come to the heads.
-void Evaluator::measure_tied(const Candidate& candidate) {
+void Evaluator::place_tied(const Candidate& candidate) {
   const auto count = static_cast<std::uint32_t>(candidate.size());
-  const std::uint64_t gathered = options_->shard_optimizer ? model_->parameter_width : model_->gradient_width;
   for (std::uint32_t p = 0; p < count; ++p) {
     const std::uint32_t embed = candidate[p].workers.front();
     const std::uint32_t head = candidate[p].workers.back();
-    const std::uint64_t elements = tied_shard_elements(p, count);
-    nodes_[p] = {head, lines_nodes_[p]};
-    shards_[p] = {embed, elements * model_->gradient_width};
+    shards_[p] = {embed, tied_shard_elements(p, count) * model_->gradient_width};
     ones_[p] = {head, embed == head ? 0U : 1U};  // who holds both has the values by the embedding's gathering
-    const std::uint64_t pieces = embed == head ? all_nodes_ - lines_nodes_[p] : all_nodes_;
-    memory_gradient_[embed] += elements * model_->gradient_width * pieces;
   }
-  exchange(nodes_, shards_, reduce_);
-  for (std::uint32_t p = 0; p < count; ++p) shards_[p].weight = shards_[p].weight / model_->gradient_width * gathered;
-  exchange(shards_, ones_, gather_);
+  receive(ones_, shards_, reduces_[blocks()]);
+  gather();
+}
+
+// New values of `shards_` to each of `ones_`.
+void Evaluator::gather() {
+  const std::uint64_t gathered = options_->shard_optimizer ? model_->parameter_width : model_->gradient_width;
+  for (Side& shard : shards_) shard.weight = shard.weight / model_->gradient_width * gathered;
+  Receivers all;
+  receive(shards_, ones_, all);
+  send(shards_, all, gather_);
+}
+
+// Sums of the lines' slots to the owners of shards.
+void Evaluator::measure_reduce(const Candidate& candidate) {
+  const auto count = static_cast<std::uint32_t>(candidate.size());
+  std::ranges::fill(stage_, 0);
+  for (std::uint32_t block = 0; block < blocks(); ++block) {
+    for (std::uint32_t p = 0; p < count; ++p) {
+      if (block >= candidate[p].ends[stage_[p]]) ++stage_[p];
+      const Side& shard = reduces_[block].sides[p];
+      nodes_[p] = {shard.worker, lines_nodes_[p]};
+      memory_gradient_[shard.worker] += shard.weight * (all_nodes_ - lines_nodes_[p]);
+    }
+    if (count > 1) send(nodes_, reduces_[block], reduce_);
+  }
+  if (model_->tied_elements == 0) return;
+  for (std::uint32_t p = 0; p < count; ++p) {
+    const Side& shard = reduces_[blocks()].sides[p];
+    const std::uint32_t head = candidate[p].workers.back();
+    nodes_[p] = {head, lines_nodes_[p]};
+    memory_gradient_[shard.worker] += shard.weight * (shard.worker == head ? all_nodes_ - lines_nodes_[p] : all_nodes_);
+  }
+  send(nodes_, reduces_[blocks()], reduce_);
 }
 
 void Evaluator::measure_memory(const Line& line, std::uint32_t slot) {
@@ -537,20 +571,23 @@ double Evaluator::exchange_seconds(const Candidate& candidate, const Traffic& tr
 }
 
 void Evaluator::measure(const Candidate& candidate) {
-  clear(candidate);
+  take_places(candidate);
+  lines_nodes_.clear();
+  all_nodes_ = 0;
+  move_s_ = 0;
+  move_bytes_ = 0;
+  excess_ = 0;
   std::uint32_t slot = 0;
-  for (std::uint32_t p = 0; p < candidate.size(); ++p) {
-    for (std::size_t s = 0; s < candidate[p].workers.size(); ++s) {
-      const std::uint32_t worker = candidate[p].workers[s];
-      line_of_[worker] = p;
-      blocks_of_[worker] = {s == 0 ? 0 : candidate[p].ends[s - 1], candidate[p].ends[s]};
+  for (const Line& line : candidate) {
+    lines_nodes_.push_back(count_nodes({slot, slot + line.slots}));
+    all_nodes_ += lines_nodes_.back();
+    slot += line.slots;
+    for (const std::uint32_t worker : line.workers) {
+      reduce_.clear(worker);
+      memory_gradient_[worker] = 0;
     }
-    lines_nodes_[p] = count_nodes({slot, slot + candidate[p].slots});
-    all_nodes_ += lines_nodes_[p];
-    slot += candidate[p].slots;
   }
-  for (std::uint32_t block = 0; block < blocks(); ++block) measure_block(candidate, block);
-  if (model_->tied_elements > 0) measure_tied(candidate);
+  measure_reduce(candidate);
   slot = 0;
   for (const Line& line : candidate) {
     measure_memory(line, slot);

@@ -127,6 +127,17 @@ class Evaluator {
   struct Traffic {
     std::vector<double> send_s, receive_s;
     std::vector<std::uint64_t> sent;
+    void clear(std::uint32_t worker) {
+      send_s[worker] = receive_s[worker] = 0;
+      sent[worker] = 0;
+    }
+  };
+  // Of an exchange of the same senders, whatever they send: for each, what one unit to all receivers but itself takes,
+  // and comes to.
+  struct Receivers {
+    std::vector<Side> sides;
+    std::vector<double> seconds;
+    std::vector<std::uint64_t> units;
   };
   struct Pair {
     std::uint32_t a, b;
@@ -136,9 +147,11 @@ class Evaluator {
   void compile_places();
   void compile_previous();
   void measure(const Candidate& candidate);
-  void clear(const Candidate& candidate);
-  void measure_block(const Candidate& candidate, std::uint32_t block);
-  void measure_tied(const Candidate& candidate);
+  void take_places(const Candidate& candidate);
+  void place_block(const Candidate& candidate, std::uint32_t block);
+  void place_tied(const Candidate& candidate);
+  void gather();
+  void measure_reduce(const Candidate& candidate);
   void measure_memory(const Line& line, std::uint32_t slot);
   [[nodiscard]] std::uint64_t needed_bytes(std::uint32_t worker) const;
   // What a stage can use to keep its pipeline busy.
@@ -148,7 +161,9 @@ class Evaluator {
                           WorkerPrediction& prediction) const;
   void measure_move(const Candidate& candidate);
   void add(Sums& sums, std::span<const Side> sides, double sign) const;
-  void exchange(std::span<const Side> from, std::span<const Side> to, Traffic& traffic);
+  // Of the senders only who they are matters.
+  void receive(std::span<const Side> from, std::span<const Side> to, Receivers& receivers);
+  void send(std::span<const Side> from, const Receivers& receivers, Traffic& traffic);
   void correct_pairs(std::span<const Side> from, std::span<const Side> to, Traffic& traffic);
   [[nodiscard]] double exchange_seconds(const Candidate& candidate, const Traffic& traffic) const;
   [[nodiscard]] double class_rate(std::uint32_t a, std::uint32_t b) const;
@@ -183,16 +198,22 @@ class Evaluator {
   std::uint32_t held_pipelines_ = 0;
   std::unordered_set<std::uint64_t> host_holds_, zone_holds_;
 
-  // Scratch of measure().
-  Sums to_sums_, from_sums_;
-  Traffic reduce_, gather_;
-  std::vector<Side> nodes_, shards_, ones_;
-  std::vector<std::uint32_t> stage_, line_of_, lines_nodes_;
+  // Of the layout that was measured last, whatever its slots.
+  Candidate placed_;
+  std::vector<std::uint32_t> line_of_;
   std::vector<BlockRange> blocks_of_;  // where line_of_ is set
-  std::vector<std::uint64_t> shard_elements_, memory_gradient_, memory_state_, memory_parameter_, memory_activation_,
-      memory_boundary_;
-  std::uint32_t all_nodes_ = 0;
+  std::vector<std::uint64_t> shard_elements_;
+  std::vector<Receivers> reduces_;  // by block, and of the tied copies
+  Traffic gather_;
   std::uint32_t blocks_on_one_host_ = 0;
+
+  // Scratch of measure().
+  Sums sums_;
+  Traffic reduce_;
+  std::vector<Side> nodes_, shards_, ones_;
+  std::vector<std::uint32_t> stage_, lines_nodes_;
+  std::vector<std::uint64_t> memory_gradient_, memory_state_, memory_parameter_, memory_activation_, memory_boundary_;
+  std::uint32_t all_nodes_ = 0;
   double reduce_s_ = 0, gather_s_ = 0, move_s_ = 0, compute_s_ = 0, excess_ = 0;
   std::uint64_t move_bytes_ = 0;
 };

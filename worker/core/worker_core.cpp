@@ -5,7 +5,6 @@
 #include <cmath>
 #include <utility>
 
-#include "proto/block_cost.hpp"
 #include "proto/evaluation.hpp"
 
 namespace planaria {

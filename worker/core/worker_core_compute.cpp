@@ -1,6 +1,5 @@
 // Micro-batches: which comes next, what becomes of one that is done, and the rehearsal of a joiner.
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "proto/block_cost.hpp"

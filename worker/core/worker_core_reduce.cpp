@@ -1,6 +1,5 @@
 // Sums of stages: folded, sent to the owners of shards, reduced there.
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "worker/core/worker_core.hpp"
