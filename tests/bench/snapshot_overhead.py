@@ -5,8 +5,8 @@
 
 Both run at the same time, each for two seconds in turn while the other is stopped (elastic_overhead.py tells why). Printed
 are, over the steps of all rounds, the median and the quartiles of the ratio between the times of the same step, the part of a
-step in which the trainer thread itself is held up, and how much processor time a step takes more: all of it is contention where workers and keepers share the processors, none where
-keepers have some of their own. --hosts tells on how many hosts the three workers are, as if on so many machines.
+step in which the trainer thread itself is held up, and how much processor time a step takes more: all of it is contention where
+workers and keepers share the processors, none where keepers have some of their own. --hosts tells on how many hosts the three workers are, as if on so many machines.
 """
 import argparse
 import os

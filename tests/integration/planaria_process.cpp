@@ -4,7 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+#include <iterator>
 
 #include "chaos/faults/child_process.hpp"
 #include "tests/sanitized.hpp"
@@ -23,10 +23,7 @@ ProgramResult run_program(const std::vector<std::string>& command, int timeout_s
   auto process = ChildProcess::start(command, output);
   if (!process) return {-1, process.error().message()};
   const ChildProcess::Exit exit = process->finish(timeout_s * kSlowness * 1000);
-  std::ifstream file(output);
-  std::stringstream text;
-  text << file.rdbuf();
-  return {exit.signal != 0 ? 128 + exit.signal : exit.code, text.str()};
+  return {exit.signal != 0 ? 128 + exit.signal : exit.code, file_text(output)};
 }
 
 ProgramResult planaria_program(const std::vector<std::string>& arguments, int timeout_s) {

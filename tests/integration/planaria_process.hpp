@@ -33,6 +33,7 @@ class ScratchDirectory {
   std::string path_;
 };
 
+// All that is in a file; nothing where there is none.
 [[nodiscard]] std::string file_text(const std::string& path);
 [[nodiscard]] std::string tiny_job();
 [[nodiscard]] std::string planaria_binary();

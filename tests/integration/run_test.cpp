@@ -147,8 +147,7 @@ TEST(Run, LeavesLogsThatCanBeRead) {
   const ScratchDirectory scratch;
   const std::string out = scratch.path("run");
   run_tiny(out, {"--workers", "2", "--steps", "8"});
-  std::ifstream coordinator(out + "/coordinator.jsonl");
-  const std::string lines((std::istreambuf_iterator<char>(coordinator)), {});
+  const std::string lines = file_text(out + "/coordinator.jsonl");
   EXPECT_NE(lines.find("finished step 8"), std::string::npos) << lines;
   std::size_t views = 0;
   for (const auto& file : std::filesystem::directory_iterator(out + "/workers")) {
