@@ -4,8 +4,11 @@
 #include <bit>
 #include <cassert>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
+#include <numeric>
+#include <queue>
 #include <set>
 #include <unordered_map>
 
@@ -37,18 +40,26 @@ bool build_tree(TreeNode node, const std::set<TreeNode>& cover, std::vector<Tree
 
 // The largest time a slot share may take, over all workers, when slots go one by one to whoever is done first.
 std::vector<std::uint32_t> fastest_shares(std::uint32_t slots, std::span<const double> speeds) {
-  std::vector<std::uint32_t> shares(speeds.size(), 0);
+  const auto count = static_cast<std::uint32_t>(speeds.size());
+  const std::uint32_t least = slots >= count ? 1 : 0;
+  // All are done with so many at a time that leaves one slot each, or more, to be given: those needn't be queued for.
+  const double sum = std::accumulate(speeds.begin(), speeds.end(), 0.0);
+  const double time = slots > count && sum > 0 ? (slots - count) / sum : 0;
+  std::vector<std::uint32_t> shares;
   std::uint32_t left = slots;
-  if (slots >= speeds.size()) {
-    std::ranges::fill(shares, 1U);
-    left -= static_cast<std::uint32_t>(speeds.size());
+  for (const double speed : speeds) {
+    auto share = static_cast<std::uint32_t>(time * speed);
+    if (share > 0 && share / speed > time) --share;  // the product was rounded up
+    shares.push_back(std::max(least, share));
+    left -= shares.back();
   }
   using Entry = std::pair<double, std::size_t>;  // finish time with one more slot, worker
-  std::set<Entry> queue;
-  for (std::size_t i = 0; i < speeds.size(); ++i) queue.emplace((shares[i] + 1) / speeds[i], i);
+  std::vector<Entry> entries;
+  for (std::size_t i = 0; i < speeds.size(); ++i) entries.emplace_back((shares[i] + 1) / speeds[i], i);
+  std::priority_queue queue(std::greater<Entry>{}, std::move(entries));
   for (; left > 0; --left) {
-    const std::size_t i = queue.begin()->second;
-    queue.erase(queue.begin());
+    const std::size_t i = queue.top().second;
+    queue.pop();
     ++shares[i];
     queue.emplace((shares[i] + 1) / speeds[i], i);
   }

@@ -223,7 +223,7 @@ class CoordinatorCore {
     std::vector<WorkerId> excluded;      // ids of the view's members that don't
     std::optional<BetterLayout> wanted;  // why the change is made, when it is for another layout
     std::uint64_t snapshot_every = 0;    // of the view to come
-    std::map<WorkerId, Report> reports;
+    std::map<WorkerId, std::shared_ptr<const Report>> reports;
     bool checkpoints_listed = false;  // members are asked for those that exist now
     bool lacks_state = false;         // all reported, and nobody holds the newest state
     Instant started_at{};

@@ -264,7 +264,7 @@ RecoveryInput CoordinatorCore::recovery_input(const Change& change) const {
                              worker.no_snapshots_until && now_ < *worker.no_snapshots_until});
   }
   if (view_) {
-    input.previous = *view_;
+    input.previous = view_;
     input.reached = view_->resume.step.previous();
     if (last_commit_ && last_commit_->view == view_->view) input.reached = std::max(input.reached, last_commit_->step);
   }
@@ -436,7 +436,7 @@ void CoordinatorCore::commit(RecoveryDecision decision) {
     const bool idle = member.role == Role::worker && !at_work.contains(member.worker);
     if (!idle) worker.idle_since.reset();
     if (idle && !worker.idle_since) worker.idle_since = now_;
-    send(worker, CommitView{packed_for(change.reports.at(member.worker))});
+    send(worker, CommitView{packed_for(*change.reports.at(member.worker))});
   }
   for (const WorkerId id : decision.released) {
     WorkerRecord& worker = workers_[id];

@@ -26,8 +26,8 @@ constexpr Duration kSpeedsMemory = std::chrono::minutes(10);
 }  // namespace
 
 MeasuredBlocks CoordinatorCore::measure_blocks(const std::vector<WorkerId>& workers) const {
-  std::vector<std::vector<float>> seconds;
-  for (const WorkerId id : workers) seconds.push_back(workers_.at(id).heartbeat.block_seconds);
+  std::vector<std::span<const float>> seconds;
+  for (const WorkerId id : workers) seconds.emplace_back(workers_.at(id).heartbeat.block_seconds);
   MeasuredBlocks measured = measured_blocks(block_shares_, seconds);
   std::vector<double> gflops;
   for (std::size_t i = 0; i < workers.size(); ++i) {

@@ -429,7 +429,7 @@ void CoordinatorCore::message(WorkerRecord& worker, const Report& message) {
   const bool early = change_->boundary && in_view(worker.worker) && message.work_step <= *change_->boundary;
   if (early) return;  // of a boundary that was moved since
   if (!change_->stands_since && in_view(worker.worker)) change_->stands_since = now_;
-  change_->reports[worker.worker] = message;
+  change_->reports[worker.worker] = std::make_shared<const Report>(message);
   if (change_->reports.size() == change_->members.size()) finish_change();
 }
 

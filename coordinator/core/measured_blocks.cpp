@@ -14,7 +14,7 @@ constexpr int kTurns = 16;  // more change nothing that matters
 constexpr std::size_t kMaxSamples = 512;
 
 // Of the blocks that it measured, the cost over the time.
-double speed_of(const std::vector<float>& seconds, const std::vector<double>& shares) {
+double speed_of(std::span<const float> seconds, const std::vector<double>& shares) {
   double cost = 0, time = 0;
   for (std::size_t b = 0; b < std::min(seconds.size(), shares.size()); ++b) {
     if (seconds[b] <= 0) continue;
@@ -26,7 +26,7 @@ double speed_of(const std::vector<float>& seconds, const std::vector<double>& sh
 
 }  // namespace
 
-MeasuredBlocks measured_blocks(const std::vector<double>& counted, std::span<const std::vector<float>> seconds) {
+MeasuredBlocks measured_blocks(const std::vector<double>& counted, std::span<const std::span<const float>> seconds) {
   MeasuredBlocks measured{counted, std::vector<double>(seconds.size(), 0)};
   const auto find_speeds = [&] {
     for (std::size_t w = 0; w < seconds.size(); ++w) measured.speeds[w] = speed_of(seconds[w], measured.shares);

@@ -20,7 +20,7 @@ struct MeasuredBlocks {
 // counted: shares by the model's shape, all > 0. seconds: by worker, then by block, of one micro-batch; 0, or no entry,
 // is not measured.
 [[nodiscard]] MeasuredBlocks measured_blocks(const std::vector<double>& counted,
-                                             std::span<const std::vector<float>> seconds);
+                                             std::span<const std::span<const float>> seconds);
 
 // Fills in speeds that are not known from what devices do with products of matrices (0 = not known either): as those
 // with a known speed compare to theirs, by the median; where none is known, from the operations of a micro-batch. A

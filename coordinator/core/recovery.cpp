@@ -73,8 +73,8 @@ class RecoveryPlanner {
       if (!in_.members[i].leaving) left.add(held(i).state);
     }
     const bool loads_elsewhere = std::ranges::any_of(in_.members, [&](const RecoveryMember& member) {
-      return !member.leaving && std::ranges::find(member.report.holdings.checkpoints, basis_.base()) !=
-                                    member.report.holdings.checkpoints.end();
+      const std::vector<Step>& checkpoints = member.report->holdings.checkpoints;
+      return !member.leaving && std::ranges::find(checkpoints, basis_.base()) != checkpoints.end();
     });
     const bool may_go = left == all_ || basis_.source() == StateSource::initialize ||
                         (basis_.source() == StateSource::checkpoint && loads_elsewhere);
@@ -389,7 +389,7 @@ class RecoveryPlanner {
       if (!computes(i)) continue;
       if (can_compute(i, {block, block + 1})) {
         able.push_back({i, 0});
-      } else if (duties_->of(worker(i)).used.intersects(in_.map->tiles_of({block, block + 1}))) {
+      } else if (duty(i).used.intersects(in_.map->tiles_of({block, block + 1}))) {
         fetching.push_back({i, fetching_seconds(i, lost.blocks)});
       } else if (waits_for(i, lost.slots)) {
         helping.push_back({i, fetching_seconds(i, lost.blocks)});
@@ -404,23 +404,27 @@ class RecoveryPlanner {
   [[nodiscard]] bool waits_for(std::size_t i, SlotRange slots) const {
     return std::ranges::any_of(own_work_[i], [&](const StageWork& own) { return !own.slots.common(slots).empty(); });
   }
+  [[nodiscard]] const Duty& duty(std::size_t i) {
+    if (duty_by_member_.empty()) duty_by_member_.resize(count(), nullptr);
+    if (duty_by_member_[i] == nullptr) duty_by_member_[i] = &duties_->of(worker(i));
+    return *duty_by_member_[i];
+  }
   [[nodiscard]] bool has_room(std::size_t i) {
     const auto [known, first] = has_room_.try_emplace(i);
     if (first) known->second = stays(worker(i)) && forecast_->fits_any_work(worker(i));
     return known->second;
   }
-  [[nodiscard]] bool keeps_blocks(std::size_t i) const {
-    return std::ranges::all_of(own_work_[i], [&](const StageWork& own) {
-      return duties_->of(worker(i)).used.contains(in_.map->tiles_of(own.blocks));
-    });
+  [[nodiscard]] bool keeps_blocks(std::size_t i) {
+    return std::ranges::all_of(
+        own_work_[i], [&](const StageWork& own) { return duty(i).used.contains(in_.map->tiles_of(own.blocks)); });
   }
   // All that it needs after the step, and these blocks.
   [[nodiscard]] double fetching_seconds(std::size_t i, BlockRange lost) {
     const auto [known, first] = fetching_s_.try_emplace({i, lost});
     if (first) {
-      const Duty& duty = duties_->of(worker(i));
-      const TileSet state = duty.kept.without(held(i).state);
-      TileSet used = duty.used;
+      const Duty& after = duty(i);
+      const TileSet state = after.kept.without(held(i).state);
+      TileSet used = after.used;
       used.add(in_.map->tiles_of(lost));
       known->second = seconds_to_fetch(state, used.without(held(i).parameters).without(state));
     }
@@ -468,7 +472,7 @@ class RecoveryPlanner {
     std::vector<StateNeed> needs;
     std::map<WorkerId, HeldTiles> sources;
     for (const std::size_t i : members_) {
-      StateNeed need{worker(i), duties_->of(worker(i)).kept, {}, {}};
+      StateNeed need{worker(i), duty(i).kept, {}, {}};
       if (const auto beside = keepers.find(in_.members[i].member.host); computes(i) && beside != keepers.end()) {
         need.keeper = beside->second;
       }
@@ -565,6 +569,7 @@ class RecoveryPlanner {
   std::map<WorkerId, Allowance> allowances_;
   std::map<WorkerId, std::uint64_t> left_out_;  // keepers, for lack of memory
   std::optional<Duties> duties_;
+  std::vector<const Duty*> duty_by_member_;                          // by member, once asked for
   LayoutRequest request_;                                            // of who stays, for the planner
   std::map<std::pair<std::size_t, BlockRange>, double> fetching_s_;  // by member and lost blocks, when asked for
   std::map<std::size_t, bool> has_room_;                             // by member, likewise

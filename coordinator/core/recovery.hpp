@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -21,21 +22,21 @@ namespace planaria {
 
 struct RecoveryMember {
   Member member;
-  Report report;
-  bool continuing = false;  // it was a member of the previous view in this incarnation
-  bool leaving = false;     // drained: it goes as soon as the others hold all that is needed
-  double speed = 0;         // micro-batches a second; 0 = not measured
-  double beside_s = 0;      // of a step, besides micro-batches
+  std::shared_ptr<const Report> report;  // never null
+  bool continuing = false;               // it was a member of the previous view in this incarnation
+  bool leaving = false;                  // drained: it goes as soon as the others hold all that is needed
+  double speed = 0;                      // micro-batches a second; 0 = not measured
+  double beside_s = 0;                   // of a step, besides micro-batches
   WorkerResources resources = {};
   bool rests = false;  // a keeper that lately couldn't take what it should: it gets no part of the snapshots
 };
 
 struct RecoveryInput {
   ViewNumber view;
-  std::vector<RecoveryMember> members;  // by WorkerId, at least one
-  std::optional<ViewRecord> previous;   // the last committed view
-  Step reached;                         // the previous view held this step's state for certain
-  std::uint32_t slots = 1;              // V
+  std::vector<RecoveryMember> members;         // by WorkerId, at least one
+  std::shared_ptr<const ViewRecord> previous;  // the last committed view; null: none
+  Step reached;                                // the previous view held this step's state for certain
+  std::uint32_t slots = 1;                     // V
   Step total_steps;
   const StateMap* map = nullptr;
   const JobSpec* job = nullptr;

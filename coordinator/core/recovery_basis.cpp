@@ -317,7 +317,7 @@ void RecoveryBasis::return_to(Step step) {
   plan().returns = true;
   std::vector<Report> reports;
   for (const RecoveryMember& member : in_.members) {
-    Report& own = reports.emplace_back(member.report);
+    Report& own = reports.emplace_back(*member.report);
     own.alarm = false;  // its commit was the answer to any
     own.nonfinite.clear();
     if (own.work_step == step) continue;

@@ -37,7 +37,7 @@ class RecoveryBasis {
   // Of a member, by its index in the input: its report, as of the step to go on with; what it holds that may be used,
   // nothing when it isn't there; what it holds that must go; whether its work of the step is good.
   [[nodiscard]] const Report& report(std::size_t i) const {
-    return taken_up_.empty() ? in_.members[i].report : taken_up_[i];
+    return taken_up_.empty() ? *in_.members[i].report : taken_up_[i];
   }
   [[nodiscard]] const HeldTiles& held(std::size_t i, Step stamp) const;
   [[nodiscard]] std::optional<Distrust> distrust(std::size_t i) const;

@@ -21,34 +21,38 @@ struct Cut {
   double slowest = 0;  // seconds a micro-batch
 };
 
-// The minimax partition of blocks over stages in order: slowest[k][b] is the best for the first k stages and b blocks.
+// The minimax partition of blocks over stages in order.
 Cut cut_blocks(std::span<const double> shares, std::span<const double> speeds) {
   const std::size_t blocks = shares.size();
   const std::size_t stages = speeds.size();
   constexpr double kNever = std::numeric_limits<double>::infinity();
   std::vector<double> before(blocks + 1, 0);
   for (std::size_t b = 0; b < blocks; ++b) before[b + 1] = before[b] + shares[b];
-  std::vector<std::vector<double>> slowest(stages + 1, std::vector<double>(blocks + 1, kNever));
-  std::vector<std::vector<std::size_t>> from(stages + 1, std::vector<std::size_t>(blocks + 1, 0));
-  slowest[0][0] = 0;
+  // The best for the first k stages and `end` blocks, and where its last stage begins.
+  struct Best {
+    double slowest = kNever;
+    std::size_t from = 0;
+  };
+  std::vector<Best> table((stages + 1) * (blocks + 1));
+  const auto best = [&](std::size_t k, std::size_t end) -> Best& { return table[k * (blocks + 1) + end]; };
+  best(0, 0).slowest = 0;
   for (std::size_t k = 1; k <= stages; ++k) {
     for (std::size_t end = k; end <= blocks; ++end) {
-      double& least = slowest[k][end];
+      Best& least = best(k, end);
       for (std::size_t begin = end; begin-- > k - 1;) {  // of equal cuts the one that begins first stays
         const double stage = (before[end] - before[begin]) / speeds[k - 1];
-        if (stage > least) break;  // and takes longer with more blocks
-        const double time = std::max(slowest[k - 1][begin], stage);
-        if (time > least) continue;
-        least = time;
-        from[k][end] = begin;
+        if (stage > least.slowest) break;  // and takes longer with more blocks
+        const double time = std::max(best(k - 1, begin).slowest, stage);
+        if (time <= least.slowest) least = {time, begin};
       }
     }
   }
-  Cut cut{std::vector<BlockRange>(stages), slowest[stages][blocks]};
+  Cut cut{std::vector<BlockRange>(stages), best(stages, blocks).slowest};
   std::size_t end = blocks;
   for (std::size_t k = stages; k > 0; --k) {
-    cut.stages[k - 1] = {static_cast<std::uint32_t>(from[k][end]), static_cast<std::uint32_t>(end)};
-    end = from[k][end];
+    const std::size_t begin = best(k, end).from;
+    cut.stages[k - 1] = {static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(end)};
+    end = begin;
   }
   return cut;
 }

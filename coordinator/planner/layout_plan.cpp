@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
+#include <vector>
 
 namespace planaria {
 namespace {
@@ -44,20 +44,23 @@ std::string depths_text(const LayoutPlan& layout) {
 Status check_layout(const LayoutPlan& layout, const ModelProfile& model, const ClusterProfile& cluster,
                     std::uint32_t slots) {
   std::uint32_t slot = 0;
-  std::set<WorkerId> used;
+  std::vector<bool> used(cluster.workers.size(), false);  // by place in the cluster
   for (std::size_t i = 0; i < layout.pipelines.size(); ++i) {
     const PlanPipeline& pipeline = layout.pipelines[i];
     PLANARIA_TRY(check_pipeline(pipeline, i, static_cast<std::uint32_t>(model.blocks.size()), slot));
     slot = pipeline.slots.end;
     for (const PlanStage& stage : pipeline.stages) {
-      if (!std::ranges::binary_search(cluster.workers, stage.worker, {}, &WorkerProfile::worker)) {
+      const WorkerProfile* const worker = find_worker(cluster, stage.worker);
+      if (worker == nullptr) {
         return Error(ErrorCode::invalid_argument,
                      fmt::format("pipeline {}: worker {} isn't in the cluster", i, stage.worker.value()));
       }
-      if (!used.insert(stage.worker).second) {
+      const std::size_t place = static_cast<std::size_t>(worker - cluster.workers.data());
+      if (used[place]) {
         return Error(ErrorCode::invalid_argument,
                      fmt::format("pipeline {}: worker {} has a stage already", i, stage.worker.value()));
       }
+      used[place] = true;
     }
   }
   if (slot != slots) return Error(ErrorCode::invalid_argument, fmt::format("slot {} has no pipeline", slot));

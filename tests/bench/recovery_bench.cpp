@@ -59,16 +59,18 @@ RecoveryInput after_a_loss(const JobSpec& job, const StateMap& map, std::uint32_
     member.member = previous.members[stage.worker.value()];
     member.continuing = true;
     member.speed = 1;
-    member.report.view = previous.view;
-    member.report.work_step = Step(6);
-    member.report.released = false;
-    member.report.stages = {{stage.work, stage.work.slots.size() / 2}};
+    Report report;
+    report.view = previous.view;
+    report.work_step = Step(6);
+    report.released = false;
+    report.stages = {{stage.work, stage.work.slots.size() / 2}};
     const Duty duty = duty_of(map, false, previous.stages, previous.shards, stage.worker);
-    member.report.holdings.states = {{Step(5), duty.kept.runs(), duty.used.runs(), {}}};
+    report.holdings.states = {{Step(5), duty.kept.runs(), duty.used.runs(), {}}};
+    member.report = std::make_shared<const Report>(std::move(report));
     input.members.push_back(std::move(member));
   }
   std::ranges::sort(input.members, {}, [](const RecoveryMember& member) { return member.member.worker; });
-  input.previous = std::move(previous);
+  input.previous = std::make_shared<const ViewRecord>(std::move(previous));
   return input;
 }
 

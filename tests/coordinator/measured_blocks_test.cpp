@@ -11,9 +11,13 @@ namespace {
 
 using Seconds = std::vector<std::vector<float>>;
 
+MeasuredBlocks measure(const std::vector<double>& counted, const Seconds& seconds) {
+  return measured_blocks(counted, std::vector<std::span<const float>>(seconds.begin(), seconds.end()));
+}
+
 TEST(MeasuredBlocks, WithoutMeasuresAreThoseCounted) {
   const std::vector<double> counted{0.1, 0.6, 0.3};
-  const auto measured = measured_blocks(counted, Seconds{{}, {0, 0, 0}});
+  const auto measured = measure(counted, {{}, {0, 0, 0}});
   EXPECT_EQ(measured.shares, counted);
   EXPECT_EQ(measured.speeds, (std::vector<double>{0, 0}));
 }
@@ -36,7 +40,7 @@ TEST(MeasuredBlocks, WorkersWithDifferentBlocksTellTheirCosts) {
       seconds.emplace_back(blocks, 0.0F);
       for (std::size_t b = begin; b < end; ++b) seconds.back()[b] = static_cast<float>(cost[b] / speed);
     }
-    const auto measured = measured_blocks(counted, seconds);
+    const auto measured = measure(counted, seconds);
     double off = 0, before = 0;
     for (std::size_t b = 0; b < blocks; ++b) {
       off += std::abs(measured.shares[b] - cost[b]);
@@ -48,7 +52,7 @@ TEST(MeasuredBlocks, WorkersWithDifferentBlocksTellTheirCosts) {
 
 TEST(MeasuredBlocks, OneSlowWorkerMakesNoBlockDear) {
   const std::vector<double> counted{0.25, 0.5, 0.25};
-  const auto measured = measured_blocks(counted, Seconds{{1, 2, 1}, {1, 2, 1}, {10, 20, 10}});
+  const auto measured = measure(counted, {{1, 2, 1}, {1, 2, 1}, {10, 20, 10}});
   for (std::size_t b = 0; b < 3; ++b) EXPECT_NEAR(measured.shares[b], counted[b], 1e-6);
   EXPECT_NEAR(measured.speeds[0], 0.25, 1e-6);
   EXPECT_NEAR(measured.speeds[2], 0.025, 1e-6);
@@ -56,7 +60,7 @@ TEST(MeasuredBlocks, OneSlowWorkerMakesNoBlockDear) {
 
 TEST(MeasuredBlocks, WhatACommonWorkerMeasuredDifferentlyIsCorrected) {
   // The head takes four times what its shape says.
-  const auto measured = measured_blocks({0.5, 0.5}, Seconds{{1, 4}, {1, 4}});
+  const auto measured = measure({0.5, 0.5}, {{1, 4}, {1, 4}});
   EXPECT_NEAR(measured.shares[1], 0.8, 1e-6);
   EXPECT_NEAR(measured.speeds[0], 0.2, 1e-6);
 }

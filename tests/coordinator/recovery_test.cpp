@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 
 #include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/snapshot_planning.hpp"
@@ -26,7 +27,7 @@ const Hash128 kWrong{2, 2};
 class Recovery : public testing::Test {
  protected:
   explicit Recovery(std::uint32_t workers = 3) {
-    ViewRecord previous;
+    ViewRecord& previous = *previous_;
     previous.view = ViewNumber(1);
     std::vector<WorkerId> ids;
     for (std::uint32_t i = 0; i < workers; ++i) ids.emplace_back(i);
@@ -37,15 +38,15 @@ class Recovery : public testing::Test {
       RecoveryMember member;
       member.member = {id, Incarnation(1), "here", {}};
       member.continuing = true;
-      member.report.view = previous.view;
-      member.report.work_step = Step(6);
-      member.report.stages = {{previous.stages[id.value()].work, 0}};
       previous.members.push_back(member.member);
-      input_.members.push_back(std::move(member));
+      Report& report = add(std::move(member));
+      report.view = previous.view;
+      report.work_step = Step(6);
+      report.stages = {{previous.stages[id.value()].work, 0}};
       holds(id.value(), {Step(5)});
     }
     input_.view = ViewNumber(2);
-    input_.previous = std::move(previous);
+    input_.previous = previous_;
     input_.reached = Step(5);
     input_.slots = kSlots;
     input_.total_steps = Step(20);
@@ -57,7 +58,16 @@ class Recovery : public testing::Test {
   }
 
   [[nodiscard]] std::uint32_t blocks() const { return static_cast<std::uint32_t>(map_.blocks().size()); }
-  Holdings& holdings(std::size_t i) { return input_.members[i].report.holdings; }
+  // Makes it a member of the new view; its report, still empty.
+  Report& add(RecoveryMember member) {
+    auto& report = reports_[member.member.worker] = std::make_shared<Report>();
+    member.report = report;
+    input_.members.push_back(std::move(member));
+    return *report;
+  }
+  Report& report(const RecoveryMember& member) { return *reports_.at(member.member.worker); }
+  Report& report(std::size_t i) { return report(input_.members[i]); }
+  Holdings& holdings(std::size_t i) { return report(i).holdings; }
 
   // The member holds all of these states, or of each these tiles.
   void holds(std::size_t i, const std::vector<Step>& stamps) { holds(i, stamps, TileSet(map_.tiles_with_state())); }
@@ -91,6 +101,8 @@ class Recovery : public testing::Test {
 
   const StateMap map_{small_model(), 512};
   JobSpec job_;
+  const std::shared_ptr<ViewRecord> previous_ = std::make_shared<ViewRecord>();
+  std::map<WorkerId, std::shared_ptr<Report>> reports_;
   RecoveryInput input_;
 };
 
@@ -107,14 +119,14 @@ TEST_F(Recovery, GoesOnWithTheStepWhenAllAgree) {
 TEST_F(Recovery, WhoFetchesALostStagesBlocksTakesAPartOfItsWork) {
   const std::uint32_t half = blocks() / 2;
   const BlockRange all{0, blocks()}, upper{half, blocks()};
-  ViewRecord& previous = *input_.previous;
+  ViewRecord& previous = *previous_;
   previous.stages = {{WorkerId(0), {{0, half}, {0, 4}}, false},
                      {WorkerId(1), {upper, {0, 4}}, false},
                      {WorkerId(2), {all, {4, 8}}, false}};
   previous.shards = split_shards(map_, previous.stages);
   input_.members.erase(input_.members.begin());
   for (RecoveryMember& member : input_.members) {
-    member.report.stages = {{previous.stages[member.member.worker.value()].work, 0}};
+    report(member).stages = {{previous.stages[member.member.worker.value()].work, 0}};
   }
   holds(0, {Step(5)}, TileSet(map_.tiles_of(upper)).common(map_.tiles_with_state()));
   const auto decision = decide_recovery(input_);
@@ -133,7 +145,7 @@ class RecoveryOfAStage : public Recovery {
   RecoveryOfAStage() : Recovery(4) {
     const std::uint32_t half = blocks() / 2;
     const BlockRange lower{0, half}, upper{half, blocks()};
-    ViewRecord& previous = *input_.previous;
+    ViewRecord& previous = *previous_;
     previous.stages = {{WorkerId(0), {lower, {0, 4}}, false},
                        {WorkerId(1), {upper, {0, 4}}, false},
                        {WorkerId(2), {lower, {4, 8}}, false},
@@ -143,15 +155,15 @@ class RecoveryOfAStage : public Recovery {
     for (RecoveryMember& member : input_.members) {
       const StageWork& work = previous.stages[member.member.worker.value()].work;
       const TileSet kept = TileSet(map_.tiles_of(work.blocks)).common(map_.tiles_with_state());
-      member.report.stages = {{work, 0}};
-      member.report.holdings.states = {{Step(5), kept.runs(), {}, {}}};
+      report(member).stages = {{work, 0}};
+      report(member).holdings.states = {{Step(5), kept.runs(), {}, {}}};
     }
   }
 };
 
 TEST_F(RecoveryOfAStage, WhoWaitsForItFetchesItsBlocksForTheStepWhereThereIsMemory) {
   input_.depths = {3};  // after the step it has other ones
-  input_.members[0].report.stages[0].done = 4;
+  report(0).stages[0].done = 4;
   const auto lost_slots = [&](std::uint64_t memory_bytes) {
     for (RecoveryMember& member : input_.members) member.resources.memory_bytes = memory_bytes;
     const auto decision = decide_recovery(input_);
@@ -171,12 +183,12 @@ TEST_F(RecoveryOfAStage, AKeeperGivesStateAndTakesNoWork) {
   RecoveryMember keeper;
   keeper.member = {WorkerId(4), Incarnation(1), "here", {}, {}, Role::keeper};
   keeper.continuing = true;
-  keeper.report.view = ViewNumber(1);
-  keeper.report.holdings.states = {{Step(5), {map_.tiles_with_state()}, {}, {}}};
-  input_.previous->members.push_back(keeper.member);
-  input_.members.push_back(keeper);
+  previous_->members.push_back(keeper.member);
+  Report& of_keeper = add(keeper);
+  of_keeper.view = ViewNumber(1);
+  of_keeper.holdings.states = {{Step(5), {map_.tiles_with_state()}, {}, {}}};
   for (RecoveryMember& member : input_.members) {  // whoever else had the lower blocks has lost them
-    if (member.member.worker == WorkerId(2)) member.report.holdings.states.clear();
+    if (member.member.worker == WorkerId(2)) report(member).holdings.states.clear();
   }
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
@@ -194,18 +206,18 @@ TEST_F(RecoveryOfAStage, AKeeperGivesStateAndTakesNoWork) {
 class RecoveryOfAHost : public Recovery {
  protected:
   RecoveryOfAHost() : Recovery(4) {
-    ViewRecord& previous = *input_.previous;
+    ViewRecord& previous = *previous_;
     input_.sharded = previous.sharded = true;
     previous.snapshot_every = 1;
     for (std::uint32_t i = 0; i < 4; ++i) {
       RecoveryMember keeper;
       keeper.member = {WorkerId(4 + i), Incarnation(1), host(i), {}, {}, Role::keeper};
       keeper.continuing = true;
-      keeper.report.view = previous.view;
-      keeper.report.work_step = Step(6);
       input_.members[i].member.host = previous.members[i].host = host(i);
       previous.members.push_back(keeper.member);
-      input_.members.push_back(std::move(keeper));
+      Report& report = add(std::move(keeper));
+      report.view = previous.view;
+      report.work_step = Step(6);
     }
     const Duties duties(map_, true, previous.stages, previous.shards);
     std::map<WorkerId, SnapshotKeeper> keepers;
@@ -269,17 +281,17 @@ class RecoveryBehindACommit : public RecoveryOfAHost {
  protected:
   RecoveryBehindACommit() {
     input_.reached = Step(6);
-    const Duties duties(map_, true, input_.previous->stages, input_.previous->shards);
+    const Duties duties(map_, true, previous_->stages, previous_->shards);
     for (std::size_t i = 0; i < 3; ++i) {
-      Report& report = input_.members[i].report;
-      const StageWork own = report.stages[0].work;
+      Report& own_report = report(i);
+      const StageWork own = own_report.stages[0].work;
       const TileSet kept = duties.of(input_.members[i].member.worker).kept;
-      report.work_step = Step(7);
-      report.released = false;
-      report.kept = KeptWork{Step(6), 0, false, {{own, own.slots.size()}}, kept.runs()};
+      own_report.work_step = Step(7);
+      own_report.released = false;
+      own_report.kept = KeptWork{Step(6), 0, false, {{own, own.slots.size()}}, kept.runs()};
       holdings(i).states.push_back({Step(6), kept.runs(), {TileRange{0, map_.tile_count()}}, {}});
     }
-    for (std::size_t i = 3; i < 6; ++i) input_.members[i].report.work_step = Step(7);
+    for (std::size_t i = 3; i < 6; ++i) report(i).work_step = Step(7);
   }
 };
 
@@ -301,7 +313,7 @@ TEST_F(RecoveryBehindACommit, TheStepIsFinishedAgainFromTheWorkThatIsKept) {
   }
   EXPECT_EQ(made, lost_);
   for (const StageAssignment& stage : plan.stages) {
-    const bool of_the_lost = stage.work.slots.begin < input_.previous->stages[0].work.slots.end;
+    const bool of_the_lost = stage.work.slots.begin < previous_->stages[0].work.slots.end;
     EXPECT_EQ(stage.recompute, of_the_lost);
   }
   TileSet summed_anew;
@@ -312,7 +324,7 @@ TEST_F(RecoveryBehindACommit, TheStepIsFinishedAgainFromTheWorkThatIsKept) {
 }
 
 TEST_F(RecoveryBehindACommit, AnUpdateThatWasLeftOutIsLeftOutAgain) {
-  for (std::size_t i = 0; i < 3; ++i) input_.members[i].report.kept->skipped = true;
+  for (std::size_t i = 0; i < 3; ++i) report(i).kept->skipped = true;
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   EXPECT_TRUE(decision->record.resume.returns);
@@ -320,7 +332,7 @@ TEST_F(RecoveryBehindACommit, AnUpdateThatWasLeftOutIsLeftOutAgain) {
 }
 
 TEST_F(RecoveryBehindACommit, WorkThatTwoClaimIsNotGoneOnWith) {
-  input_.members[1].report.kept->stages = input_.members[0].report.kept->stages;
+  report(1).kept->stages = report(0).kept->stages;
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   EXPECT_FALSE(decision->record.resume.returns);
@@ -328,7 +340,7 @@ TEST_F(RecoveryBehindACommit, WorkThatTwoClaimIsNotGoneOnWith) {
 }
 
 TEST_F(RecoveryBehindACommit, WithoutAllOfThatWorkAllGoBackAStep) {
-  input_.members[1].report.kept.reset();
+  report(1).kept.reset();
   input_.allow_rollback = false;
   EXPECT_EQ(decide_recovery(input_).error().code(), ErrorCode::unavailable);
   input_.allow_rollback = true;
@@ -350,7 +362,7 @@ TEST_F(RecoveryOfAHost, ADrainedKeeperGoesOnceASnapshotWithoutItIsComplete) {
   for (const Stripe& stripe : stays->record.snapshots.stripes) {
     for (const StripeFragment& fragment : stripe.fragments) EXPECT_NE(fragment.keeper, WorkerId(6));
   }
-  input_.previous->snapshots = stays->record.snapshots;
+  previous_->snapshots = stays->record.snapshots;
   for (std::size_t i = 0; i < 3; ++i) holds(i, {Step(5)});
   const auto goes = decide_recovery(input_);
   ASSERT_TRUE(goes.ok());
@@ -456,13 +468,13 @@ TEST_F(Recovery, NobodyHoldsTheNewestStateAndCheckpointsAreAskedForOnlyThen) {
 TEST_F(Recovery, WorkOfAnOlderViewDoesntStandForTheStepsGradient) {
   // Worker 0 is a step ahead and holds the whole gradient, but of a view that worker 1 has left behind.
   holds(0, {Step(5), Step(6)});
-  input_.members[0].report.reduced = {{0, map_.tile_count()}};
-  input_.members[0].report.view = ViewNumber(0);
+  report(0).reduced = {{0, map_.tile_count()}};
+  report(0).view = ViewNumber(0);
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   EXPECT_EQ(decision->record.resume.step, Step(7));  // from worker 0's state, not by computing step 6 on it again
 
-  input_.members[0].report.view = ViewNumber(1);
+  report(0).view = ViewNumber(1);
   const auto finishes = decide_recovery(input_);
   ASSERT_TRUE(finishes.ok());
   EXPECT_EQ(finishes->record.resume.step, Step(6));
@@ -470,7 +482,7 @@ TEST_F(Recovery, WorkOfAnOlderViewDoesntStandForTheStepsGradient) {
 }
 
 TEST_F(Recovery, WhoMissedThatStatesProvedWrongCantBringThemBack) {
-  input_.previous->resume.lineage = 1;
+  previous_->resume.lineage = 1;
   for (std::size_t i = 0; i < 2; ++i) holdings(i).lineage = 1;
   holds(2, {Step(9)});  // frozen since before all went back
   input_.members[2].continuing = false;
@@ -506,7 +518,7 @@ TEST_F(Recovery, WhoDiffersFromEqualOthersASecondTimeIsExpelled) {
   input_.disagreements = {*first->disagreement};
   EXPECT_TRUE(decide_recovery(input_)->expelled.empty());  // the same disagreement, reported again
 
-  input_.previous->resume.lineage = 1;
+  previous_->resume.lineage = 1;
   for (std::size_t i = 0; i < 3; ++i) holdings(i).lineage = 1;
   const auto second = decide_recovery(input_);
   ASSERT_TRUE(second.ok());
@@ -538,7 +550,7 @@ class RecoveryOfTwo : public Recovery {
 TEST_F(RecoveryOfTwo, WhereNobodyIsAloneTheJobEndsAfterManyDisagreements) {
   disagree_at_six();
   for (std::uint32_t round = 1; round < 8; ++round) {
-    input_.previous->resume.lineage = round;
+    previous_->resume.lineage = round;
     for (std::size_t i = 0; i < 2; ++i) holdings(i).lineage = round;
     const auto decision = decide_recovery(input_);
     ASSERT_TRUE(decision.ok());
@@ -551,7 +563,7 @@ TEST_F(RecoveryOfTwo, WhereNobodyIsAloneTheJobEndsAfterManyDisagreements) {
 }
 
 TEST_F(Recovery, DifferentGradientsAreComputedAnew) {
-  for (std::size_t i = 0; i < 3; ++i) input_.members[i].report.gradient = hash(i == 0 ? kWrong : kRight);
+  for (std::size_t i = 0; i < 3; ++i) report(i).gradient = hash(i == 0 ? kWrong : kRight);
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());
   EXPECT_TRUE(decision->record.resume.discard);
@@ -567,13 +579,13 @@ class RecoveryOfFour : public Recovery {
 
 // Two of four that compute wrongly would otherwise exchange their slots, and the gradient look nonfinite by nature.
 TEST_F(RecoveryOfFour, SlotsMoveByOnePipelineWhateverTheAttemptsNumber) {
-  input_.previous->resume = {.step = Step(6), .attempt = 1, .stages = input_.previous->stages};
+  previous_->resume = {.step = Step(6), .attempt = 1, .stages = previous_->stages};
   for (RecoveryMember& member : input_.members) {
-    member.report.attempt = 1;
-    member.report.alarm = true;
+    report(member).attempt = 1;
+    report(member).alarm = true;
   }
-  input_.members[0].report.nonfinite = {input_.previous->stages[0].work.slots};
-  input_.members[2].report.nonfinite = {input_.previous->stages[2].work.slots};
+  report(0).nonfinite = {previous_->stages[0].work.slots};
+  report(2).nonfinite = {previous_->stages[2].work.slots};
   for (const std::size_t by : {1U, 2U, 3U}) {
     const auto decision = decide_recovery(input_);
     ASSERT_TRUE(decision.ok());
@@ -581,11 +593,11 @@ TEST_F(RecoveryOfFour, SlotsMoveByOnePipelineWhateverTheAttemptsNumber) {
     const auto& stages = decision->record.resume.stages;
     ASSERT_EQ(stages.size(), 4U);
     for (std::size_t i = 0; i < 4; ++i) {
-      EXPECT_EQ(stages[i].work.slots, input_.previous->stages[(i + by) % 4].work.slots) << by;
+      EXPECT_EQ(stages[i].work.slots, previous_->stages[(i + by) % 4].work.slots) << by;
     }
     input_.numeric.push_back(*decision->numeric);
-    ++input_.previous->resume.attempt;
-    for (RecoveryMember& member : input_.members) ++member.report.attempt;
+    ++previous_->resume.attempt;
+    for (RecoveryMember& member : input_.members) ++report(member).attempt;
   }
 }
 
@@ -605,7 +617,7 @@ TEST_F(Recovery, LostSlotsAreSharedFinelyUnlessTheirSumsTravelForLong) {
 
 TEST_F(Recovery, AMemberThatLagsFurtherDoesntHideThatTheNewestStepCanBeFinished) {
   holds(0, {Step(5), Step(6)});
-  input_.members[0].report.reduced = {{0, map_.tile_count()}};
+  report(0).reduced = {{0, map_.tile_count()}};
   holds(2, {Step(2)});  // it was fetching
   const auto decision = decide_recovery(input_);
   ASSERT_TRUE(decision.ok());

@@ -111,6 +111,28 @@ TEST(SplitSlots, NoOtherSplitIsFasterThanTheSlackAllows) {
   }
 }
 
+TEST(SplitSlots, OfManyPipelinesEachSlotGoesToWhoeverIsDoneFirst) {
+  PhiloxStream random(philox_key(12, RandomPurpose::tests));
+  for (int round = 0; round < 50; ++round) {
+    const auto count = static_cast<std::uint32_t>(65 + random.below(100));
+    const auto slots = static_cast<std::uint32_t>(count + random.below(2000));
+    const bool alike = round % 2 == 0;
+    std::vector<double> speeds;
+    for (std::uint32_t i = 0; i < count; ++i) speeds.push_back(alike ? 0.7 : 0.01 + random.unit_double());
+    std::vector<std::uint32_t> expected(count, 1);
+    for (std::uint32_t slot = count; slot < slots; ++slot) {
+      std::size_t first = 0;
+      for (std::size_t i = 1; i < count; ++i) {
+        if ((expected[i] + 1) / speeds[i] < (expected[first] + 1) / speeds[first]) first = i;
+      }
+      ++expected[first];
+    }
+    std::vector<std::uint32_t> shares;
+    for (const SlotRange range : split_slots(slots, speeds)) shares.push_back(range.size());
+    EXPECT_EQ(shares, expected) << "round " << round;
+  }
+}
+
 TEST(SplitSlots, MoreWorkersThanSlotsLeaveSomeWithNone) {
   const auto split = split_slots(4, std::vector<double>(6, 1.0));
   std::uint32_t at = 0;
