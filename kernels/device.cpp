@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "kernels/model_engine.hpp"
+
 namespace planaria {
 
 DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept
@@ -21,6 +23,11 @@ DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
 
 DeviceBuffer::~DeviceBuffer() {
   if (device_ != nullptr) device_->release(data_, bytes_);
+}
+
+Result<std::unique_ptr<ModelEngine>> Device::make_engine(const ModelSpec&, const StateMap&, const MicroBatchShape&,
+                                                         std::uint64_t) {
+  return std::unique_ptr<ModelEngine>();
 }
 
 }  // namespace planaria

@@ -1,5 +1,6 @@
-// A device: memory, and the ops a transformer's training needs. One instance is one compute resource (the CPU with its
-// threads, or a GPU); a CUDA device comes from a library loaded at run time and implements the same interface.
+// A device: memory, ops on flat vectors, and what a transformer's training needs. One instance is one compute resource
+// (the CPU with its threads, or a GPU); a CUDA device comes from a library loaded at run time and implements the same
+// interface.
 //
 // Every op's bits are a function of its inputs, its shape and the numeric class alone: never of the number of threads,
 // of alignment, of the batch around it or of call order. Unless said otherwise an op overwrites its outputs, may not be
@@ -25,6 +26,11 @@
 namespace planaria {
 
 class Device;
+class ModelEngine;
+class StateMap;
+class TensorDevice;
+struct MicroBatchShape;
+struct ModelSpec;
 
 // Device memory with an owner: 64-byte aligned, zero-filled. Must not outlive its device.
 class DeviceBuffer {
@@ -71,8 +77,42 @@ class Device {
   virtual void copy_in(void* device_target, const void* host_source, std::size_t bytes) = 0;
   virtual void copy_out(void* host_target, const void* device_source, std::size_t bytes) = 0;
   virtual void copy(void* target, const void* source, std::size_t bytes) = 0;
+  // What trains models on this device; null where a TensorDevice's ops do (worker/model/transformer_pass.hpp).
+  // unsupported: the device can't train this model. Device and map outlive the engine.
+  [[nodiscard]] virtual Result<std::unique_ptr<ModelEngine>> make_engine(const ModelSpec& model, const StateMap& map,
+                                                                         const MicroBatchShape& shape,
+                                                                         std::uint64_t seed);
+  // Itself, where it has a transformer's ops one by one; else null.
+  [[nodiscard]] virtual TensorDevice* tensor_device() { return nullptr; }
   // Waits for all ops; the first error since the device was made, if any.
   [[nodiscard]] virtual Status synchronize() = 0;
+
+  // Reads the state of step t-1, writes that of step t (target may be source, element by element):
+  // g = gradient * gradient_scale; m, v, then p - lr * (m^ / (sqrt(v^) + epsilon) + weight_decay * p).
+  virtual void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
+                     const AdamwTarget& target) = 0;
+  // sums[i] (host memory, valid after synchronize()) = sum of squares of tile i of x, in double; the last tile may be
+  // short. A tile's sum depends on its elements alone. Sums: ceil(count / tile_elements).
+  virtual void tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) = 0;
+
+  // out = a + b; out may be a or b.
+  virtual void add(std::size_t count, const float* a, const float* b, float* out) = 0;
+  // out = p0 + (p1 + (p2 + …)): the same bits as that many calls of add, in one pass; out may be any part.
+  // Precondition: parts is not empty.
+  virtual void fold(std::size_t count, std::span<const float* const> parts, float* out) = 0;
+  // out = x * factor; out may be x.
+  virtual void scale(std::size_t count, float factor, const float* x, float* out) = 0;
+  virtual void zero(std::size_t count, float* x) = 0;
+
+ private:
+  friend class DeviceBuffer;
+  virtual void release(void* data, std::size_t bytes) = 0;
+};
+
+// A device that computes a transformer op by op, in fp32.
+class TensorDevice : public Device {
+ public:
+  [[nodiscard]] TensorDevice* tensor_device() final { return this; }
 
   // out[row] = token_table[tokens[row]] (+ position_table[row % context] when not null). Precondition: tokens < vocab.
   virtual void embedding_forward(const EmbeddingShape& shape, const std::int32_t* tokens, const float* token_table,
@@ -129,27 +169,6 @@ class Device {
   // may be logits. A negative target is left out: no loss, zero gradient.
   virtual void cross_entropy(const CrossEntropyShape& shape, const float* logits, const std::int32_t* targets,
                              double* losses, float* d_logits) = 0;
-
-  // Reads the state of step t-1, writes that of step t (target may be source, element by element):
-  // g = gradient * gradient_scale; m, v, then p - lr * (m^ / (sqrt(v^) + epsilon) + weight_decay * p).
-  virtual void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
-                     const AdamwTarget& target) = 0;
-  // sums[i] (host memory, valid after synchronize()) = sum of squares of tile i of x, in double; the last tile may be
-  // short. A tile's sum depends on its elements alone. Sums: ceil(count / tile_elements).
-  virtual void tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) = 0;
-
-  // out = a + b; out may be a or b.
-  virtual void add(std::size_t count, const float* a, const float* b, float* out) = 0;
-  // out = p0 + (p1 + (p2 + …)): the same bits as that many calls of add, in one pass; out may be any part.
-  // Precondition: parts is not empty.
-  virtual void fold(std::size_t count, std::span<const float* const> parts, float* out) = 0;
-  // out = x * factor; out may be x.
-  virtual void scale(std::size_t count, float factor, const float* x, float* out) = 0;
-  virtual void zero(std::size_t count, float* x) = 0;
-
- private:
-  friend class DeviceBuffer;
-  virtual void release(void* data, std::size_t bytes) = 0;
 };
 
 enum class CpuIsa : std::uint8_t { best, baseline, avx2 };
@@ -159,10 +178,10 @@ struct CpuOptions {
   CpuIsa isa = CpuIsa::best;  // for the own kernels; unsupported when the machine lacks it
 };
 
-[[nodiscard]] Result<std::unique_ptr<Device>> make_cpu_device(const CpuOptions& options);
+[[nodiscard]] Result<std::unique_ptr<TensorDevice>> make_cpu_device(const CpuOptions& options);
 
 // Runs a fixed small set of ops (forward, backward, norm, update) on Philox data and hashes their results: devices of
 // one numeric class agree on it, whatever their threads.
-[[nodiscard]] Result<Hash128> probe_kernels(Device& device);
+[[nodiscard]] Result<Hash128> probe_kernels(TensorDevice& device);
 
 }  // namespace planaria

@@ -10,7 +10,7 @@ namespace {
 // Buffers of one probe run, filled from one random stream; results are hashed in the order of calls.
 class Probe {
  public:
-  explicit Probe(Device& device)
+  explicit Probe(TensorDevice& device)
       : device_(device), random_(philox_key(0x50524f4245ULL, RandomPurpose::parameter_init)) {}
 
   // A buffer of values in [-1, 1), or of zeros.
@@ -51,7 +51,7 @@ class Probe {
     return buffers_.back().data();
   }
 
-  Device& device_;
+  TensorDevice& device_;
   PhiloxStream random_;
   std::vector<DeviceBuffer> buffers_;
   Hasher hasher_;
@@ -60,7 +60,7 @@ class Probe {
 
 }  // namespace
 
-Result<Hash128> probe_kernels(Device& device) {
+Result<Hash128> probe_kernels(TensorDevice& device) {
   // Sizes that are no multiples of any vector or block, so that edges are exercised too.
   constexpr std::size_t sequences = 2;
   constexpr std::size_t context = 53;

@@ -359,7 +359,7 @@ void CpuDevice::zero(std::size_t count, float* x) {
         [&](std::size_t begin, std::size_t end) { std::memset(x + begin, 0, (end - begin) * sizeof(float)); });
 }
 
-Result<std::unique_ptr<Device>> make_cpu_device(const CpuOptions& options) {
+Result<std::unique_ptr<TensorDevice>> make_cpu_device(const CpuOptions& options) {
   if (options.threads == 0 || options.threads > 1024) {
     return Error(ErrorCode::invalid_argument,
                  "a CPU device needs 1 to 1024 threads, not " + std::to_string(options.threads));
@@ -369,7 +369,7 @@ Result<std::unique_ptr<Device>> make_cpu_device(const CpuOptions& options) {
     return Error(ErrorCode::unsupported, "this CPU has no AVX2 with FMA");
   }
   const bool use_avx2 = has_avx2 && options.isa != CpuIsa::baseline;
-  return std::unique_ptr<Device>(
+  return std::unique_ptr<TensorDevice>(
       std::make_unique<CpuDevice>(use_avx2 ? avx2::kernel_table : baseline::kernel_table, options.threads));
 }
 

@@ -16,7 +16,7 @@
 
 namespace planaria {
 
-class CpuDevice final : public Device {
+class CpuDevice final : public TensorDevice {
  public:
   CpuDevice(const KernelTable& kernels, std::size_t threads) : kernels_(kernels), pool_(threads) {}
 

@@ -22,7 +22,7 @@ class Bench {
   explicit Bench(const benchmark::State& state)
       : device_(make_cpu_device({.threads = static_cast<std::size_t>(state.range(0))})) {}
 
-  Device& device() { return **device_; }
+  TensorDevice& device() { return **device_; }
   float* floats(std::size_t count) {
     auto buffer = device().allocate_floats(count);
     if (!buffer) std::abort();
@@ -32,7 +32,7 @@ class Bench {
   }
 
  private:
-  Result<std::unique_ptr<Device>> device_;
+  Result<std::unique_ptr<TensorDevice>> device_;
   PhiloxStream random_{philox_key(1, RandomPurpose::tests)};
   std::vector<DeviceBuffer> buffers_;
 };

@@ -7,7 +7,7 @@ namespace planaria::kernels_test {
 namespace {
 
 // All large ops on one shape; the data lies `shift` floats off alignment.
-Hash128 run_ops(Device& device, std::size_t context, std::size_t width, std::size_t shift) {
+Hash128 run_ops(TensorDevice& device, std::size_t context, std::size_t width, std::size_t shift) {
   const std::size_t out = 3 * width;
   const auto place = [&](std::size_t count) { return Floats(count + shift); };
   const auto fill = [&](Floats& buffer, std::uint64_t seed) {

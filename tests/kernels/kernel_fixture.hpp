@@ -18,7 +18,7 @@ namespace planaria::kernels_test {
 
 using Floats = std::vector<float>;
 
-inline std::unique_ptr<Device> make_device(std::size_t threads = 1, CpuIsa isa = CpuIsa::best) {
+inline std::unique_ptr<TensorDevice> make_device(std::size_t threads = 1, CpuIsa isa = CpuIsa::best) {
   auto device = make_cpu_device({threads, isa});
   EXPECT_TRUE(device.ok());
   return std::move(device).value();

@@ -10,7 +10,7 @@ using reference::widen;
 class CpuOps : public testing::TestWithParam<CpuIsa> {
  protected:
   Draw draw{11};
-  std::unique_ptr<Device> device = make_device(2, GetParam());
+  std::unique_ptr<TensorDevice> device = make_device(2, GetParam());
 };
 
 INSTANTIATE_TEST_SUITE_P(Isa, CpuOps, testing::Values(CpuIsa::baseline, CpuIsa::best), [](const auto& info) {

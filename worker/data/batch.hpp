@@ -1,22 +1,16 @@
-// The tokens of one micro-batch in host memory, read from a dataset.
+// Micro-batches read from a dataset.
 //
-// Thread contract: a HostBatch belongs to one thread.
+// Thread contract: pure functions of the dataset; a HostBatch belongs to one thread.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "common/ids.hpp"
+#include "kernels/micro_batch.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/data/sampling.hpp"
 
 namespace planaria {
-
-struct HostBatch {
-  std::vector<std::int32_t> tokens;    // [sequences, context]
-  std::vector<std::int32_t> targets;   // [sequences, context]
-  std::vector<std::uint64_t> samples;  // sequence_index of each sequence
-};
 
 // Micro-batch i of step t, as worker/data/sampling.hpp defines it. Allocates only when `out` grows.
 // Precondition: order.windows() == dataset.windows(Split::train).

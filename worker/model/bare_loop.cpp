@@ -6,6 +6,7 @@
 
 #include "worker/model/init.hpp"
 #include "worker/model/schedule.hpp"
+#include "worker/model/transformer_pass.hpp"
 
 namespace planaria {
 
@@ -32,12 +33,9 @@ Result<std::unique_ptr<BareTrainer>> BareTrainer::create(Device& device, const J
 }
 
 Status BareTrainer::allocate() {
-  PLANARIA_ASSIGN(
-      Transformer transformer,
-      Transformer::create(device_, job_.model, map_, {job_.batch.sequences, job_.model.context}, job_.train.seed));
-  transformer_ = std::make_unique<Transformer>(std::move(transformer));
-  PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, all_blocks()));
-  pass_ = std::make_unique<ModelPass>(std::move(pass));
+  PLANARIA_ASSIGN(engine_, make_model_engine(device_, job_.model, map_, {job_.batch.sequences, job_.model.context},
+                                             job_.train.seed));
+  PLANARIA_ASSIGN(pass_, engine_->make_pass(all_blocks()));
   const std::size_t elements = map_.vector_elements();
   for (DeviceBuffer* buffer : {&parameters_, &moment1_, &moment2_}) {
     PLANARIA_ASSIGN(*buffer, device_.allocate_floats(elements));
@@ -54,6 +52,7 @@ Status BareTrainer::allocate() {
 
 Status BareTrainer::start_from(std::span<const float> parameters) {
   device_.copy_in(parameters_.data(), parameters.data(), parameters.size_bytes());
+  engine_->parameters_changed();
   return device_.synchronize();
 }
 
@@ -105,6 +104,7 @@ Result<BareStepReport> BareTrainer::step() {
            {parameters_.floats(), moment1_.floats(), moment2_.floats()}, gradient,
            {parameters_.floats(), moment1_.floats(), moment2_.floats()});
     after_update(device_, map_, parameters_.floats());
+    engine_->parameters_changed();
     PLANARIA_TRY(device_.synchronize());
   }
   return BareStepReport{last_step_, loss, clip.norm,

@@ -16,10 +16,10 @@
 #include "common/hash.hpp"
 #include "common/result.hpp"
 #include "kernels/device.hpp"
+#include "kernels/model_engine.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/state_map.hpp"
 #include "worker/data/batch.hpp"
-#include "worker/model/model_pass.hpp"
 #include "worker/model/update.hpp"
 
 namespace planaria {
@@ -70,7 +70,7 @@ class BareTrainer {
   BatchSource source_;
   StateMap map_;
   std::vector<UpdateRange> ranges_;
-  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<ModelEngine> engine_;
   std::unique_ptr<ModelPass> pass_;
   DeviceBuffer parameters_, moment1_, moment2_;
   // nodes_[k]: the k-th finished subtree, oldest (largest) first; behind them the gradient of the slot that is

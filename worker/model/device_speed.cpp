@@ -14,7 +14,7 @@ constexpr Duration kLongEnough = std::chrono::milliseconds(2);
 
 class LinearLayer {
  public:
-  static Result<LinearLayer> make(Device& device, std::size_t width) {
+  static Result<LinearLayer> make(TensorDevice& device, std::size_t width) {
     LinearLayer layer(device, width);
     for (DeviceBuffer& buffer : layer.buffers_) {
       PLANARIA_ASSIGN(buffer, device.allocate_floats(width * width));
@@ -37,16 +37,16 @@ class LinearLayer {
   }
 
  private:
-  LinearLayer(Device& device, std::size_t width) : device_(&device), shape_{width, width, width} {}
+  LinearLayer(TensorDevice& device, std::size_t width) : device_(&device), shape_{width, width, width} {}
 
-  Device* device_;
+  TensorDevice* device_;
   LinearShape shape_;
   std::array<DeviceBuffer, 5> buffers_;
 };
 
 }  // namespace
 
-Result<double> measure_gflops(Device& device, const Clock& clock) {
+Result<double> measure_gflops(TensorDevice& device, const Clock& clock) {
   for (std::size_t width = kSmallest;; width *= 2) {
     PLANARIA_ASSIGN(LinearLayer layer, LinearLayer::make(device, width));
     PLANARIA_TRY(layer.run(clock));  // the first one prepares

@@ -11,7 +11,8 @@ namespace {
 // One window through all blocks, one boundary at a time.
 class WindowPass {
  public:
-  static Result<WindowPass> create(Device& device, const ModelSpec& model, const StateMap& map, std::size_t context) {
+  static Result<WindowPass> create(TensorDevice& device, const ModelSpec& model, const StateMap& map,
+                                   std::size_t context) {
     PLANARIA_ASSIGN(Transformer transformer, Transformer::create(device, model, map, {1, context}, 0));
     WindowPass pass(std::move(transformer));
     PLANARIA_TRY(pass.allocate());
@@ -21,7 +22,7 @@ class WindowPass {
   // The sum of the window's token losses.
   Result<double> loss(const float* parameters, std::span<const std::int32_t> tokens,
                       std::span<const std::int32_t> targets) {
-    Device& device = transformer_.device();
+    TensorDevice& device = transformer_.device();
     device.copy_in(tokens_.data(), tokens.data(), tokens.size_bytes());
     device.copy_in(targets_.data(), targets.data(), targets.size_bytes());
     const MicroBatch batch = this->batch();
@@ -40,7 +41,7 @@ class WindowPass {
 
   // Of the last window.
   Status logits(std::span<float> out) {
-    Device& device = transformer_.device();
+    TensorDevice& device = transformer_.device();
     device.copy_out(out.data(), transformer_.logits(batch(), saved_.floats()), out.size_bytes());
     return device.synchronize();
   }
@@ -58,7 +59,7 @@ class WindowPass {
   }
 
   Status allocate() {
-    Device& device = transformer_.device();
+    TensorDevice& device = transformer_.device();
     const std::size_t saved =
         std::max(transformer_.saved_elements(BlockIndex(1)), transformer_.saved_elements(transformer_.head()));
     PLANARIA_ASSIGN(tokens_, device.allocate(transformer_.largest().rows() * sizeof(std::int32_t)));
@@ -77,7 +78,7 @@ class WindowPass {
 
 }  // namespace
 
-Result<Evaluation> evaluate(Device& device, const ModelSpec& model, const StateMap& map, const float* parameters,
+Result<Evaluation> evaluate(TensorDevice& device, const ModelSpec& model, const StateMap& map, const float* parameters,
                             const Dataset& dataset, const LogitsSink& logits) {
   const std::size_t context = dataset.context();
   PLANARIA_ASSIGN(WindowPass pass, WindowPass::create(device, model, map, context));

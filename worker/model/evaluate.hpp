@@ -30,7 +30,7 @@ using LogitsSink = std::function<Status(std::span<const float>)>;
 
 // `parameters`: the whole flat vector, device memory. `logits` may be empty.
 // Preconditions: the dataset was opened with the model's vocabulary, and a context that isn't longer than the model's.
-[[nodiscard]] Result<Evaluation> evaluate(Device& device, const ModelSpec& model, const StateMap& map,
+[[nodiscard]] Result<Evaluation> evaluate(TensorDevice& device, const ModelSpec& model, const StateMap& map,
                                           const float* parameters, const Dataset& dataset,
                                           const LogitsSink& logits = {});
 

@@ -14,7 +14,7 @@ namespace {
 // One sequence of up to the model's context through all blocks, one boundary at a time.
 class Predictor {
  public:
-  static Result<Predictor> create(Device& device, const ModelSpec& model, const StateMap& map) {
+  static Result<Predictor> create(TensorDevice& device, const ModelSpec& model, const StateMap& map) {
     PLANARIA_ASSIGN(Transformer transformer, Transformer::create(device, model, map, {1, model.context}, 0));
     Predictor predictor(std::move(transformer));
     PLANARIA_TRY(predictor.allocate());
@@ -23,7 +23,7 @@ class Predictor {
 
   // The logits that follow the last token. Precondition: 1 <= tokens.size() <= context.
   Status logits(const float* parameters, std::span<const std::int32_t> tokens, std::span<float> out) {
-    Device& device = transformer_.device();
+    TensorDevice& device = transformer_.device();
     device.copy_in(tokens_.data(), tokens.data(), tokens.size_bytes());
     MicroBatch batch;
     batch.shape = {1, tokens.size()};
@@ -45,7 +45,7 @@ class Predictor {
   explicit Predictor(Transformer transformer) : transformer_(std::move(transformer)) {}
 
   Status allocate() {
-    Device& device = transformer_.device();
+    TensorDevice& device = transformer_.device();
     const std::size_t saved =
         std::max(transformer_.saved_elements(BlockIndex(1)), transformer_.saved_elements(transformer_.head()));
     PLANARIA_ASSIGN(tokens_, device.allocate(transformer_.largest().rows() * sizeof(std::int32_t)));
@@ -90,7 +90,7 @@ std::int32_t choose_token(std::span<const float> logits, const GenerateOptions& 
   return order.back();
 }
 
-Result<std::vector<std::int32_t>> generate(Device& device, const ModelSpec& model, const StateMap& map,
+Result<std::vector<std::int32_t>> generate(TensorDevice& device, const ModelSpec& model, const StateMap& map,
                                            const float* parameters, std::span<const std::int32_t> prompt,
                                            const GenerateOptions& options,
                                            const std::function<bool(std::int32_t)>& on_token) {

@@ -28,8 +28,9 @@ struct GenerateOptions {
 // `parameters`: the whole flat vector, device memory. `on_token` (may be empty) sees each new token as it comes and
 // ends the text early by returning false. Returns the new tokens. An empty prompt, or tokens outside the vocabulary,
 // are errors.
-[[nodiscard]] Result<std::vector<std::int32_t>> generate(Device& device, const ModelSpec& model, const StateMap& map,
-                                                         const float* parameters, std::span<const std::int32_t> prompt,
+[[nodiscard]] Result<std::vector<std::int32_t>> generate(TensorDevice& device, const ModelSpec& model,
+                                                         const StateMap& map, const float* parameters,
+                                                         std::span<const std::int32_t> prompt,
                                                          const GenerateOptions& options,
                                                          const std::function<bool(std::int32_t)>& on_token = {});
 

@@ -56,8 +56,10 @@ BatchSource random_tokens(const JobSpec& job) {
 Result<Hash128> probe_numeric_class(Device& device) {
   Hasher hasher;
   hasher.update(device.numeric_class());
-  PLANARIA_ASSIGN(const Hash128 kernels, probe_kernels(device));
-  hasher.update(kernels);
+  if (TensorDevice* const tensors = device.tensor_device(); tensors != nullptr) {
+    PLANARIA_ASSIGN(const Hash128 kernels, probe_kernels(*tensors));
+    hasher.update(kernels);
+  }
   for (const ModelFamily family : {ModelFamily::gpt2, ModelFamily::llama}) {
     const JobSpec job = probe_job(family);
     PLANARIA_ASSIGN(const auto trainer, BareTrainer::create(device, job, random_tokens(job)));

@@ -29,7 +29,7 @@ std::size_t offset_of(const BlockInfo& block, const char* name, std::size_t othe
 
 }  // namespace
 
-Transformer::Transformer(Device& device, const ModelSpec& model, const StateMap& map, MicroBatchShape largest,
+Transformer::Transformer(TensorDevice& device, const ModelSpec& model, const StateMap& map, MicroBatchShape largest,
                          std::uint64_t seed)
     : device_(&device), model_(model), map_(&map), largest_(largest), seed_(seed) {
   if (is_gpt2()) model_.kv_heads = model_.heads;
@@ -54,7 +54,7 @@ Transformer::Transformer(Device& device, const ModelSpec& model, const StateMap&
            .token = offset_of(head, "token.weight", kNone)};
 }
 
-Result<Transformer> Transformer::create(Device& device, const ModelSpec& model, const StateMap& map,
+Result<Transformer> Transformer::create(TensorDevice& device, const ModelSpec& model, const StateMap& map,
                                         MicroBatchShape largest, std::uint64_t seed) {
   assert(map.blocks().size() == model.layers + 2ULL && model.layers >= 1);
   Transformer result(device, model, map, largest, seed);

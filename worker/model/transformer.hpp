@@ -23,17 +23,11 @@
 #include "common/ids.hpp"
 #include "common/result.hpp"
 #include "kernels/device.hpp"
+#include "kernels/micro_batch.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/state_map.hpp"
 
 namespace planaria {
-
-struct MicroBatchShape {
-  std::size_t sequences = 1;
-  std::size_t context = 0;  // tokens of a sequence
-
-  [[nodiscard]] constexpr std::size_t rows() const { return sequences * context; }
-};
 
 struct MicroBatch {
   MicroBatchShape shape;
@@ -48,10 +42,10 @@ class Transformer {
  public:
   // `largest` bounds the shapes that will be computed. The map must be the model's, and outlive this.
   // exhausted when the scratch memory can't be had.
-  [[nodiscard]] static Result<Transformer> create(Device& device, const ModelSpec& model, const StateMap& map,
+  [[nodiscard]] static Result<Transformer> create(TensorDevice& device, const ModelSpec& model, const StateMap& map,
                                                   MicroBatchShape largest, std::uint64_t seed);
 
-  [[nodiscard]] Device& device() const { return *device_; }
+  [[nodiscard]] TensorDevice& device() const { return *device_; }
   [[nodiscard]] const StateMap& map() const { return *map_; }
   [[nodiscard]] const ModelSpec& model() const { return model_; }
   [[nodiscard]] MicroBatchShape largest() const { return largest_; }
@@ -113,7 +107,8 @@ class Transformer {
     std::size_t qkv, out, up, down, total;
   };
 
-  Transformer(Device& device, const ModelSpec& model, const StateMap& map, MicroBatchShape largest, std::uint64_t seed);
+  Transformer(TensorDevice& device, const ModelSpec& model, const StateMap& map, MicroBatchShape largest,
+              std::uint64_t seed);
   Status allocate();
 
   [[nodiscard]] bool is_gpt2() const { return model_.family == ModelFamily::gpt2; }
@@ -147,7 +142,7 @@ class Transformer {
     return place == kNone ? nullptr : base + place;
   }
 
-  Device* device_;
+  TensorDevice* device_;
   ModelSpec model_;
   const StateMap* map_;
   MicroBatchShape largest_;

@@ -267,7 +267,7 @@ class WorkerAgent::Impl {
 
     const std::uint32_t threads = options_.threads != 0 ? options_.threads : job.cluster.threads;
     PLANARIA_ASSIGN(auto made, make_cpu_device({.threads = threads}));
-    const std::shared_ptr<Device> device = std::move(made);
+    const std::shared_ptr<TensorDevice> device = std::move(made);
     Register registration;
     registration.job = job_hash(job);
     registration.join_token = options_.security.join_token;

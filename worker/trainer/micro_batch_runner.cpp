@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "proto/evaluation.hpp"
+#include "worker/model/transformer_pass.hpp"
 #include "worker/trainer/tile_values.hpp"
 
 namespace planaria {
@@ -33,11 +34,9 @@ Result<std::unique_ptr<MicroBatchRunner>> MicroBatchRunner::create(std::shared_p
 }
 
 Status MicroBatchRunner::allocate() {
-  PLANARIA_ASSIGN(
-      Transformer transformer,
-      Transformer::create(*device_, job_.model, map_, {job_.batch.sequences, job_.model.context}, job_.train.seed));
-  transformer_ = std::make_unique<Transformer>(std::move(transformer));
-  PLANARIA_ASSIGN(boundary_pool_, BufferPool::create(device_, transformer_->boundary_elements(), 0));
+  PLANARIA_ASSIGN(engine_, make_model_engine(*device_, job_.model, map_, {job_.batch.sequences, job_.model.context},
+                                             job_.train.seed));
+  PLANARIA_ASSIGN(boundary_pool_, BufferPool::create(device_, engine_->boundary_elements(), 0));
   boundaries_ = std::make_unique<BoundaryStore>(boundary_pool_);
   PLANARIA_ASSIGN(auto pass, take_pass({0, static_cast<std::uint32_t>(map_.blocks().size())}));
   free_passes_.push_back(std::move(pass));
@@ -123,9 +122,9 @@ void MicroBatchRunner::read_batch(const Compute& action) {
 
 Result<std::unique_ptr<ModelPass>> MicroBatchRunner::take_pass(BlockRange blocks) {
   if (free_passes_.empty()) {
-    PLANARIA_ASSIGN(ModelPass pass, ModelPass::create(*transformer_, blocks));
-    pass.measure_with(clock_);
-    return std::make_unique<ModelPass>(std::move(pass));
+    PLANARIA_ASSIGN(auto pass, engine_->make_pass(blocks));
+    pass->measure_with(clock_);
+    return pass;
   }
   std::unique_ptr<ModelPass> pass = std::move(free_passes_.back());
   free_passes_.pop_back();
@@ -137,7 +136,7 @@ Result<std::unique_ptr<ModelPass>> MicroBatchRunner::take_pass(BlockRange blocks
 Result<const float*> MicroBatchRunner::input_of(const Compute& action, const BoundaryId& id) const {
   if (action.input == nullptr) return boundaries_->find(id);
   const std::span<const float> values = payload_values(action.input);
-  if (values.size() == transformer_->boundary_elements()) return values.data();
+  if (values.size() == engine_->boundary_elements()) return values.data();
   return Error(ErrorCode::internal, "a boundary of another size was let in");
 }
 
@@ -198,7 +197,7 @@ Status MicroBatchRunner::backward(const Compute& action, const float* parameters
     PLANARIA_ASSIGN(d_input, boundaries_->make({BoundaryKind::gradient, blocks.begin, action.item}));
   }
   const auto begun = [&](BlockIndex index) {
-    if (index == transformer_->head() && backward_begins) backward_begins();
+    if (index.value() + 1 == map_.blocks().size() && backward_begins) backward_begins();
   };
   // An attempt after a nonfinite one tells which slots it came from, when they end.
   const bool looks = ends_slot(action.item) && action.attempt > 0;

@@ -22,12 +22,12 @@
 #include "common/clock.hpp"
 #include "common/result.hpp"
 #include "kernels/device.hpp"
+#include "kernels/model_engine.hpp"
 #include "proto/job_spec.hpp"
 #include "proto/state_map.hpp"
 #include "worker/core/events.hpp"
 #include "worker/data/batch.hpp"
 #include "worker/data/dataset.hpp"
-#include "worker/model/model_pass.hpp"
 #include "worker/trainer/boundary_store.hpp"
 #include "worker/trainer/gradient_store.hpp"
 
@@ -65,7 +65,7 @@ class MicroBatchRunner {
 
   [[nodiscard]] const BoundaryStore& boundaries() const { return *boundaries_; }
   [[nodiscard]] const BufferPool& boundary_pool() const { return *boundary_pool_; }
-  [[nodiscard]] std::size_t boundary_elements() const { return transformer_->boundary_elements(); }
+  [[nodiscard]] std::size_t boundary_elements() const { return engine_->boundary_elements(); }
 
  private:
   // The weights' gradients of a micro-batch.
@@ -115,7 +115,7 @@ class MicroBatchRunner {
   const WindowOrder order_;
   const BatchShape shape_;
   SteadyClock clock_;
-  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<ModelEngine> engine_;
   std::shared_ptr<BufferPool> boundary_pool_;
   std::unique_ptr<BoundaryStore> boundaries_;
 

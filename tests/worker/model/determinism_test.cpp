@@ -6,6 +6,7 @@
 #include "model_test_support.hpp"
 #include "worker/model/init.hpp"
 #include "worker/model/probe.hpp"
+#include "worker/model/transformer_pass.hpp"
 
 namespace planaria {
 namespace {
@@ -43,22 +44,23 @@ TEST_P(DeterminismTest, TheFoldIsTheCanonicalTree) {
   const auto trainer = trainer_of(*device, spec);
   ASSERT_TRUE(trainer->accumulate_gradient().ok());
   const std::size_t elements = trainer->map().vector_elements();
-  auto model = Transformer::create(*device, spec.model, trainer->map(), {spec.batch.sequences, spec.model.context},
-                                   spec.train.seed);
-  ASSERT_TRUE(model.ok());
+  const auto engine = make_model_engine(*device, spec.model, trainer->map(), {spec.batch.sequences, spec.model.context},
+                                        spec.train.seed);
+  ASSERT_TRUE(engine.ok());
   const auto blocks = static_cast<std::uint32_t>(trainer->map().blocks().size());
   const BlockRange all{0, blocks};
-  auto pass = ModelPass::create(*model, all);
-  ASSERT_TRUE(pass.ok());
+  const auto made = (*engine)->make_pass(all);
+  ASSERT_TRUE(made.ok());
+  ModelPass& pass = **made;
   const auto slot = [&](std::uint32_t index) {
     std::vector<float> sum(elements);
     std::vector<double> losses(spec.batch.sequences);
     HostBatch batch;
     for (std::uint32_t i = 2 * index; i < 2 * index + 2; ++i) {
       pattern_source(spec)(Step(1), MicroBatchIndex(i), batch);
-      pass->load(batch, Step(1));
-      pass->forward(all, trainer->parameters(), true, nullptr, nullptr, losses.data());
-      pass->backward(all, trainer->parameters(), sum.data(), nullptr, nullptr);
+      pass.load(batch, Step(1));
+      pass.forward(all, trainer->parameters(), true, nullptr, nullptr, losses.data());
+      pass.backward(all, trainer->parameters(), sum.data(), nullptr, nullptr);
     }
     return sum;
   };
@@ -77,30 +79,30 @@ TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
   const JobSpec spec = job();
   const auto trainer = trainer_of(*device, spec);
   const StateMap& map = trainer->map();
-  auto model =
-      Transformer::create(*device, spec.model, map, {spec.batch.sequences, spec.model.context}, spec.train.seed);
-  ASSERT_TRUE(model.ok());
+  const auto engine =
+      make_model_engine(*device, spec.model, map, {spec.batch.sequences, spec.model.context}, spec.train.seed);
+  ASSERT_TRUE(engine.ok());
   const auto blocks = static_cast<std::uint32_t>(map.blocks().size());
   const auto gradient = [&](const std::vector<BlockRange>& stages, bool split) {
     std::vector<float> sum(map.vector_elements());
-    std::vector<std::vector<ModelPass>> passes(2);
+    std::vector<std::vector<std::unique_ptr<ModelPass>>> passes(2);
     std::vector<std::vector<LinearDeltas>> deltas(2);
     for (auto& of_micro_batch : deltas) of_micro_batch.resize(stages.size());
     std::vector<double> losses(spec.batch.sequences);
-    std::vector<float> boundary(model->boundary_elements()), next(model->boundary_elements());
+    std::vector<float> boundary((*engine)->boundary_elements()), next(boundary.size());
     HostBatch batch;
     for (std::uint32_t i = 0; i < 2; ++i) {
       pattern_source(spec)(Step(1), MicroBatchIndex(i), batch);
       for (const BlockRange stage : stages) {
-        passes[i].push_back(std::move(ModelPass::create(*model, stage)).value());
-        passes[i].back().load(batch, Step(1));
-        passes[i].back().forward(stage, trainer->parameters(), true, boundary.data(), next.data(), losses.data());
+        passes[i].push_back(std::move((*engine)->make_pass(stage)).value());
+        passes[i].back()->load(batch, Step(1));
+        passes[i].back()->forward(stage, trainer->parameters(), true, boundary.data(), next.data(), losses.data());
         std::swap(boundary, next);
       }
     }
     for (std::uint32_t i = 0; i < 2; ++i) {
       for (std::size_t s = stages.size(); s-- > 0;) {
-        ModelPass& pass = passes[i][s];
+        ModelPass& pass = *passes[i][s];
         if (split && stages[s].begin > 0) {
           EXPECT_TRUE(pass.cover_deltas(stages[s], deltas[i][s]).ok());
           pass.backward_input(stages[s], trainer->parameters(), sum.data(), boundary.data(), next.data(), deltas[i][s]);
@@ -112,7 +114,7 @@ TEST_P(DeterminismTest, AnyCutIntoStagesGivesTheSameGradient) {
     }
     for (std::uint32_t i = 0; split && i < 2; ++i) {
       for (std::size_t s = 0; s < stages.size(); ++s) {
-        if (stages[s].begin > 0) passes[i][s].backward_weights(stages[s], sum.data(), deltas[i][s]);
+        if (stages[s].begin > 0) passes[i][s]->backward_weights(stages[s], sum.data(), deltas[i][s]);
       }
     }
     return sum;

@@ -49,7 +49,7 @@ class EvaluateTest : public ::testing::TestWithParam<ModelFamily> {
   const TemporaryDirectory folder_;
   const std::string path_ = folder_.path() + "/tokens.bin";
   JobSpec job_;
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<TensorDevice> device_;
   std::unique_ptr<BareTrainer> trainer_;
 };
 

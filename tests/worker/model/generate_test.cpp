@@ -18,7 +18,7 @@ class GenerateTest : public ::testing::Test {
   }
 
   JobSpec job_;
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<TensorDevice> device_;
   std::unique_ptr<BareTrainer> trainer_;
 };
 

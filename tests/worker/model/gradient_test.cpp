@@ -37,7 +37,7 @@ class GradientTest : public ::testing::TestWithParam<Case> {
   }
 
   JobSpec job_;
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<TensorDevice> device_;
   std::unique_ptr<BareTrainer> trainer_;
   std::size_t elements_;
   std::vector<float> start_;

@@ -16,7 +16,7 @@
 
 namespace planaria {
 
-inline std::unique_ptr<Device> cpu(std::size_t threads = 1) {
+inline std::unique_ptr<TensorDevice> cpu(std::size_t threads = 1) {
   auto device = make_cpu_device({.threads = threads});
   EXPECT_TRUE(device.ok()) << (device.ok() ? "" : device.error().describe());
   return std::move(device).value();

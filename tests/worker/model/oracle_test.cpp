@@ -65,7 +65,7 @@ class OracleTest : public ::testing::TestWithParam<ModelFamily> {
 
   JobSpec job_;
   Records fixture_;
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<TensorDevice> device_;
   std::unique_ptr<BareTrainer> trainer_;
 };
 

@@ -1,13 +1,32 @@
-#include "worker/model/model_pass.hpp"
+#include "worker/model/transformer_pass.hpp"
 
 #include <algorithm>
 #include <cassert>
+#include <string>
 #include <utility>
 
 namespace planaria {
+namespace {
 
-Result<ModelPass> ModelPass::create(Transformer& transformer, BlockRange blocks) {
-  ModelPass pass(transformer);
+class TransformerEngine final : public ModelEngine {
+ public:
+  explicit TransformerEngine(Transformer transformer) : transformer_(std::move(transformer)) {}
+
+  [[nodiscard]] std::size_t boundary_elements() const override { return transformer_.boundary_elements(); }
+  [[nodiscard]] Result<std::unique_ptr<ModelPass>> make_pass(BlockRange blocks) override {
+    PLANARIA_ASSIGN(TransformerPass pass, TransformerPass::create(transformer_, blocks));
+    return std::unique_ptr<ModelPass>(std::make_unique<TransformerPass>(std::move(pass)));
+  }
+  void parameters_changed() override {}  // it reads them where they are
+
+ private:
+  Transformer transformer_;
+};
+
+}  // namespace
+
+Result<TransformerPass> TransformerPass::create(Transformer& transformer, BlockRange blocks) {
+  TransformerPass pass(transformer);
   Device& device = transformer.device();
   const std::size_t rows = transformer.largest().rows();
   PLANARIA_ASSIGN(pass.tokens_, device.allocate(rows * sizeof(std::int32_t)));
@@ -22,7 +41,7 @@ Result<ModelPass> ModelPass::create(Transformer& transformer, BlockRange blocks)
   return pass;
 }
 
-Status ModelPass::cover(BlockRange blocks) {
+Status TransformerPass::cover(BlockRange blocks) {
   Device& device = transformer_->device();
   for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) {
     if (b > 0 && boundaries_[b - 1].bytes() == 0) {
@@ -36,7 +55,7 @@ Status ModelPass::cover(BlockRange blocks) {
   return ok_status();
 }
 
-Status ModelPass::cover_deltas(BlockRange blocks, LinearDeltas& deltas) const {
+Status TransformerPass::cover_deltas(BlockRange blocks, LinearDeltas& deltas) const {
   deltas.of_block.resize(saved_.size());
   for (std::uint32_t b = blocks.begin; b < blocks.end; ++b) {
     const std::size_t elements = transformer_->delta_elements(BlockIndex(b));
@@ -47,7 +66,7 @@ Status ModelPass::cover_deltas(BlockRange blocks, LinearDeltas& deltas) const {
   return ok_status();
 }
 
-void ModelPass::load(const HostBatch& batch, Step step) {
+void TransformerPass::load(const HostBatch& batch, Step step) {
   assert(batch.tokens.size() == batch_.shape.rows() && batch.samples.size() == batch_.shape.sequences);
   Device& device = transformer_->device();
   device.copy_in(tokens_.data(), batch.tokens.data(), batch.tokens.size() * sizeof(std::int32_t));
@@ -58,8 +77,8 @@ void ModelPass::load(const HostBatch& batch, Step step) {
   batch_.step = step;
 }
 
-void ModelPass::forward(BlockRange blocks, const float* parameters, bool training, const float* input, float* output,
-                        double* losses) {
+void TransformerPass::forward(BlockRange blocks, const float* parameters, bool training, const float* input,
+                              float* output, double* losses) {
   batch_.training = training;
   Device& device = transformer_->device();
   if (blocks.begin > 0) {
@@ -78,19 +97,19 @@ void ModelPass::forward(BlockRange blocks, const float* parameters, bool trainin
   }
 }
 
-void ModelPass::backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                         float* d_input, const BlockDone& block_done) {
+void TransformerPass::backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+                               float* d_input, const BlockDone& block_done) {
   run_backward(blocks, parameters, gradient, d_output, d_input, nullptr, block_done);
 }
 
-void ModelPass::backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                               float* d_input, LinearDeltas& deltas, const BlockDone& block_done) {
+void TransformerPass::backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+                                     float* d_input, LinearDeltas& deltas, const BlockDone& block_done) {
   assert(blocks.begin > 0);
   run_backward(blocks, parameters, gradient, d_output, d_input, &deltas, block_done);
 }
 
-void ModelPass::run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                             float* d_input, LinearDeltas* deltas, const BlockDone& block_done) {
+void TransformerPass::run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+                                   float* d_input, LinearDeltas* deltas, const BlockDone& block_done) {
   int current = 0;
   for (std::uint32_t b = blocks.end; b-- > blocks.begin; current ^= 1) {
     const BlockIndex block(b);
@@ -114,8 +133,8 @@ void ModelPass::run_backward(BlockRange blocks, const float* parameters, float* 
   }
 }
 
-void ModelPass::backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
-                                 const BlockDone& block_done) {
+void TransformerPass::backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+                                       const BlockDone& block_done) {
   for (std::uint32_t b = blocks.end; b-- > blocks.begin;) {
     const BlockIndex block(b);
     const Instant begun = now();
@@ -128,6 +147,16 @@ void ModelPass::backward_weights(BlockRange blocks, float* gradient, const Linea
     took_[b] += now() - begun;
     if (block_done) block_done(block);
   }
+}
+
+Result<std::unique_ptr<ModelEngine>> make_model_engine(Device& device, const ModelSpec& model, const StateMap& map,
+                                                       MicroBatchShape shape, std::uint64_t seed) {
+  PLANARIA_ASSIGN(auto own, device.make_engine(model, map, shape, seed));
+  if (own) return own;
+  TensorDevice* const tensors = device.tensor_device();
+  if (tensors == nullptr) return Error(ErrorCode::unsupported, "device " + device.name() + " trains no models");
+  PLANARIA_ASSIGN(Transformer transformer, Transformer::create(*tensors, model, map, shape, seed));
+  return std::unique_ptr<ModelEngine>(std::make_unique<TransformerEngine>(std::move(transformer)));
 }
 
 }  // namespace planaria
