@@ -22,12 +22,14 @@ add_library(planaria_options INTERFACE)
 target_include_directories(planaria_options INTERFACE "${PROJECT_SOURCE_DIR}")
 # Contraction and reassociation would let the compiler choose the bits; the promise forbids both.
 # -Wrestrict: g++ 12 takes string concatenation for an overlap (GCC bug 105651).
-target_compile_options(planaria_options INTERFACE
+set(planaria_cxx_options
   -Wall -Wextra -Wno-psabi $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -Wno-missing-field-initializers -ffp-contract=off -fno-fast-math)
 option(PLANARIA_WERROR "Warnings are errors" ON)
 if(PLANARIA_WERROR)
-  target_compile_options(planaria_options INTERFACE -Werror)
+  list(APPEND planaria_cxx_options -Werror)
 endif()
+target_compile_options(planaria_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:${planaria_cxx_options}>" $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>)
 
 set(PLANARIA_SANITIZE "" CACHE STRING "Sanitizer build: empty, 'address' (with undefined), 'thread' or 'fuzzer' (clang)")
 if(PLANARIA_SANITIZE STREQUAL "address")
@@ -112,7 +114,7 @@ function(planaria_headers_alone)
   foreach(folder common proto kernels storage worker coordinator chaos cli)
     file(GLOB_RECURSE headers RELATIVE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/${folder}/*.hpp")
     foreach(header IN LISTS headers)
-      if(header MATCHES "^kernels/cuda/" AND NOT PLANARIA_CUDA)
+      if(header MATCHES "^kernels/cuda/" AND NOT PLANARIA_WITH_CUDA)
         continue()
       endif()
       set(unit "${PROJECT_BINARY_DIR}/headers_alone/${header}.cpp")

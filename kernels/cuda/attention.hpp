@@ -1,0 +1,31 @@
+// Causal attention over bf16 queries, keys and values, tile by tile in on-chip memory (Dao, FlashAttention-2,
+// arXiv:2307.08691), forward and backward.
+//
+// Every sum has one order: a block of threads owns its output rows and takes the other side's tiles in ascending order.
+// So the backward pass runs twice over the scores, once for the queries' gradients and once for those of keys and
+// values, instead of adding up partial gradients of queries in whatever order blocks finish.
+//
+// Thread contract: queue work on the stream; the caller's device is current.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include "kernels/ops.hpp"
+
+namespace planaria::cuda {
+
+// Head sizes that there are kernels for.
+[[nodiscard]] bool attention_supports(const AttentionShape& shape);
+
+// qkv: [rows, shape.qkv_width()]; out: [rows, shape.out_width()]; log_sums: [sequences, heads, context], base 2: log2
+// of the sum of 2^(score · log2(e)), for the backward pass.
+void attention_forward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv, __nv_bfloat16* out,
+                       float* log_sums);
+
+// scratch: as many floats as log_sums.
+void attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
+                        const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out, float* scratch,
+                        __nv_bfloat16* d_qkv);
+
+}  // namespace planaria::cuda

@@ -1,0 +1,69 @@
+#include "kernels/cuda/attention.hpp"
+
+#include "device_fixture.hpp"
+
+namespace planaria::cuda_test {
+namespace {
+
+struct Attended {
+  Bf16s out;
+  Bf16s d_qkv;
+};
+
+class CudaAttention : public CudaTest {
+ protected:
+  Attended run(const AttentionShape& shape, const Bf16s& qkv, const Bf16s& d_out) {
+    const OnDevice<Bf16> device_qkv(qkv), device_d_out(d_out), out(d_out.size()), d_qkv(qkv.size());
+    const OnDevice<float> log_sums(shape.log_sum_count()), scratch(shape.log_sum_count());
+    cuda::attention_forward(nullptr, shape, device_qkv, out, log_sums);
+    cuda::attention_backward(nullptr, shape, device_qkv, out, log_sums, device_d_out, scratch, d_qkv);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    return {out.read(), d_qkv.read()};
+  }
+};
+
+// Weights and their gradients are rounded to bf16 before they meet values, and the output before its product with the
+// gradient: each adds half an ulp, 2^-9, of sums whose size the largest element bounds.
+void expect_near_rounded_inside(const Bf16s& actual, const Values& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  double largest = 0;
+  for (const double value : expected) largest = std::max(largest, std::abs(value));
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    const double allowed = 0x1.0p-8 * std::abs(expected[i]) + 4 * 0x1.0p-9 * largest;
+    ASSERT_NEAR(static_cast<double>(__bfloat162float(actual[i])), expected[i], allowed) << "element " << i;
+  }
+}
+
+TEST_F(CudaAttention, IsTheReferences) {
+  for (const AttentionShape& shape :
+       {AttentionShape{2, 128, 3, 3, 64}, AttentionShape{1, 200, 2, 2, 64}, AttentionShape{1, 1, 2, 2, 16},
+        AttentionShape{2, 77, 4, 2, 32}, AttentionShape{1, 300, 4, 1, 128}, AttentionShape{1, 257, 2, 2, 16}}) {
+    const std::size_t rows = shape.sequences * shape.context;
+    const Bf16s qkv = rounded(draw.floats(rows * shape.qkv_width(), 2.0F));
+    const Bf16s d_out = rounded(draw.floats(rows * shape.out_width()));
+    const Attended got = run(shape, qkv, d_out);
+    SCOPED_TRACE(testing::Message() << shape.context << " x " << shape.heads << " x " << shape.head_size);
+    expect_near_rounded_inside(got.out, reference::attention(shape, doubles(qkv)));
+    expect_near_rounded_inside(got.d_qkv, reference::attention_backward(shape, doubles(qkv), doubles(d_out)));
+  }
+}
+
+TEST_F(CudaAttention, HasTheSameBitsEveryTimeAndInAnyBatch) {
+  const AttentionShape one{1, 640, 6, 2, 64};
+  AttentionShape many = one;
+  many.sequences = 40;
+  const Bf16s qkv = rounded(draw.floats(one.context * one.qkv_width(), 2.0F));
+  const Bf16s d_out = rounded(draw.floats(one.context * one.out_width()));
+  const auto repeat = [&](const Bf16s& values) {
+    Bf16s all;
+    for (std::size_t i = 0; i < many.sequences; ++i) all.insert(all.end(), values.begin(), values.end());
+    return all;
+  };
+  const Attended alone = run(one, qkv, d_out);
+  const Attended together = run(many, repeat(qkv), repeat(d_out));
+  EXPECT_TRUE(same_bits(repeat(alone.out), together.out));
+  EXPECT_TRUE(same_bits(repeat(alone.d_qkv), together.d_qkv));
+}
+
+}  // namespace
+}  // namespace planaria::cuda_test
