@@ -1,0 +1,169 @@
+#include "kernels/cuda/cuda_device.hpp"
+
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "kernels/cuda/bf16_engine.hpp"
+#include "kernels/cuda/vectors.hpp"
+
+namespace planaria::cuda {
+namespace {
+
+constexpr std::size_t kResultsAtOnce = std::size_t{1} << 16;
+// Raised by whoever changes what a kernel computes, to the bit.
+constexpr int kRevision = 1;
+
+}  // namespace
+
+Status status_of(cudaError_t error, const char* attempt) {
+  if (error == cudaSuccess) return ok_status();
+  const std::string text = std::string(attempt) + ": " + cudaGetErrorString(error);
+  switch (error) {
+    case cudaErrorMemoryAllocation:
+      return Error(ErrorCode::exhausted, text);
+    case cudaErrorNoDevice:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorInvalidDevice:
+      return Error(ErrorCode::unavailable, text);
+    case cudaErrorNoKernelImageForDevice:
+      return Error(ErrorCode::unsupported, text);
+    default:
+      return Error(ErrorCode::internal, text);
+  }
+}
+
+Result<std::unique_ptr<CudaDevice>> CudaDevice::create(int index) {
+  cudaDeviceProp properties{};
+  PLANARIA_TRY(status_of(cudaGetDeviceProperties(&properties, index), "looking for the GPU"));
+  PLANARIA_TRY(status_of(cudaSetDevice(index), "taking the GPU"));
+  std::unique_ptr<CudaDevice> device(new CudaDevice(index, properties));
+  PLANARIA_TRY(status_of(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking), "making a stream"));
+  return device;
+}
+
+Result<MatmulTable*> CudaDevice::matmuls() {
+  if (!matmuls_) {
+    PLANARIA_ASSIGN(MatmulTable table, MatmulTable::create(stream_));
+    matmuls_ = std::make_unique<MatmulTable>(std::move(table));
+  }
+  return matmuls_.get();
+}
+
+CudaDevice::~CudaDevice() {
+  matmuls_.reset();
+  for (const Chunk& chunk : chunks_) cudaFreeHost(chunk.values);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+std::string CudaDevice::name() const {
+  return "cuda:" + std::to_string(index_);
+}
+
+std::string CudaDevice::numeric_class() const {
+  return std::string("cuda; ") + properties_.name + "; sm_" +
+         std::to_string(10 * properties_.major + properties_.minor) + "; " +
+         std::to_string(properties_.multiProcessorCount) + " multiprocessors; cuBLASLt " +
+         std::to_string(cublasLtGetVersion()) + "; revision " + std::to_string(kRevision);
+}
+
+void CudaDevice::note(Status status) {
+  if (error_ && !status) error_ = std::move(status);
+}
+
+void CudaDevice::note(cudaError_t error, const char* attempt) {
+  if (error != cudaSuccess) note(status_of(error, attempt));
+}
+
+Result<DeviceBuffer> CudaDevice::reserve(std::size_t bytes) {
+  void* data = nullptr;
+  PLANARIA_TRY(status_of(cudaMalloc(&data, std::max<std::size_t>(bytes, 1)), "taking GPU memory"));
+  return DeviceBuffer(this, data, bytes);
+}
+
+Result<DeviceBuffer> CudaDevice::allocate(std::size_t bytes) {
+  PLANARIA_ASSIGN(DeviceBuffer buffer, reserve(bytes));
+  PLANARIA_TRY(status_of(cudaMemsetAsync(buffer.data(), 0, bytes, stream_), "clearing GPU memory"));
+  return buffer;
+}
+
+void CudaDevice::release(void* data, std::size_t) {
+  cudaFree(data);  // after all work that is queued
+}
+
+void CudaDevice::copy_in(void* device_target, const void* host_source, std::size_t bytes) {
+  note(cudaMemcpyAsync(device_target, host_source, bytes, cudaMemcpyHostToDevice, stream_), "copying to the GPU");
+}
+
+void CudaDevice::copy_out(void* host_target, const void* device_source, std::size_t bytes) {
+  note(cudaMemcpyAsync(host_target, device_source, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the GPU");
+  note(cudaStreamSynchronize(stream_), "copying from the GPU");
+}
+
+void CudaDevice::copy(void* target, const void* source, std::size_t bytes) {
+  if (bytes == 0) return;
+  note(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_), "copying on the GPU");
+}
+
+Result<std::unique_ptr<ModelEngine>> CudaDevice::make_engine(const ModelSpec& model, const StateMap& map,
+                                                             const MicroBatchShape& shape, std::uint64_t seed) {
+  return Bf16Engine::create(*this, model, map, shape, seed);
+}
+
+Status CudaDevice::synchronize() {
+  note(cudaGetLastError(), "starting a kernel");
+  note(cudaStreamSynchronize(stream_), "computing");
+  for (const Pending& pending : pending_) std::copy_n(pending.values, pending.count, pending.target);
+  pending_.clear();
+  for (Chunk& chunk : chunks_) chunk.used = 0;
+  return error_;
+}
+
+double* CudaDevice::result(std::size_t count, double* target) {
+  auto chunk = std::ranges::find_if(chunks_, [&](const Chunk& c) { return c.capacity - c.used >= count; });
+  if (chunk == chunks_.end()) {
+    Chunk more;
+    more.capacity = std::max(count, kResultsAtOnce);
+    void* memory = nullptr;
+    const cudaError_t error = cudaHostAlloc(&memory, more.capacity * sizeof(double), cudaHostAllocDefault);
+    note(error, "taking page-locked memory");
+    if (error != cudaSuccess) return nullptr;
+    more.values = static_cast<double*>(memory);
+    chunk = chunks_.insert(chunks_.end(), more);
+  }
+  double* const values = chunk->values + chunk->used;
+  chunk->used += count;
+  pending_.push_back({values, count, target});
+  return values;
+}
+
+void CudaDevice::adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
+                       const AdamwTarget& target) {
+  cuda::adamw(stream_, step, count, source, gradient, target);
+}
+
+void CudaDevice::tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) {
+  double* const values = result((count + tile_elements - 1) / tile_elements, sums);
+  if (values != nullptr) cuda::tile_sums_of_squares(stream_, tile_elements, count, x, values);
+}
+
+void CudaDevice::add(std::size_t count, const float* a, const float* b, float* out) {
+  cuda::add(stream_, count, a, b, out);
+}
+
+void CudaDevice::fold(std::size_t count, std::span<const float* const> parts, float* out) {
+  if (parts.size() > kMaxFoldParts) return note(Error(ErrorCode::internal, "a fold of more parts than any tree has"));
+  cuda::fold(stream_, count, parts, out);
+}
+
+void CudaDevice::scale(std::size_t count, float factor, const float* x, float* out) {
+  cuda::scale(stream_, count, factor, x, out);
+}
+
+void CudaDevice::zero(std::size_t count, float* x) {
+  note(cudaMemsetAsync(x, 0, count * sizeof(float), stream_), "clearing");
+}
+
+}  // namespace planaria::cuda
