@@ -49,6 +49,8 @@ class MicroBatchRunner {
   // One of the step forward and backward through the blocks; others' values are all 0. What it adds to `gradient` is of
   // no use to anybody.
   [[nodiscard]] Status rehearse(Step step, StageWork work, const float* parameters, float* gradient);
+  // Parameter vectors that compute() was given may hold other values now.
+  void parameters_changed() { engine_->parameters_changed(); }
   // Now, or behind what waits.
   [[nodiscard]] Status fold(const worker_action::FoldNodes& action);
 

@@ -23,6 +23,7 @@ Result<StateGeneration*> StateStore::open(Step stamp) {
 }
 
 void StateStore::add(Step stamp, const TileSet& state, const TileSet& parameters) {
+  ++additions_;
   const std::scoped_lock lock(mutex_);
   StateGeneration& generation = generations_.at(stamp);
   generation.state.add(state);

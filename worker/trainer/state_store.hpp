@@ -52,6 +52,8 @@ class StateStore {
   // The generation of the step, made when there is none. What is written to it counts once it was added.
   [[nodiscard]] Result<StateGeneration*> open(Step stamp);
   void add(Step stamp, const TileSet& state, const TileSet& parameters);
+  // How often anything was added: whoever derives values from masters sees by it that they may be others.
+  [[nodiscard]] std::uint64_t additions() const { return additions_; }
   // Null when it isn't there.
   [[nodiscard]] const StateGeneration* find(Step stamp) const;
 
@@ -73,6 +75,7 @@ class StateStore {
   const std::shared_ptr<BufferPool> pool_;
   const StateMap& map_;
 
+  std::uint64_t additions_ = 0;
   mutable std::mutex mutex_;
   std::map<Step, StateGeneration> generations_;
 };

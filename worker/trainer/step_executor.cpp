@@ -76,6 +76,7 @@ Result<const StateGeneration*> StepExecutor::state(Step stamp) const {
 Result<WorkerEvent> StepExecutor::compute(const Compute& action, bool poisoned,
                                           const std::function<void()>& backward_begins) {
   PLANARIA_ASSIGN(const StateGeneration* base, state(action.step.previous()));
+  if (std::exchange(known_additions_, states_->additions()) != states_->additions()) runner_->parameters_changed();
   PLANARIA_ASSIGN(auto done, runner_->compute(action, base->master.floats(), poisoned, backward_begins));
   return WorkerEvent(std::move(done));
 }

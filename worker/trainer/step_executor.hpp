@@ -102,6 +102,7 @@ class StepExecutor {
   std::unique_ptr<MicroBatchRunner> runner_;
   std::unique_ptr<CheckpointWriter> writer_;
   SteadyClock clock_;
+  std::uint64_t known_additions_ = 0;  // to states_, when the engine was last told
 
   std::vector<TileRange> updated_tiles_;
   std::vector<UpdateRange> updated_ranges_;  // of those
