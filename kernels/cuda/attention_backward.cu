@@ -1,5 +1,5 @@
 
-#include "kernels/cuda/attention.hpp"
+#include "kernels/cuda/attention_variants.hpp"
 #include "kernels/cuda/attention_view.cuh"
 
 namespace planaria::cuda {
@@ -312,9 +312,9 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
 }  // namespace
 
-void attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
-                        const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out, float* scratch,
-                        __nv_bfloat16* d_qkv) {
+void portable::attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
+                                  const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out,
+                                  float* scratch, __nv_bfloat16* d_qkv) {
   with_head_size(shape.head_size, [&](auto size) {
     constexpr int kHead = size;
     constexpr int kRows = kBlockRows<kHead>;

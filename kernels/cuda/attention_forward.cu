@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "kernels/cuda/attention.hpp"
+#include "kernels/cuda/attention_variants.hpp"
 #include "kernels/cuda/attention_view.cuh"
 
 namespace planaria::cuda {
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
 }  // namespace
 
-bool attention_supports(const AttentionShape& shape) {
+bool portable::supports(const AttentionShape& shape) {
   const std::size_t size = shape.head_size;
   return (size == 16 || size == 32 || size == 64 || size == 128) && shape.sequences <= 65535;
 }
@@ -179,8 +179,8 @@ AttentionView view_of(const AttentionShape& shape) {
           static_cast<float>(scale * kLog2E)};
 }
 
-void attention_forward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv, __nv_bfloat16* out,
-                       float* log_sums) {
+void portable::attention_forward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
+                                 __nv_bfloat16* out, float* log_sums) {
   with_head_size(shape.head_size, [&](auto size) {
     constexpr int kHead = size;
     constexpr int kRows = kBlockRows<kHead>;

@@ -1,6 +1,7 @@
 #include "kernels/cuda/attention.hpp"
 
 #include "device_fixture.hpp"
+#include "kernels/cuda/attention_variants.hpp"
 
 namespace planaria::cuda_test {
 namespace {
@@ -10,13 +11,22 @@ struct Attended {
   Bf16s d_qkv;
 };
 
-class CudaAttention : public CudaTest {
+// Of those that there are for a GPU, the one that is taken, and the one that runs everywhere.
+struct Variant {
+  const char* name;
+  decltype(&cuda::attention_forward) forward;
+  decltype(&cuda::attention_backward) backward;
+};
+constexpr Variant kVariants[] = {{"chosen", cuda::attention_forward, cuda::attention_backward},
+                                 {"portable", cuda::portable::attention_forward, cuda::portable::attention_backward}};
+
+class CudaAttention : public CudaTest, public testing::WithParamInterface<Variant> {
  protected:
   Attended run(const AttentionShape& shape, const Bf16s& qkv, const Bf16s& d_out) {
     const OnDevice<Bf16> device_qkv(qkv), device_d_out(d_out), out(d_out.size()), d_qkv(qkv.size());
     const OnDevice<float> log_sums(shape.log_sum_count()), scratch(shape.log_sum_count());
-    cuda::attention_forward(nullptr, shape, device_qkv, out, log_sums);
-    cuda::attention_backward(nullptr, shape, device_qkv, out, log_sums, device_d_out, scratch, d_qkv);
+    GetParam().forward(nullptr, shape, device_qkv, out, log_sums);
+    GetParam().backward(nullptr, shape, device_qkv, out, log_sums, device_d_out, scratch, d_qkv);
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     return {out.read(), d_qkv.read()};
   }
@@ -34,7 +44,7 @@ void expect_near_rounded_inside(const Bf16s& actual, const Values& expected) {
   }
 }
 
-TEST_F(CudaAttention, IsTheReferences) {
+TEST_P(CudaAttention, IsTheReferences) {
   for (const AttentionShape& shape :
        {AttentionShape{2, 128, 3, 3, 64}, AttentionShape{1, 200, 2, 2, 64}, AttentionShape{1, 1, 2, 2, 16},
         AttentionShape{2, 77, 4, 2, 32}, AttentionShape{1, 300, 4, 1, 128}, AttentionShape{1, 257, 2, 2, 16}}) {
@@ -48,7 +58,7 @@ TEST_F(CudaAttention, IsTheReferences) {
   }
 }
 
-TEST_F(CudaAttention, HasTheSameBitsEveryTimeAndInAnyBatch) {
+TEST_P(CudaAttention, HasTheSameBitsEveryTimeAndInAnyBatch) {
   const AttentionShape one{1, 640, 6, 2, 64};
   AttentionShape many = one;
   many.sequences = 40;
@@ -64,6 +74,9 @@ TEST_F(CudaAttention, HasTheSameBitsEveryTimeAndInAnyBatch) {
   EXPECT_TRUE(same_bits(repeat(alone.out), together.out));
   EXPECT_TRUE(same_bits(repeat(alone.d_qkv), together.d_qkv));
 }
+
+INSTANTIATE_TEST_SUITE_P(Variants, CudaAttention, testing::ValuesIn(kVariants),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace planaria::cuda_test
