@@ -9,40 +9,6 @@ namespace {
 constexpr int kColumns = 32;
 constexpr int kColumnTiles = kColumns / 8;
 
-// dot[row] = Σ out · d_out over a head's columns, for rows [first, first + kRows): kHead / 8 lanes a row.
-template <int kHead, int kRows>
-__device__ __forceinline__ void row_products(const AttentionView& view, const __nv_bfloat16* out,
-                                             const __nv_bfloat16* d_out, int first, float* dots, float* stored) {
-  constexpr int kLanes = kHead / kChunk;
-  const int chunk = static_cast<int>(threadIdx.x) % kLanes;
-#pragma unroll
-  for (int at = 0; at < kRows; at += kAttentionThreads / kLanes) {
-    const int in_block = at + static_cast<int>(threadIdx.x) / kLanes;
-    const int row = first + in_block;
-    float dot = 0;
-    if (in_block < kRows && row < view.context) {
-      const std::int64_t place = std::int64_t{row} * view.out_width + chunk * kChunk;
-      const uint4 a = *reinterpret_cast<const uint4*>(out + place);
-      const uint4 b = *reinterpret_cast<const uint4*>(d_out + place);
-      const auto* const x = reinterpret_cast<const __nv_bfloat162*>(&a);
-      const auto* const y = reinterpret_cast<const __nv_bfloat162*>(&b);
-#pragma unroll
-      for (int i = 0; i < kChunk / 2; ++i) {
-        const float2 p = __bfloat1622float2(x[i]);
-        const float2 q = __bfloat1622float2(y[i]);
-        dot = fmaf(p.x, q.x, dot);
-        dot = fmaf(p.y, q.y, dot);
-      }
-    }
-#pragma unroll
-    for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) dot += __shfl_xor_sync(~0U, dot, lanes);
-    if (chunk == 0 && in_block < kRows) {
-      dots[in_block] = dot;
-      if (row < view.context) stored[row] = dot;
-    }
-  }
-}
-
 template <int kHead>
 inline constexpr int kQueryBytes =
     (2 * kBlockRows<kHead> + 4 * kStepRows) * kHead* int{sizeof(__nv_bfloat16)} + kBlockRows<kHead>* int{sizeof(float)};
@@ -83,7 +49,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
                                              view.context);
   load_tile<kRows, kHead, kAttentionThreads>(d_outs, d_out + out_base, view.out_width, first, view.context);
   load_step(0);
-  row_products<kHead, kRows>(view, out + out_base, d_out + out_base, first, block_dots, dots + sums_base);
+  row_products<kHead, kRows, kAttentionThreads>(view, out + out_base, d_out + out_base, first, block_dots,
+                                                dots + sums_base);
 
   Accumulator gradient[kTiles][kHead / 8] = {};
   FragmentA query[kTiles][kHead / 16], d_row[kTiles][kHead / 16];

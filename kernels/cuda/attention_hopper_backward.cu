@@ -5,41 +5,6 @@
 namespace planaria::cuda::hopper {
 namespace {
 
-// dots[row] = Σ out · d_out over a head's columns, for a group's 64 rows from `first` on: kHead / 8 lanes a row.
-template <int kHead>
-__device__ __forceinline__ void row_products(const AttentionView& view, const __nv_bfloat16* out,
-                                             const __nv_bfloat16* d_out, int first, float* dots, float* stored) {
-  constexpr int kLanes = kHead / kChunk;
-  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
-  const int chunk = thread % kLanes;
-#pragma unroll
-  for (int at = 0; at < kPanelRows; at += kGroupThreads / kLanes) {
-    const int in_tile = at + thread / kLanes;
-    const int row = first + in_tile;
-    float dot = 0;
-    if (row < view.context) {
-      const std::int64_t place = std::int64_t{row} * view.out_width + chunk * kChunk;
-      const uint4 a = *reinterpret_cast<const uint4*>(out + place);
-      const uint4 b = *reinterpret_cast<const uint4*>(d_out + place);
-      const auto* const x = reinterpret_cast<const __nv_bfloat162*>(&a);
-      const auto* const y = reinterpret_cast<const __nv_bfloat162*>(&b);
-#pragma unroll
-      for (int i = 0; i < kChunk / 2; ++i) {
-        const float2 p = __bfloat1622float2(x[i]);
-        const float2 q = __bfloat1622float2(y[i]);
-        dot = fmaf(p.x, q.x, dot);
-        dot = fmaf(p.y, q.y, dot);
-      }
-    }
-#pragma unroll
-    for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) dot += __shfl_xor_sync(~0U, dot, lanes);
-    if (chunk == 0) {
-      dots[in_tile] = dot;
-      if (row < view.context) stored[row] = dot;
-    }
-  }
-}
-
 // A block of the first pass: kGroups warpgroups with 64 queries each, over a ring of stages of 64 keys and values.
 template <int kHead>
 struct QueryPlan {
@@ -112,7 +77,8 @@ __global__ void __launch_bounds__(QueryPlan<kHead>::kThreads, QueryPlan<kHead>::
   const std::int64_t out_base = view.first_row(sequence) * view.out_width + head * kHead;
   const std::int64_t sums_base = view.sums(sequence, head);
   float* const tile_dots = block_dots + group * kPanelRows;
-  row_products<kHead>(view, out + out_base, d_out + out_base, first, tile_dots, dots + sums_base);
+  row_products<kHead, kPanelRows, kGroupThreads>(view, out + out_base, d_out + out_base, first, tile_dots,
+                                                 dots + sums_base);
   sync_group(group);
   float log_sum[2], dot[2];
 #pragma unroll

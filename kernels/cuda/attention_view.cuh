@@ -42,6 +42,42 @@ struct AttentionView {
   }
 };
 
+// dots[row] = Σ out · d_out over a head's columns, for rows [first, first + kRows), and the same where `stored` keeps
+// them: kHead / 8 lanes a row, by each group of kThreads threads.
+template <int kHead, int kRows, int kThreads>
+__device__ __forceinline__ void row_products(const AttentionView& view, const __nv_bfloat16* out,
+                                             const __nv_bfloat16* d_out, int first, float* dots, float* stored) {
+  constexpr int kLanes = kHead / kChunk;
+  const int thread = static_cast<int>(threadIdx.x) % kThreads;
+  const int chunk = thread % kLanes;
+#pragma unroll
+  for (int at = 0; at < kRows; at += kThreads / kLanes) {
+    const int in_block = at + thread / kLanes;
+    const int row = first + in_block;
+    float dot = 0;
+    if (in_block < kRows && row < view.context) {
+      const std::int64_t place = std::int64_t{row} * view.out_width + chunk * kChunk;
+      const uint4 a = *reinterpret_cast<const uint4*>(out + place);
+      const uint4 b = *reinterpret_cast<const uint4*>(d_out + place);
+      const auto* const x = reinterpret_cast<const __nv_bfloat162*>(&a);
+      const auto* const y = reinterpret_cast<const __nv_bfloat162*>(&b);
+#pragma unroll
+      for (int i = 0; i < kChunk / 2; ++i) {
+        const float2 p = __bfloat1622float2(x[i]);
+        const float2 q = __bfloat1622float2(y[i]);
+        dot = fmaf(p.x, q.x, dot);
+        dot = fmaf(p.y, q.y, dot);
+      }
+    }
+#pragma unroll
+    for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) dot += __shfl_xor_sync(~0U, dot, lanes);
+    if (chunk == 0 && in_block < kRows) {
+      dots[in_block] = dot;
+      if (row < view.context) stored[row] = dot;
+    }
+  }
+}
+
 [[nodiscard]] AttentionView view_of(const AttentionShape& shape);
 
 // Calls `run` with the head size as a constant. Precondition: attention_supports.
