@@ -104,11 +104,13 @@ struct WorkerResources {
 
 struct Register {
   std::uint32_t protocol = kProtocolVersion;
-  std::optional<Hash128> job;  // absent: the worker asks for the job
+  // Absent: the worker asks for the job, and where it tells its numeric class, for the kernels that are chosen for it.
+  std::optional<Hash128> job;
   Role role = Role::worker;
   std::string join_token;
   std::string numeric_class;         // of a worker; a keeper computes nothing
   Hash128 probe;                     // likewise
+  ByteVector kernels;                // algorithms that its device measured, or was given; empty: it has no choice
   std::optional<WorkerId> wanted;    // proposed id of a first start
   std::optional<Identity> identity;  // of a worker that was registered before
   std::string host;
@@ -120,8 +122,8 @@ struct Register {
 
   template <class V>
   void fields(V& v) {
-    v(protocol, job, role, join_token, numeric_class, probe, wanted, identity, host, threads, process_id, resources,
-      address, holdings);
+    v(protocol, job, role, join_token, numeric_class, probe, kernels, wanted, identity, host, threads, process_id,
+      resources, address, holdings);
   }
 };
 
@@ -350,9 +352,10 @@ struct Welcome {
   std::uint64_t job_key = 0;  // tags data-plane frames of this job
   ByteVector frame_key;       // 32 bytes when the data plane is keyed, else empty
   std::string job_toml;       // the job, for workers that asked
+  ByteVector kernels;         // to those, too: the job's, which their device takes; empty: it chooses by itself
   template <class V>
   void fields(V& v) {
-    v(worker, incarnation, job_key, frame_key, job_toml);
+    v(worker, incarnation, job_key, frame_key, job_toml, kernels);
   }
 };
 

@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "common/codec.hpp"
 #include "common/hash.hpp"
 #include "common/ids.hpp"
 #include "proto/layout.hpp"
@@ -30,9 +31,10 @@ struct JobRecorded {  // once, with the first worker: its numeric class is the j
   Hash128 job;
   std::string numeric_class;
   Hash128 probe;
+  ByteVector kernels;  // Register::kernels of that worker
   template <class V>
   void fields(V& v) {
-    v(job, numeric_class, probe);
+    v(job, numeric_class, probe, kernels);
   }
 };
 struct WorkerAccepted {

@@ -181,6 +181,7 @@ void CoordinatorCore::replay(const log_record::JobRecorded& record) {
   job_recorded_ = true;
   numeric_class_ = record.numeric_class;
   probe_ = record.probe;
+  static_cast<void>(kernels_.settle(record.kernels));  // nobody waits yet
 }
 
 void CoordinatorCore::replay(const log_record::WorkerAccepted& record) {

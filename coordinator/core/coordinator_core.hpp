@@ -22,9 +22,11 @@
 
 #include "common/clock.hpp"
 #include "coordinator/core/change_timing.hpp"
+#include "coordinator/core/kernel_choices.hpp"
 #include "coordinator/core/layout_planning.hpp"
 #include "coordinator/core/measured_blocks.hpp"
 #include "coordinator/core/recovery.hpp"
+#include "coordinator/core/session_id.hpp"
 #include "coordinator/core/snapshot_pace.hpp"
 #include "coordinator/core/snapshot_status.hpp"
 #include "proto/control.hpp"
@@ -34,8 +36,6 @@
 #include "proto/state_map.hpp"
 
 namespace planaria {
-
-using SessionId = StrongId<struct SessionIdTag, std::uint64_t>;
 
 namespace coordinator_event {
 
@@ -281,6 +281,8 @@ class CoordinatorCore {
 
   // Membership.
   void register_worker(SessionId session, const Register& message);
+  void give_job(SessionId session, ByteVector kernels);
+  void pass_on_choosing(SessionId session);
   [[nodiscard]] std::optional<Refused> objection(const Register& message) const;
   [[nodiscard]] Status check_holdings(const Holdings& holdings) const;
   [[nodiscard]] Status check_report(Role role, const Report& report) const;
@@ -389,6 +391,7 @@ class CoordinatorCore {
   std::string numeric_class_;
   Hash128 probe_;
   bool job_recorded_ = false;
+  KernelChoices kernels_;
   std::optional<log_record::Finished> finished_;
   std::vector<log_record::NumericDecision> numeric_;     // of the newest step that had any
   std::vector<log_record::Disagreement> disagreements_;  // likewise

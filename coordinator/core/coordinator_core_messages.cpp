@@ -91,6 +91,7 @@ void CoordinatorCore::handle(const coordinator_event::SessionMessage& event) {
 }
 
 void CoordinatorCore::handle(const coordinator_event::SessionLost& event) {
+  pass_on_choosing(event.session);
   const auto session = sessions_.find(event.session);
   if (session == sessions_.end()) return;
   WorkerRecord& worker = *session->second;
@@ -117,8 +118,9 @@ std::optional<Refused> CoordinatorCore::objection(const Register& message) const
                    true};
   }
   const bool computes = message.role == Role::worker;
-  if (job_recorded_ && message.job && computes &&
-      (message.numeric_class != numeric_class_ || message.probe != probe_)) {
+  // Who asks for kernels before it has proved them is told at once that they can't be its own.
+  const bool other_class = message.numeric_class != numeric_class_ && (message.job || !message.numeric_class.empty());
+  if (job_recorded_ && computes && (other_class || (message.job && message.probe != probe_))) {
     return Refused{"another numeric class: \"" + message.numeric_class + "\" here, \"" + numeric_class_ +
                        "\" in the job's record: its sums would have other bits",
                    true};
@@ -141,6 +143,7 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
   if (const auto refused = objection(message)) {
     announce("refused a worker of host " + message.host + ": " + refused->reason);
     send(session, *refused);
+    pass_on_choosing(session);
     return;
   }
   if (finished_) {
@@ -152,14 +155,19 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
     return;
   }
   if (!message.job) {  // it needs the job first; it registers again with its hash and probe
-    send(session, Welcome{{}, {}, config_.job_key, config_.frame_key, config_.job_toml});
+    if (message.numeric_class.empty()) {
+      give_job(session, {});
+    } else if (auto kernels = kernels_.ask(session)) {
+      give_job(session, std::move(*kernels));
+    }
     return;
   }
   if (!job_recorded_ && message.role == Role::worker) {
     job_recorded_ = true;
     numeric_class_ = message.numeric_class;
     probe_ = message.probe;
-    log(log_record::JobRecorded{config_.job_hash, numeric_class_, probe_});
+    log(log_record::JobRecorded{config_.job_hash, numeric_class_, probe_, message.kernels});
+    for (const SessionId waiting : kernels_.settle(message.kernels)) give_job(waiting, message.kernels);
   }
   // Who it says that it is: null when nobody is known under that number.
   WorkerRecord* claimed = nullptr;
@@ -198,6 +206,15 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
     change_->reports.erase(worker.worker);
     send_prepare(worker);
   }
+}
+
+void CoordinatorCore::give_job(SessionId session, ByteVector kernels) {
+  send(session, Welcome{{}, {}, config_.job_key, config_.frame_key, config_.job_toml, std::move(kernels)});
+}
+
+// Who waits for the kernels that this one was to choose isn't left waiting.
+void CoordinatorCore::pass_on_choosing(SessionId session) {
+  if (const auto next = kernels_.give_up(session)) give_job(*next, {});
 }
 
 bool CoordinatorCore::same_process(const WorkerRecord& worker, const Register& message) {
@@ -242,7 +259,7 @@ void CoordinatorCore::attach(WorkerRecord& worker, SessionId session, const Regi
   worker.asked_until.reset();
   worker.evidence_at.reset();
   next_lease_check_ = std::min(next_lease_check_, now_ + lease_);
-  send(worker, Welcome{worker.worker, worker.incarnation, config_.job_key, config_.frame_key, {}});
+  send(worker, Welcome{worker.worker, worker.incarnation, config_.job_key, config_.frame_key, {}, {}});
 }
 
 // Tells a worker that comes back what it may have missed.

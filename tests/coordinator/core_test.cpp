@@ -30,13 +30,13 @@ class Core : public testing::Test {
  protected:
   Core() { fresh(); }
 
-  void fresh(const JobSpec& job = small_job()) {
+  void fresh(const JobSpec& job = small_job(), std::vector<LogRecord> log = {}) {
     CoordinatorCoreConfig config;
     config.job = job;
     config.job_hash = {1, 1};
     core_ = std::make_unique<CoordinatorCore>(std::move(config));
     sent_.clear();
-    on(coordinator_event::Started{});
+    on(coordinator_event::Started{std::move(log)});
   }
 
   void on(const CoordinatorEvent& event, Duration later = 1ms) {
@@ -594,6 +594,83 @@ TEST_F(Core, WhereAChangeCostsMuchJoinersWaitUntilTheyLostAsMuch) {
   join(4);  // two lose twice as much
   beat();
   EXPECT_NE(prepared(), before);
+}
+
+class CoreWithMeasuredKernels : public Core {
+ protected:
+  static inline const ByteVector kChosen = {1, 2, 3};
+
+  void ask(std::uint64_t session, const std::string& numeric_class = "gpu") {
+    Register question;
+    question.numeric_class = numeric_class;
+    say(session, question);
+  }
+  void come(std::uint64_t session, ByteVector kernels, Hash128 probe = {7, 7}) {
+    Register worker;
+    worker.job = Hash128{1, 1};
+    worker.numeric_class = "gpu";
+    worker.probe = probe;
+    worker.kernels = std::move(kernels);
+    worker.process_id = session;
+    say(session, worker);
+  }
+  // What the session was last told to compute with; none: nothing.
+  [[nodiscard]] std::optional<ByteVector> told(std::uint64_t session) const {
+    for (auto send = sent_.rbegin(); send != sent_.rend(); ++send) {
+      const auto* welcome = std::get_if<Welcome>(&send->envelope.message);
+      if (send->session == SessionId(session) && welcome != nullptr) return welcome->kernels;
+    }
+    return std::nullopt;
+  }
+};
+
+TEST_F(CoreWithMeasuredKernels, OneWorkerChoosesForAll) {
+  ask(1);
+  EXPECT_EQ(told(1), ByteVector{});
+  ask(2);
+  ask(2);
+  ask(3);
+  EXPECT_EQ(told(2), std::nullopt);
+  come(1, kChosen);
+  EXPECT_EQ(told(2), kChosen);
+  EXPECT_EQ(told(3), kChosen);
+  ask(4);
+  EXPECT_EQ(told(4), kChosen);
+}
+
+TEST_F(CoreWithMeasuredKernels, WhoIsToChooseAndGoesIsFollowedByTheNext) {
+  ask(1);
+  ask(2);
+  ask(3);
+  on(coordinator_event::SessionLost{SessionId(1)});
+  EXPECT_EQ(told(2), ByteVector{});
+  EXPECT_EQ(told(3), std::nullopt);
+  on(coordinator_event::SessionLost{SessionId(3)});
+  ask(4);
+  Register wrong;
+  wrong.job = Hash128{2, 2};
+  say(2, wrong);
+  EXPECT_EQ(told(4), ByteVector{});
+}
+
+TEST_F(CoreWithMeasuredKernels, AnotherClassIsRefusedBeforeItMeasures) {
+  ask(1);
+  come(1, kChosen);
+  ask(2, "cpu");
+  EXPECT_EQ(told(2), std::nullopt);
+  EXPECT_TRUE(std::holds_alternative<Refused>(sent_.back().envelope.message));
+}
+
+TEST_F(CoreWithMeasuredKernels, WhoAsksForTheJobAloneDoesntWait) {
+  ask(1);
+  say(2, Register{});
+  EXPECT_EQ(told(2), ByteVector{});
+}
+
+TEST_F(CoreWithMeasuredKernels, ChoicesOutliveTheCoordinator) {
+  fresh(small_job(), {log_record::JobRecorded{{1, 1}, "gpu", {7, 7}, kChosen}});
+  ask(5);
+  EXPECT_EQ(told(5), kChosen);
 }
 
 }  // namespace
