@@ -19,6 +19,11 @@ namespace planaria {
 // A finite number from `min` to `max`.
 [[nodiscard]] CLI::Validator number_between(double min, double max);
 
+// Of --device, where it may be left out.
+inline constexpr const char* kDeviceHelp =
+    "what to compute on: cpu, cuda, cuda:0 and so on, or auto (a GPU where one can be used); default the job's "
+    "(cluster.device)";
+
 // Prints "planaria: message" on standard error and returns the error's exit code.
 int fail(const Error& error);
 

@@ -18,6 +18,7 @@
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
 #include "common/file.hpp"
+#include "kernels/make_device.hpp"
 #include "storage/pretrained.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/trainer/ledger.hpp"
@@ -288,6 +289,21 @@ std::uint64_t next_fault_number(const json& status) {
   return next;
 }
 
+namespace {
+
+// Each worker's in turn, where the job leaves open which of several GPUs; empty: as the job says.
+Result<std::vector<std::string>> devices_in_turn(const JobSpec& job) {
+  PLANARIA_ASSIGN(const DeviceChoice choice, parse_device(job.cluster.device));
+  std::vector<std::string> devices;
+  if (choice.kind == DeviceKind::cpu || choice.index) return devices;
+  const auto gpus = count_gpus();
+  if (!gpus && choice.kind == DeviceKind::cuda) return gpus.error().within("cluster.device = \"cuda\"");
+  for (std::uint32_t i = 0; gpus && i < *gpus; ++i) devices.push_back(to_string({DeviceKind::cuda, i}));
+  return devices;
+}
+
+}  // namespace
+
 Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
   PLANARIA_ASSIGN(const auto ended, ended_already(job, options));
   if (ended) return summarize(job, options, *ended, {});
@@ -299,6 +315,7 @@ Result<json> run_local_job(const JobSpec& job, const LocalJobOptions& options) {
   run_options.assignments = options.assignments;
   run_options.workers = job.cluster.workers;
   run_options.hosts = options.hosts;
+  PLANARIA_ASSIGN(run_options.devices, devices_in_turn(job));
   run_options.output = options.output;
   run_options.scenario = options.scenario;
   const auto started = std::chrono::steady_clock::now();

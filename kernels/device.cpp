@@ -30,4 +30,13 @@ Result<std::unique_ptr<ModelEngine>> Device::make_engine(const ModelSpec&, const
   return std::unique_ptr<ModelEngine>();
 }
 
+Result<std::vector<std::byte>> Device::kernel_choices() {
+  return std::vector<std::byte>();
+}
+
+Status Device::adopt_kernel_choices(std::span<const std::byte> choices) {
+  if (choices.empty()) return ok_status();
+  return Error(ErrorCode::mismatch, "choices of kernels were made for another kind of device than " + name());
+}
+
 }  // namespace planaria

@@ -9,8 +9,8 @@
 //
 // Errors of ops are sticky: an op after an error does nothing, and synchronize() returns the first one.
 //
-// Thread contract: a device belongs to one thread at a time; ops may be asynchronous until synchronize(). Two devices
-// are independent.
+// Thread contract: a device belongs to one thread at a time, unless said otherwise; ops may be asynchronous until
+// synchronize(). Two devices are independent.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/hash.hpp"
 #include "common/result.hpp"
@@ -51,6 +52,13 @@ class DeviceBuffer {
   std::size_t bytes_ = 0;
 };
 
+// Bytes of device memory that are to be read into host memory.
+struct HostRead {
+  void* target = nullptr;
+  const void* source = nullptr;
+  std::size_t bytes = 0;
+};
+
 class Device {
  public:
   Device() = default;
@@ -64,6 +72,12 @@ class Device {
   // thread count. Two devices with different strings are never expected to agree; equal strings are proved by a probe.
   [[nodiscard]] virtual std::string numeric_class() const = 0;
   [[nodiscard]] virtual std::size_t threads() const = 0;
+  // Billions of operations a second of the products that it trains with, by its data sheet; 0: to be measured
+  // (worker/model/device_speed.hpp). Bytes of memory that are its own; 0: the host's.
+  [[nodiscard]] virtual double rated_gflops() const { return 0; }
+  [[nodiscard]] virtual std::uint64_t memory_bytes() const { return 0; }
+  // The calling thread owns the device from now on.
+  [[nodiscard]] virtual Status own() { return ok_status(); }
   // True when host code may read and write device memory directly (after synchronize()).
   [[nodiscard]] virtual bool host_accessible() const = 0;
 
@@ -77,11 +91,27 @@ class Device {
   virtual void copy_in(void* device_target, const void* host_source, std::size_t bytes) = 0;
   virtual void copy_out(void* host_target, const void* device_source, std::size_t bytes) = 0;
   virtual void copy(void* target, const void* source, std::size_t bytes) = 0;
+  // Copies memory that no queued op writes to. From any thread, beside the owner's ops; done when it returns.
+  [[nodiscard]] virtual Status read(std::span<const HostRead> parts) = 0;
+  // Host memory that copies from and to this device are fast with (page-locked). From any thread; must not outlive the
+  // device. exhausted when there isn't enough.
+  [[nodiscard]] virtual Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) = 0;
   // What trains models on this device; null where a TensorDevice's ops do (worker/model/transformer_pass.hpp).
   // unsupported: the device can't train this model. Device and map outlive the engine.
   [[nodiscard]] virtual Result<std::unique_ptr<ModelEngine>> make_engine(const ModelSpec& model, const StateMap& map,
                                                                          const MicroBatchShape& shape,
                                                                          std::uint64_t seed);
+  // Where several kernels compute the same but differ in bits, and only a measurement tells the fastest: which ones the
+  // engines made so far compute by, in bytes for adopt_kernel_choices() of other devices. Empty where nothing is
+  // measured. exhausted: they are more than the format allows.
+  [[nodiscard]] virtual Result<std::vector<std::byte>> kernel_choices();
+  // Computes by another device's choices from now on, in engines that are there as well as in those to come, and
+  // measures no more: an engine that needs what they don't hold is a mismatch. Bytes from anyone; on an error nothing
+  // has changed. corrupt: damaged; mismatch: made for another kind of device, or without what an engine here computes
+  // by; unsupported: this device can't run one of the kernels.
+  [[nodiscard]] virtual Status adopt_kernel_choices(std::span<const std::byte> choices);
+  // Whether it chooses kernels by measuring.
+  [[nodiscard]] virtual bool chooses_kernels() const { return false; }
   // Itself, where it has a transformer's ops one by one; else null.
   [[nodiscard]] virtual TensorDevice* tensor_device() { return nullptr; }
   // Waits for all ops; the first error since the device was made, if any.

@@ -9,6 +9,7 @@
 
 #include "common/codec.hpp"
 #include "common/config.hpp"
+#include "proto/device_choice.hpp"
 #include "proto/job_keys.hpp"
 #include "proto/listen.hpp"
 
@@ -208,6 +209,9 @@ void check_cluster(const JobSpec& job, Problems& problems) {
   if (cluster.min_workers > cluster.workers) {
     problems.add(fmt::format("cluster.min_workers = {} exceeds cluster.workers = {}, so the job would never start",
                              cluster.min_workers, cluster.workers));
+  }
+  if (const auto device = parse_device(cluster.device); !device) {
+    problems.add("cluster.device: " + device.error().message());
   }
   if (const auto depths = pipeline_depths(cluster.layout); !depths) {
     problems.add("cluster.layout: " + depths.error().message());

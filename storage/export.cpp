@@ -154,7 +154,8 @@ std::vector<ExportTensor> export_tensors(const ModelSpec& model, const StateMap&
 Hash128 weights_hash(const ModelSpec& model, const StateMap& map, std::span<const float> parameters) {
   std::vector<std::vector<Hash128>> hashes;
   for (std::uint32_t block = 0; block < map.blocks().size(); ++block) {
-    hashes.push_back(tensor_hashes(model, map, BlockIndex(block), parameters));
+    const BlockInfo& info = map.block(BlockIndex(block));
+    hashes.push_back(tensor_hashes(model, map, BlockIndex(block), parameters.subspan(info.offset, info.elements)));
   }
   return weights_hash(model, map, hashes);
 }
@@ -163,8 +164,9 @@ std::vector<Hash128> tensor_hashes(const ModelSpec& model, const StateMap& map, 
                                    std::span<const float> parameters) {
   std::vector<Hash128> hashes;
   std::vector<float> scratch;
-  for (const ExportTensor& tensor : export_tensors(model, map)) {
+  for (ExportTensor tensor : export_tensors(model, map)) {
     if (block_of(map, tensor) != block.value()) continue;
+    tensor.offset -= map.block(block).offset;
     hashes.push_back(hash_bytes(std::as_bytes(exported_values(tensor, parameters, scratch))));
   }
   return hashes;

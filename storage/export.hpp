@@ -47,7 +47,7 @@ struct ExportTensor {
 // `parameters` is the whole flat vector of fp32 masters.
 [[nodiscard]] Hash128 weights_hash(const ModelSpec& model, const StateMap& map, std::span<const float> parameters);
 // The same in parts: the hashes of the exported bytes of a block's tensors, in the order of their names, and the whole
-// from those of all blocks. Precondition: as many as there are.
+// from those of all blocks. `parameters`: the block's alone. Precondition: as many as there are.
 [[nodiscard]] std::vector<Hash128> tensor_hashes(const ModelSpec& model, const StateMap& map, BlockIndex block,
                                                  std::span<const float> parameters);
 [[nodiscard]] std::uint32_t tensor_count(const ModelSpec& model, const StateMap& map, BlockIndex block);

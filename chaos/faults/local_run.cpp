@@ -227,6 +227,9 @@ class LocalRun::Loop {
     if (options_.hosts > 0) {
       command.insert(command.end(), {"--host", host_name(host), "--keeper", directory_.keeper(host)});
     }
+    if (!options_.devices.empty()) {
+      command.insert(command.end(), {"--device", options_.devices[index % options_.devices.size()]});
+    }
     add_telemetry(command);
     for (const std::string& assignment : options_.assignments) {
       command.emplace_back("--set");

@@ -82,6 +82,17 @@ void CpuDevice::copy(void* target, const void* source, std::size_t bytes) {
   });
 }
 
+Status CpuDevice::read(std::span<const HostRead> parts) {
+  for (const HostRead& part : parts) std::memcpy(part.target, part.source, part.bytes);
+  return ok_status();
+}
+
+Result<std::shared_ptr<std::byte>> CpuDevice::allocate_host(std::size_t bytes) {
+  void* const memory = std::aligned_alloc(64, round_up(std::max<std::size_t>(bytes, 1), 64));
+  if (memory == nullptr) return Error(ErrorCode::exhausted, "no memory for " + std::to_string(bytes) + " bytes");
+  return std::shared_ptr<std::byte>(static_cast<std::byte*>(memory), [](std::byte* given) { std::free(given); });
+}
+
 Status CpuDevice::synchronize() {
   return failure_;
 }

@@ -15,6 +15,8 @@ namespace {
 constexpr std::size_t kResultsAtOnce = std::size_t{1} << 16;
 // Raised by whoever changes what a kernel computes, to the bit.
 constexpr int kRevision = 1;
+// Compute capability: the oldest of PLANARIA_CUDA_ARCHITECTURES.
+constexpr int kOldestMajor = 8;
 
 }  // namespace
 
@@ -38,9 +40,15 @@ Status status_of(cudaError_t error, const char* attempt) {
 Result<std::unique_ptr<CudaDevice>> CudaDevice::create(int index) {
   cudaDeviceProp properties{};
   PLANARIA_TRY(status_of(cudaGetDeviceProperties(&properties, index), "looking for the GPU"));
-  PLANARIA_TRY(status_of(cudaSetDevice(index), "taking the GPU"));
+  if (properties.major < kOldestMajor) {
+    return Error(ErrorCode::unsupported, std::string("this build has no code for a GPU like ") + properties.name +
+                                             " (compute capability " + std::to_string(properties.major) + "." +
+                                             std::to_string(properties.minor) + "): it takes 8.0 or newer");
+  }
   std::unique_ptr<CudaDevice> device(new CudaDevice(index, properties));
+  PLANARIA_TRY(device->own());
   PLANARIA_TRY(status_of(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking), "making a stream"));
+  PLANARIA_TRY(status_of(cudaStreamCreateWithFlags(&device->reads_, cudaStreamNonBlocking), "making a stream"));
   return device;
 }
 
@@ -55,6 +63,7 @@ Result<MatmulTable*> CudaDevice::matmuls() {
 CudaDevice::~CudaDevice() {
   matmuls_.reset();
   for (const Chunk& chunk : chunks_) cudaFreeHost(chunk.values);
+  if (reads_ != nullptr) cudaStreamDestroy(reads_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -67,6 +76,21 @@ std::string CudaDevice::numeric_class() const {
          std::to_string(10 * properties_.major + properties_.minor) + "; " +
          std::to_string(properties_.multiProcessorCount) + " multiprocessors; cuBLASLt " +
          std::to_string(cublasLtGetVersion()) + "; revision " + std::to_string(kRevision);
+}
+
+// Dense bf16 products with fp32 sums (NVIDIA's white papers of each architecture).
+double CudaDevice::rated_gflops() const {
+  double of_multiprocessor = 512;  // operations a cycle: 8.6, 8.9
+  if (properties_.major == 8 && properties_.minor == 0) of_multiprocessor = 2048;
+  if (properties_.major == 9) of_multiprocessor = 4096;
+  if (properties_.major >= 10) of_multiprocessor = 8192;
+  int kilohertz = 0;
+  if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, index_) != cudaSuccess) return 0;
+  return of_multiprocessor * properties_.multiProcessorCount * kilohertz / 1e6;
+}
+
+Status CudaDevice::own() {
+  return status_of(cudaSetDevice(index_), "taking the GPU");  // of the calling thread
 }
 
 void CudaDevice::note(Status status) {
@@ -105,6 +129,24 @@ void CudaDevice::copy_out(void* host_target, const void* device_source, std::siz
 void CudaDevice::copy(void* target, const void* source, std::size_t bytes) {
   if (bytes == 0) return;
   note(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_), "copying on the GPU");
+}
+
+Status CudaDevice::read(std::span<const HostRead> parts) {
+  const std::scoped_lock lock(reading_);
+  PLANARIA_TRY(own());
+  for (const HostRead& part : parts) {
+    PLANARIA_TRY(status_of(cudaMemcpyAsync(part.target, part.source, part.bytes, cudaMemcpyDeviceToHost, reads_),
+                           "reading from the GPU"));
+  }
+  return status_of(cudaStreamSynchronize(reads_), "reading from the GPU");
+}
+
+Result<std::shared_ptr<std::byte>> CudaDevice::allocate_host(std::size_t bytes) {
+  void* memory = nullptr;
+  PLANARIA_TRY(own());
+  PLANARIA_TRY(status_of(cudaHostAlloc(&memory, std::max<std::size_t>(bytes, 1), cudaHostAllocDefault),
+                         "taking page-locked memory"));
+  return std::shared_ptr<std::byte>(static_cast<std::byte*>(memory), [](std::byte* given) { cudaFreeHost(given); });
 }
 
 Result<std::unique_ptr<ModelEngine>> CudaDevice::make_engine(const ModelSpec& model, const StateMap& map,

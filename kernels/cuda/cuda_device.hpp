@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ class CudaDevice final : public Device {
   [[nodiscard]] std::string name() const override;
   [[nodiscard]] std::string numeric_class() const override;
   [[nodiscard]] std::size_t threads() const override { return 1; }
+  [[nodiscard]] double rated_gflops() const override;
+  [[nodiscard]] std::uint64_t memory_bytes() const override { return properties_.totalGlobalMem; }
+  [[nodiscard]] Status own() override;
   [[nodiscard]] bool host_accessible() const override { return false; }
 
   [[nodiscard]] Result<DeviceBuffer> allocate(std::size_t bytes) override;
@@ -35,9 +39,12 @@ class CudaDevice final : public Device {
   void copy_in(void* device_target, const void* host_source, std::size_t bytes) override;
   void copy_out(void* host_target, const void* device_source, std::size_t bytes) override;
   void copy(void* target, const void* source, std::size_t bytes) override;
+  [[nodiscard]] Status read(std::span<const HostRead> parts) override;
+  [[nodiscard]] Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) override;
   [[nodiscard]] Result<std::unique_ptr<ModelEngine>> make_engine(const ModelSpec& model, const StateMap& map,
                                                                  const MicroBatchShape& shape,
                                                                  std::uint64_t seed) override;
+  [[nodiscard]] bool chooses_kernels() const override { return true; }
   [[nodiscard]] Status synchronize() override;
 
   void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
@@ -77,6 +84,8 @@ class CudaDevice final : public Device {
   const int index_;
   const cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
+  std::mutex reading_;
+  cudaStream_t reads_ = nullptr;  // guarded by it
   Status error_ = ok_status();
   std::unique_ptr<MatmulTable> matmuls_;
   std::vector<Chunk> chunks_;

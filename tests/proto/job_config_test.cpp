@@ -140,6 +140,7 @@ TEST(JobHash, IgnoresHowAndWhereTheJobRuns) {
   job.pretrained.path = "/weights";
   job.cluster.workers = 5;
   job.cluster.threads = 2;
+  job.cluster.device = "cuda";
   job.checkpoint.every_steps = 1;
   job.metrics.jsonl = false;
   job.security.insecure = true;
@@ -211,6 +212,7 @@ INSTANTIATE_TEST_SUITE_P(
                         j.batch.sequences = 1 << 16;
                       },
                       "2^62"},
+        Contradiction{"Device", [](JobSpec& j) { j.cluster.device = "gpu"; }, "\"gpu\" is no device"},
         Contradiction{"MinWorkers", [](JobSpec& j) { j.cluster.min_workers = 4; }, "never start"},
         Contradiction{"HeartbeatsPerLease", [](JobSpec& j) { j.cluster.heartbeat_ms = 500; },
                       "raise the lease to 1500"},

@@ -42,6 +42,7 @@ class KeeperExecutor final : public ActionExecutor {
   [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) override;
   [[nodiscard]] ExecutorCounters counters() const override;
   [[nodiscard]] const StateMap& map() const override;
+  [[nodiscard]] std::size_t boundary_elements() const override { return 0; }
   // As SnapshotStore::find, in runs that a message of the copy link can tell of.
   [[nodiscard]] Result<std::vector<StoredTiles>> find(Step stamp, TileRange tiles) const;
   [[nodiscard]] KeeperCounters keeper_counters() const;

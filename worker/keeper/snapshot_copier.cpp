@@ -164,7 +164,13 @@ class SnapshotCopier::Impl {
     for (const std::uint64_t bytes : copy.tile_bytes) all += bytes;
     const Instant began = clock_.now();
     PLANARIA_ASSIGN(const std::uint32_t memory, borrow(all, copy.keeper));
-    const std::vector<Hash128> hashes = copy_and_hash(copy, mapped_.at(memory).bytes());
+    const std::span<std::byte> lent = mapped_.at(memory).bytes();
+    std::vector<Hash128> hashes;
+    if (copy.device == nullptr || copy.device->host_accessible()) {
+      hashes = copy_and_hash(copy, lent);
+    } else {
+      PLANARIA_ASSIGN(hashes, read_and_hash(copy, lent));
+    }
     PLANARIA_TRY(seal(copy, memory, hashes));
     const std::scoped_lock lock(mutex_);
     ++counters_.copies;
@@ -287,6 +293,23 @@ class SnapshotCopier::Impl {
         }
       }
       hashes.push_back(hasher.digest());
+      to = to.subspan(bytes);
+    }
+    return hashes;
+  }
+
+  // Hashed where it was read to: the device's memory is far.
+  static Result<std::vector<Hash128>> read_and_hash(const StateCopy& copy, std::span<std::byte> to) {
+    std::vector<HostRead> reads;
+    std::byte* target = to.data();
+    for (const ConstSlice& slice : copy.values) {
+      reads.push_back({target, slice.bytes.data(), slice.bytes.size()});
+      target += slice.bytes.size();
+    }
+    PLANARIA_TRY(copy.device->read(reads));
+    std::vector<Hash128> hashes;
+    for (const std::uint64_t bytes : copy.tile_bytes) {
+      hashes.push_back(hash_bytes(to.first(bytes)));
       to = to.subspan(bytes);
     }
     return hashes;

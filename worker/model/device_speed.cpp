@@ -46,9 +46,12 @@ class LinearLayer {
 
 }  // namespace
 
-Result<double> measure_gflops(TensorDevice& device, const Clock& clock) {
+Result<double> measure_gflops(Device& device, const Clock& clock) {
+  if (const double rated = device.rated_gflops(); rated > 0) return rated;
+  TensorDevice* const tensors = device.tensor_device();
+  if (tensors == nullptr) return Error(ErrorCode::unsupported, device.name() + " tells nothing of its speed");
   for (std::size_t width = kSmallest;; width *= 2) {
-    PLANARIA_ASSIGN(LinearLayer layer, LinearLayer::make(device, width));
+    PLANARIA_ASSIGN(LinearLayer layer, LinearLayer::make(*tensors, width));
     PLANARIA_TRY(layer.run(clock));  // the first one prepares
     PLANARIA_ASSIGN(Duration best, layer.run(clock));
     if (best < kLongEnough && width < kLargest) continue;

@@ -11,6 +11,6 @@ namespace planaria {
 
 // Billions of floating-point operations a second in a linear layer, forward and backward: the best of a few short runs.
 // Takes some tens of milliseconds.
-[[nodiscard]] Result<double> measure_gflops(TensorDevice& device, const Clock& clock);
+[[nodiscard]] Result<double> measure_gflops(Device& device, const Clock& clock);
 
 }  // namespace planaria

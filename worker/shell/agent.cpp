@@ -10,10 +10,12 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <utility>
 
 #include "common/cpu_quota.hpp"
 #include "common/host.hpp"
+#include "kernels/make_device.hpp"
 #include "proto/job_config.hpp"
 #include "storage/checkpoint.hpp"
 #include "storage/durable_catalog.hpp"
@@ -165,9 +167,17 @@ class WorkerAgent::Impl {
   }
 
   Result<JobSpec> fetch_job(std::uint32_t timeout_ms) {
+    PLANARIA_ASSIGN(const Welcome welcome, ask(timeout_ms, {}));
+    return parse_job(welcome.job_toml, "the coordinator's job");
+  }
+
+  // What the coordinator tells who isn't registered yet. `numeric_class`: of a device that chooses its kernels, for
+  // which another worker may be choosing now.
+  Result<Welcome> ask(std::uint32_t timeout_ms, const std::string& numeric_class) {
     Register question;
     question.join_token = options_.security.join_token;
     question.host = host();
+    question.numeric_class = numeric_class;
     WorkerEnvelope envelope;
     envelope.message = question;
     link_->send(envelope);
@@ -191,7 +201,19 @@ class WorkerAgent::Impl {
     if (welcome == nullptr || welcome->job_toml.empty()) {
       return Error(ErrorCode::mismatch, "the coordinator didn't give the job; give the worker the job file");
     }
-    return parse_job(welcome->job_toml, "the coordinator's job");
+    return *welcome;
+  }
+
+  // Those that the job's other devices compute with, where one of them has chosen.
+  Status take_kernels(Device& device, const JobSpec& job) {
+    if (!device.chooses_kernels()) return ok_status();
+    PLANARIA_TRY(await_coordinator(job.cluster.reconnect_timeout_ms));
+    PLANARIA_ASSIGN(const Welcome welcome, ask(job.cluster.join_timeout_ms, device.numeric_class()));
+    if (welcome.kernels.empty()) {
+      log_.info("measures which kernels are fastest, for all of the job", {{"device", device.name()}});
+      return ok_status();
+    }
+    return device.adopt_kernel_choices(std::as_bytes(std::span(welcome.kernels)));
   }
 
   // ---- this process ----
@@ -235,11 +257,13 @@ class WorkerAgent::Impl {
                               "weights by --pretrained"};
   }
 
-  [[nodiscard]] WorkerResources resources(const JobSpec& job) const {
+  // `own_memory`: bytes of the device that computes; 0 where that uses the host's.
+  [[nodiscard]] WorkerResources resources(const JobSpec& job, std::uint64_t own_memory) const {
     const std::uint64_t of_job = is_keeper() ? 0 : job.cluster.memory_mb;
     const std::uint64_t memory_mb = options_.memory_mb != 0 ? options_.memory_mb : of_job;
-    const bool shared = memory_mb == 0;
-    return {shared ? host_memory_bytes() : memory_mb << 20, shared, options_.zone, options_.nic};
+    if (memory_mb != 0) return {memory_mb << 20, false, options_.zone, options_.nic};
+    if (own_memory != 0) return {own_memory, false, options_.zone, options_.nic};
+    return {host_memory_bytes(), true, options_.zone, options_.nic};
   }
 
   // Opens the data and the weights to start from, proves the device, starts the trainer.
@@ -266,17 +290,21 @@ class WorkerAgent::Impl {
     if (!pretrained) return elsewhere(pretrained.error());
 
     const std::uint32_t threads = options_.threads != 0 ? options_.threads : job.cluster.threads;
-    PLANARIA_ASSIGN(auto made, make_cpu_device({.threads = threads}));
-    const std::shared_ptr<TensorDevice> device = std::move(made);
+    PLANARIA_ASSIGN(const DeviceChoice choice,
+                    parse_device(options_.device.empty() ? job.cluster.device : options_.device));
+    PLANARIA_ASSIGN(MadeDevice made, make_device(choice, {.threads = threads}));
+    if (!made.why_not_gpu.empty()) log_.info("computes on the CPU", {{"why", made.why_not_gpu}});
+    const std::shared_ptr<Device> device = std::move(made.device);
     Register registration;
     registration.job = job_hash(job);
     registration.join_token = options_.security.join_token;
     registration.numeric_class = device->numeric_class();
+    PLANARIA_TRY(take_kernels(*device, job));
     PLANARIA_ASSIGN(registration.probe, probe_numeric_class(*device));
     registration.wanted = options_.wanted;
     registration.host = host();
     registration.threads = threads;
-    registration.resources = resources(job);
+    registration.resources = resources(job, device->memory_bytes());
     // By what the device computes, not by the moment: others start beside it, and a quota isn't used up yet.
     PLANARIA_ASSIGN(const double gflops, measure_gflops(*device, ProcessorClock(device->threads())));
     registration.resources.gflops = gflops * std::min(1.0, cpu_quota() / static_cast<double>(device->threads()));
@@ -299,6 +327,7 @@ class WorkerAgent::Impl {
                                               .snapshot_root = options_.snapshot_root,
                                               .writer = fmt::format("p{}", ::getpid())},
                                              std::move(hooks)));
+    registration.kernels = trainer_->kernels();
     faults_.set_trainer(trainer_.get());
     loop_ = std::make_unique<AgentLoop>(
         AgentLoop::Parts{.job = std::move(job),
@@ -358,7 +387,7 @@ class WorkerAgent::Impl {
     registration.wanted = options_.wanted;
     registration.host = host();
     registration.process_id = static_cast<std::uint64_t>(::getpid());
-    registration.resources = resources(job);
+    registration.resources = resources(job, 0);
     if (registration.resources.memory_of_host) registration.resources.memory_bytes /= 2;  // workers need theirs
     const auto memory = SnapshotMemory::within(registration.resources.memory_bytes);
     std::optional<SaverOptions> durable;

@@ -42,6 +42,7 @@ struct WorkerOptions {
   std::string snapshot_root;       // empty: <out>/snapshots
   std::optional<WorkerId> wanted;  // proposed id
   std::uint32_t threads = 0;       // 0 = the job's
+  std::string device;              // what to compute on (proto/device_choice.hpp); empty: the job's
   std::uint32_t memory_mb = 0;     // likewise
   std::string host;                // whose keeper it has; empty: this machine
   std::string keeper_socket;       // where that keeper listens, or this one does; of a worker empty: it has none

@@ -238,7 +238,7 @@ void AgentLoop::carry_out(const WorkerAction& action) {
                  [&](const FenceView& a) {
                    if (const auto data_plane = plane()) data_plane->fence(a);
                  },
-                 [&](const SendSmall& a) { send_payload(a.to, a.view, data_slices(a.meta, {}, {})); },
+                 [&](const SendSmall& a) { send_payload(a.to, a.view, data_slices(a.meta)); },
                  [&](const SendState& a) {
                    // A store checks what it reads, which takes long: its own thread does.
                    if (is_keeper()) return parts_.executor->post(a, core_.view());
@@ -262,7 +262,7 @@ void AgentLoop::serve_state() {
   if (!payload) {
     StateTiles missing = send.meta;
     missing.available = false;
-    payload = data_slices(missing, {}, {});
+    payload = data_slices(missing);
   }
   send_payload(send.to, send.view, std::move(*payload));
 }
@@ -318,7 +318,7 @@ void AgentLoop::welcome(const Welcome& message) {
   std::shared_ptr<Transport> transport = std::move(made).value();
   if (parts_.faults != nullptr) transport = parts_.faults->wrap(std::move(transport), message.worker.value());
   auto data_plane =
-      std::make_shared<DataPlane>(std::move(transport), parts_.executor->map(), parts_.job.boundary_elements(),
+      std::make_shared<DataPlane>(std::move(transport), parts_.executor->map(), parts_.executor->boundary_elements(),
                                   [this](WorkerEvent event) { post(std::move(event)); });
   if (const Status started = data_plane->start(); !started) {
     return finish({false, false, "the data plane can't be started: " + started.error().describe()});

@@ -47,6 +47,8 @@ class ActionExecutor {
   [[nodiscard]] virtual std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) = 0;
   [[nodiscard]] virtual ExecutorCounters counters() const = 0;
   [[nodiscard]] virtual const StateMap& map() const = 0;
+  // Floats of a boundary between two blocks, of a micro-batch; 0: it takes none.
+  [[nodiscard]] virtual std::size_t boundary_elements() const = 0;
 };
 
 }  // namespace planaria

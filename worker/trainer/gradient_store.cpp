@@ -141,9 +141,32 @@ std::vector<TileRange> GradientStore::lacking(TileRange tiles) const {
   return TileSet(tiles).without(sums_.held).runs();
 }
 
-Result<const float*> GradientStore::input_values(const Input& input, TileRange tiles) const {
+// Where the device finds the received values of each input; null for own nodes.
+Result<std::vector<const float*>> GradientStore::take_in(std::span<const Input> inputs) {
+  std::vector<const float*> received;
+  std::size_t elements = 0;
+  for (const Input& input : inputs) {
+    received.push_back(input.values.empty() ? nullptr : input.values.data());
+    elements += input.values.size();
+  }
+  if (device_.host_accessible() || elements == 0) return received;
+  if (arrivals_.bytes() < elements * sizeof(float)) {
+    arrivals_ = DeviceBuffer();
+    PLANARIA_ASSIGN(arrivals_, device_.reserve_floats(elements));
+  }
+  float* to = arrivals_.floats();
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const std::span<const float> values = inputs[i].values;
+    if (values.empty()) continue;
+    device_.copy_in(to, values.data(), values.size_bytes());
+    received[i] = std::exchange(to, to + values.size());
+  }
+  return received;
+}
+
+Result<const float*> GradientStore::input_values(const Input& input, const float* received, TileRange tiles) const {
   const std::uint64_t first = map_.tile(TileIndex(tiles.begin)).begin;
-  if (input.values.empty()) {
+  if (received == nullptr) {
     const auto found = sums_.nodes.find(input.node);
     if (found == sums_.nodes.end()) return missing(input.node);
     return found->second->floats() + first;
@@ -153,7 +176,7 @@ Result<const float*> GradientStore::input_values(const Input& input, TileRange t
     if (range.begin <= tiles.begin && tiles.end <= range.end) {
       offset += map_.bytes({range.begin, tiles.begin}) / sizeof(float);
       if (offset + map_.bytes(tiles) / sizeof(float) > input.values.size()) break;
-      return input.values.data() + offset;
+      return received + offset;
     }
     offset += map_.bytes(range) / sizeof(float);
   }
@@ -175,18 +198,21 @@ Status GradientStore::reduce(std::span<const TileRange> tiles, std::span<const I
     return ok_status();
   }
   PLANARIA_TRY(need_reduced());
-  if (scratch_.bytes() < reducer.scratch_elements() * sizeof(float)) {
-    PLANARIA_ASSIGN(scratch_, device_.allocate_floats(reducer.scratch_elements()));
+  const std::size_t chunk = device_.host_accessible() ? kReduceChunk : kLaunchedReduceChunk;
+  if (scratch_.bytes() < reducer.scratch_elements(chunk) * sizeof(float)) {
+    scratch_ = DeviceBuffer();
+    PLANARIA_ASSIGN(scratch_, device_.reserve_floats(reducer.scratch_elements(chunk)));
   }
+  PLANARIA_ASSIGN(const std::vector<const float*> received, take_in(inputs));
   std::vector<const float*> values(inputs.size());
   for (const TileRange& range : tiles) {
     for (const TileRange& part : lacking(range)) {
       for (std::size_t i = 0; i < inputs.size(); ++i) {
-        PLANARIA_ASSIGN(values[i], input_values(inputs[i], part));
+        PLANARIA_ASSIGN(values[i], input_values(inputs[i], received[i], part));
       }
       const std::uint64_t first = map_.tile(TileIndex(part.begin)).begin;
       const std::uint64_t count = map_.tile(TileIndex(part.end - 1)).end - first;
-      reducer.run(device_, count, values, scratch_.floats(), sums_.reduced->floats() + first);
+      reducer.run(device_, count, values, scratch_.floats(), chunk, sums_.reduced->floats() + first);
     }
     sums_.held.add(range);
   }

@@ -82,7 +82,8 @@ class GradientStore {
   // The parts of a range that are not held yet.
   [[nodiscard]] std::vector<TileRange> lacking(TileRange tiles) const;
   [[nodiscard]] ElementRange elements_of(BlockRange blocks) const;
-  [[nodiscard]] Result<const float*> input_values(const Input& input, TileRange tiles) const;
+  [[nodiscard]] Result<std::vector<const float*>> take_in(std::span<const Input> inputs);
+  [[nodiscard]] Result<const float*> input_values(const Input& input, const float* received, TileRange tiles) const;
 
   Device& device_;
   const std::shared_ptr<BufferPool> pool_;
@@ -97,6 +98,7 @@ class GradientStore {
   Sums sums_;
   Sums kept_;
   DeviceBuffer scratch_;
+  DeviceBuffer arrivals_;  // received values, where the device can't read the host's memory
 };
 
 }  // namespace planaria

@@ -133,11 +133,18 @@ Result<std::unique_ptr<ModelPass>> MicroBatchRunner::take_pass(BlockRange blocks
 }
 
 // What a pass begins from: what arrived, or what an own stage made.
-Result<const float*> MicroBatchRunner::input_of(const Compute& action, const BoundaryId& id) const {
+Result<const float*> MicroBatchRunner::input_of(const Compute& action, const BoundaryId& id) {
   if (action.input == nullptr) return boundaries_->find(id);
   const std::span<const float> values = payload_values(action.input);
-  if (values.size() == engine_->boundary_elements()) return values.data();
-  return Error(ErrorCode::internal, "a boundary of another size was let in");
+  if (values.size() != engine_->boundary_elements()) {
+    return Error(ErrorCode::internal, "a boundary of another size was let in");
+  }
+  if (device_->host_accessible()) return values.data();
+  if (!arrived_) {
+    PLANARIA_ASSIGN(arrived_, boundary_pool_->take());
+  }
+  device_->copy_in(arrived_.floats(), values.data(), values.size_bytes());
+  return arrived_.floats();
 }
 
 // ---- forward ----

@@ -92,7 +92,7 @@ class MicroBatchRunner {
   [[nodiscard]] bool is_training(const Compute& action) const;
   void read_batch(const Compute& action);
   [[nodiscard]] Result<std::unique_ptr<ModelPass>> take_pass(BlockRange blocks);
-  [[nodiscard]] Result<const float*> input_of(const Compute& action, const BoundaryId& id) const;
+  [[nodiscard]] Result<const float*> input_of(const Compute& action, const BoundaryId& id);
   [[nodiscard]] Status forward(const Compute& action, const float* parameters);
   // Tells in `done` what it found.
   [[nodiscard]] Status backward(const Compute& action, const float* parameters, bool poisoned,
@@ -120,6 +120,7 @@ class MicroBatchRunner {
   std::unique_ptr<ModelEngine> engine_;
   std::shared_ptr<BufferPool> boundary_pool_;
   std::unique_ptr<BoundaryStore> boundaries_;
+  Buffer arrived_;  // the latest boundary that arrived, where the device can't read the host's memory
 
   std::vector<std::unique_ptr<ModelPass>> free_passes_;
   std::vector<LinearDeltas> free_deltas_;

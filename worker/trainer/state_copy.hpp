@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "common/ids.hpp"
 #include "common/transport/transport.hpp"
+#include "kernels/device.hpp"
 #include "proto/state_map.hpp"
 #include "worker/core/events.hpp"
 
@@ -21,6 +23,7 @@ struct StateCopy {
   std::vector<TileRange> tiles;
   std::vector<std::uint64_t> tile_bytes;  // of each
   std::vector<ConstSlice> values;         // tile after tile, each with master, first and second moment
+  std::shared_ptr<Device> device;         // in whose memory they lie; null: the host's
 };
 
 struct StateAttach {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "proto/duty.hpp"
+#include "worker/trainer/host_staging.hpp"
 
 namespace planaria {
 
@@ -98,23 +99,49 @@ void StateStore::copy_tied(Step stamp, std::span<const TileRange> tiles) {
   add(stamp, {}, TileSet(tiles));
 }
 
-std::vector<BlockHash> hash_blocks(const StateMap& map, std::span<const float* const> vectors, const TileSet& held,
-                                   const TileSet& parameters) {
+namespace {
+
+// values_of(vector, elements): the elements' values in host memory, until the next ones of that vector.
+template <class ValuesOf>
+Result<std::vector<BlockHash>> hash_whole_blocks(const StateMap& map, std::size_t vectors, const TileSet& held,
+                                                 const TileSet& parameters, ValuesOf values_of) {
   std::vector<BlockHash> hashes;
+  std::vector<std::span<const float>> values(vectors);
   for (std::uint32_t block = 0; block < map.blocks().size(); ++block) {
     const TileRange tiles = map.tiles_of({block, block + 1});
     const TileSet with_state = TileSet(tiles).common(map.tiles_with_state());
     if (!held.contains(with_state) || !parameters.contains(tiles)) continue;
+    const BlockInfo& info = map.blocks()[block];
+    for (std::size_t v = 0; v < vectors; ++v) {
+      PLANARIA_ASSIGN(values[v], values_of(v, ElementRange{info.offset, info.offset + info.elements}));
+    }
     Hasher hasher;
     for (std::uint32_t tile = tiles.begin; tile < tiles.end; ++tile) {
       const ElementRange elements = map.tile(TileIndex(tile));
-      for (const float* vector : vectors.first(map.is_tied(TileIndex(tile)) ? 1 : vectors.size())) {
-        hasher.update(hash_of(std::span<const float>(vector + elements.begin, elements.size())));
+      for (std::size_t v = 0; v < (map.is_tied(TileIndex(tile)) ? 1 : vectors); ++v) {
+        hasher.update(hash_of(values[v].subspan(elements.begin - info.offset, elements.size())));
       }
     }
     hashes.push_back({block, hasher.digest()});
   }
   return hashes;
+}
+
+}  // namespace
+
+std::vector<BlockHash> hash_blocks(const StateMap& map, std::span<const float* const> vectors, const TileSet& held,
+                                   const TileSet& parameters) {
+  const auto values_of = [&](std::size_t v, ElementRange elements) -> Result<std::span<const float>> {
+    return std::span(vectors[v] + elements.begin, elements.size());
+  };
+  return hash_whole_blocks(map, vectors.size(), held, parameters, values_of).value();
+}
+
+Result<std::vector<BlockHash>> hash_blocks(Device& device, const StateMap& map, std::span<const float* const> vectors,
+                                           const TileSet& held, const TileSet& parameters) {
+  std::vector<HostLook> looks(vectors.size(), HostLook(device));
+  return hash_whole_blocks(map, vectors.size(), held, parameters,
+                           [&](std::size_t v, ElementRange elements) { return looks[v].at(vectors[v], elements); });
 }
 
 }  // namespace planaria

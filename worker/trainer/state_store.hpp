@@ -81,9 +81,13 @@ class StateStore {
 };
 
 // The hashes of the blocks that are whole: XXH3-128 over the hashes of its tiles' vectors, tile by tile; of tied copies
-// the master's. `vectors`: master, first and second moment, or the master alone. `held`: tiles whose vectors these are,
-// `parameters`: whose masters.
+// the master's. `vectors`: master, first and second moment, or the master alone, in host memory. `held`: tiles whose
+// vectors these are, `parameters`: whose masters.
 [[nodiscard]] std::vector<BlockHash> hash_blocks(const StateMap& map, std::span<const float* const> vectors,
                                                  const TileSet& held, const TileSet& parameters);
+// The same of vectors in device memory, to which nothing that is queued writes.
+[[nodiscard]] Result<std::vector<BlockHash>> hash_blocks(Device& device, const StateMap& map,
+                                                         std::span<const float* const> vectors, const TileSet& held,
+                                                         const TileSet& parameters);
 
 }  // namespace planaria

@@ -27,14 +27,12 @@ std::size_t accumulators(std::uint32_t slots) {
 }  // namespace
 
 StepExecutor::StepExecutor(TrainerOptions options)
-    : options_(std::move(options)), map_(options_.job.model, options_.job.train.tile_elements) {}
+    : options_(std::move(options)),
+      map_(options_.job.model, options_.job.train.tile_elements),
+      staging_(options_.device) {}
 
 Result<std::unique_ptr<StepExecutor>> StepExecutor::create(TrainerOptions options,
                                                            std::function<void(WorkerEvent)> checkpoint_written) {
-  if (!options.device->host_accessible()) {
-    return Error(ErrorCode::unsupported,
-                 "device " + options.device->name() + ": its memory can't be read by the host, which sending needs");
-  }
   if (!options.job.pretrained.path.empty() && !options.pretrained) {
     return Error(ErrorCode::invalid_argument, "the job starts from pretrained weights, and none are given");
   }
@@ -124,20 +122,14 @@ Status StepExecutor::store_reduced(const worker_action::StoreReduced& action) {
 void StepExecutor::combine_tied(std::span<const TileRange> tiles, const float* gradient) {
   Device& device = *options_.device;
   const TileRange embed = map_.blocks().front().tile_range();
-  const std::uint32_t first_copy = map_.tied_tiles().begin;
-  const TileSet own = TileSet(tiles).common(embed);
-  for (const TileRange run : own.runs()) {
-    for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
-      const ElementRange at = map_.tile(TileIndex(tile));
-      std::uint64_t copied = 0;  // elements that have a tied copy
-      if (const std::uint32_t copy = first_copy + tile; copy < map_.tile_count()) {
-        const ElementRange tied = map_.tile(TileIndex(copy));
-        copied = tied.size();
-        device.add(copied, gradient + at.begin, gradient + tied.begin, embed_gradient_.floats() + at.begin);
-      }
-      device.copy(embed_gradient_.floats() + at.begin + copied, gradient + at.begin + copied,
-                  (at.size() - copied) * sizeof(float));
-    }
+  const TileRange copies = map_.tied_tiles();
+  const ElementRange tied{map_.tile(TileIndex(copies.begin)).begin, map_.tile(TileIndex(copies.end - 1)).end};
+  float* const combined = embed_gradient_.floats();
+  for (const ElementRange run : element_runs(map_, TileSet(tiles).common(embed).runs())) {
+    // The first elements of the block have a tied copy.
+    const std::uint64_t copied_end = std::clamp(tied.size(), run.begin, run.end);
+    device.add(copied_end - run.begin, gradient + run.begin, gradient + tied.begin + run.begin, combined + run.begin);
+    device.copy(combined + copied_end, gradient + copied_end, (run.end - copied_end) * sizeof(float));
   }
 }
 
@@ -257,15 +249,17 @@ std::vector<ConstSlice> StepExecutor::fragment_slices(const StateGeneration& hel
 Result<WorkerEvent> StepExecutor::rebuild_state(const worker_action::RebuildState& action) {
   const Step stamp = action.snapshot.step;
   std::vector<RebuildInput> inputs;
-  std::vector<ConstSlice> own;
+  std::vector<ConstSlice> own;  // kept until the fragment is made
   for (const auto& input : action.inputs) {
     RebuildInput& given = inputs.emplace_back(RebuildInput{input.fragment, {}});
     if (input.payload != nullptr) {
       given.parts.push_back(std::as_bytes(payload_values(input.payload)));
     } else if (input.bytes > 0) {
       PLANARIA_ASSIGN(const StateGeneration* held, state(stamp));
-      for (ConstSlice& slice :
-           fragment_slices(*held, action.layout.fragments[input.fragment].tiles, action.offset, input.bytes)) {
+      PLANARIA_ASSIGN(auto slices,
+                      staging_.readable(fragment_slices(*held, action.layout.fragments[input.fragment].tiles,
+                                                        action.offset, input.bytes)));
+      for (ConstSlice& slice : slices) {
         given.parts.push_back(slice.bytes);
         own.push_back(std::move(slice));
       }
@@ -441,8 +435,9 @@ Result<WorkerEvent> StepExecutor::hash_state(const worker_action::HashState& act
   worker_event::StateHashed hashed{action.stamp, {}};
   if (held == nullptr) return WorkerEvent(std::move(hashed));
   const float* const vectors[] = {held->master.floats(), held->first_moment.floats(), held->second_moment.floats()};
-  hashed.hashes = hash_blocks(map_, std::span(vectors).first(action.parameters_only ? 1 : 3),
-                              action.parameters_only ? held->parameters : held->state, held->parameters);
+  PLANARIA_ASSIGN(hashed.hashes,
+                  hash_blocks(*options_.device, map_, std::span(vectors).first(action.parameters_only ? 1 : 3),
+                              action.parameters_only ? held->parameters : held->state, held->parameters));
   return WorkerEvent(std::move(hashed));
 }
 
@@ -450,9 +445,11 @@ Result<WorkerEvent> StepExecutor::hash_weights(Step step) {
   worker_event::WeightsHashed hashed{step, {}};
   const StateGeneration* held = states_->find(step);
   if (held == nullptr) return WorkerEvent(hashed);  // it keeps nothing
-  const std::span<const float> parameters(held->master.floats(), map_.vector_elements());
+  HostLook look(*options_.device);
   for (std::uint32_t block = 0; block < map_.blocks().size(); ++block) {
     if (!held->parameters.contains(map_.tiles_of({block, block + 1}))) continue;
+    const BlockInfo& info = map_.blocks()[block];
+    PLANARIA_ASSIGN(const auto parameters, look.at(held->master.floats(), {info.offset, info.offset + info.elements}));
     hashed.weights.push_back({block, tensor_hashes(options_.job.model, map_, BlockIndex(block), parameters)});
   }
   return WorkerEvent(std::move(hashed));
@@ -514,32 +511,38 @@ void StepExecutor::finish_checkpoints() {
 
 // ---- what others are given ----
 
+Result<std::vector<ConstSlice>> StepExecutor::payload(const DataMeta& meta, std::span<const ElementRange> runs,
+                                                      std::span<const ValueSource> vectors) const {
+  PLANARIA_ASSIGN(auto values, staging_.readable(value_slices(runs, vectors)));
+  return data_slices(meta, std::move(values));
+}
+
 Result<std::vector<ConstSlice>> StepExecutor::piece_payload(const Piece& meta) const {
   if (runner_->has_waiting()) return Error(ErrorCode::internal, "a sum is sent while weights' gradients wait");
   PLANARIA_ASSIGN(const ValueSource node, gradients_->lease_node({meta.blocks, meta.node}));
-  return data_slices(meta, element_runs(map_, meta.tiles), std::span(&node, 1));
+  return payload(meta, element_runs(map_, meta.tiles), std::span(&node, 1));
 }
 
 Result<std::vector<ConstSlice>> StepExecutor::reduced_payload(const Reduced& meta) const {
   PLANARIA_ASSIGN(const ValueSource reduced, gradients_->lease_reduced());
-  return data_slices(meta, element_runs(map_, meta.tiles), std::span(&reduced, 1));
+  return payload(meta, element_runs(map_, meta.tiles), std::span(&reduced, 1));
 }
 
 Result<std::vector<ConstSlice>> StepExecutor::boundary_payload(const Boundary& meta) const {
   PLANARIA_ASSIGN(const ValueSource values, runner_->boundaries().lease(meta.id));
   const ElementRange all{0, runner_->boundary_elements()};
-  return data_slices(meta, std::span(&all, 1), std::span(&values, 1));
+  return payload(meta, std::span(&all, 1), std::span(&values, 1));
 }
 
 Result<std::vector<ConstSlice>> StepExecutor::parameters_payload(const Parameters& meta) const {
   PLANARIA_ASSIGN(const StateGeneration* held, state(meta.step));
   const ValueSource values{held->master.floats(), held->master.lease()};
-  return data_slices(meta, original_runs(map_, meta.tiles), std::span(&values, 1));
+  return payload(meta, original_runs(map_, meta.tiles), std::span(&values, 1));
 }
 
 Result<StateCopy> StepExecutor::state_copy(const worker_action::SnapshotState& action) const {
   PLANARIA_ASSIGN(const StateGeneration* held, state(action.stamp));
-  StateCopy copy{action.keeper, action.view, action.stamp, action.tiles, {}, {}};
+  StateCopy copy{action.keeper, action.view, action.stamp, action.tiles, {}, {}, options_.device};
   std::uint64_t all = 0;
   for (const TileRange run : action.tiles) {
     for (std::uint32_t tile = run.begin; tile < run.end; ++tile) {
@@ -551,18 +554,21 @@ Result<StateCopy> StepExecutor::state_copy(const worker_action::SnapshotState& a
   return copy;
 }
 
-std::vector<ConstSlice> StepExecutor::fragment_payload(const worker_action::SendFragmentReply& send) const {
+Result<std::vector<ConstSlice>> StepExecutor::fragment_payload(const worker_action::SendFragmentReply& send) const {
   const FragmentPart& part = send.meta.part;
   const StateGeneration* const held = states_->find(part.snapshot.step);
   const bool here = held != nullptr && !send.tiles.empty() && held->state.contains(TileSet(send.tiles));
-  if (!here) return data_slices(FragmentReply{part, false, {}}, {});
-  return data_slices(send.meta, fragment_slices(*held, send.tiles, part.offset, part.bytes));
+  if (!here) return data_slices(FragmentReply{part, false, {}});
+  PLANARIA_ASSIGN(auto values, staging_.readable(fragment_slices(*held, send.tiles, part.offset, part.bytes)));
+  return data_slices(send.meta, std::move(values));
 }
 
 std::optional<std::vector<ConstSlice>> StepExecutor::state_payload(const StateTiles& meta) const {
   const auto lease = states_->lease(meta);
   if (!lease) return std::nullopt;
-  return data_slices(meta, lease->runs, lease->vectors);
+  auto slices = payload(meta, lease->runs, lease->vectors);
+  if (!slices) return std::nullopt;
+  return std::move(slices).value();
 }
 
 }  // namespace planaria

@@ -14,6 +14,7 @@
 #include "storage/durable_catalog.hpp"
 #include "worker/model/update.hpp"
 #include "worker/trainer/gradient_store.hpp"
+#include "worker/trainer/host_staging.hpp"
 #include "worker/trainer/micro_batch_runner.hpp"
 #include "worker/trainer/state_store.hpp"
 #include "worker/trainer/trainer.hpp"
@@ -27,6 +28,9 @@ class StepExecutor {
   // `checkpoint_written` runs on the checkpoint writer's thread.
   [[nodiscard]] static Result<std::unique_ptr<StepExecutor>> create(
       TrainerOptions options, std::function<void(WorkerEvent)> checkpoint_written);
+
+  // The calling thread owns the device from now on.
+  [[nodiscard]] Status own_device() { return options_.device->own(); }
 
   // `backward_begins` is called when the first backward pass of a training micro-batch begins, after the head's own.
   [[nodiscard]] Result<WorkerEvent> compute(const Compute& action, bool poisoned,
@@ -62,11 +66,13 @@ class StepExecutor {
   [[nodiscard]] Result<std::vector<ConstSlice>> piece_payload(const Piece& meta) const;
   [[nodiscard]] Result<std::vector<ConstSlice>> reduced_payload(const Reduced& meta) const;
   [[nodiscard]] Result<std::vector<ConstSlice>> parameters_payload(const Parameters& meta) const;
+  // Nothing where the state isn't held, or can't be read.
   [[nodiscard]] std::optional<std::vector<ConstSlice>> state_payload(const StateTiles& meta) const;
   [[nodiscard]] Result<StateCopy> state_copy(const worker_action::SnapshotState& action) const;
-  [[nodiscard]] std::vector<ConstSlice> fragment_payload(const worker_action::SendFragmentReply& send) const;
+  [[nodiscard]] Result<std::vector<ConstSlice>> fragment_payload(const worker_action::SendFragmentReply& send) const;
 
   [[nodiscard]] const StateMap& map() const { return map_; }
+  [[nodiscard]] std::size_t boundary_elements() const { return runner_->boundary_elements(); }
   [[nodiscard]] std::size_t buffer_bytes() const { return pool_->bytes() + runner_->boundary_pool().bytes(); }
   [[nodiscard]] std::uint64_t torn_leases() const {
     return pool_->torn_leases() + runner_->boundary_pool().torn_leases();
@@ -91,11 +97,14 @@ class StepExecutor {
                   const StateGeneration& target);
   void combine_tied(std::span<const TileRange> tiles, const float* gradient);
   [[nodiscard]] const float* gradient_of(BlockIndex block, const float* reduced) const;
+  [[nodiscard]] Result<std::vector<ConstSlice>> payload(const DataMeta& meta, std::span<const ElementRange> runs,
+                                                        std::span<const ValueSource> vectors) const;
   [[nodiscard]] std::vector<BlockRange> blocks_of(std::span<const TileRange> tiles) const;
   const std::vector<UpdateRange>& update_ranges_of(const std::vector<TileRange>& tiles);
 
   TrainerOptions options_;
   const StateMap map_;
+  const HostStaging staging_;
   std::shared_ptr<BufferPool> pool_;
   std::unique_ptr<StateStore> states_;
   std::unique_ptr<GradientStore> gradients_;

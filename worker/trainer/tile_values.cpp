@@ -108,8 +108,7 @@ Result<DataFrame> read_data_frame(const StateMap& map, std::size_t boundary_elem
   return read;
 }
 
-std::vector<ConstSlice> data_slices(const DataMeta& meta, std::span<const ElementRange> runs,
-                                    std::span<const ValueSource> vectors) {
+std::vector<ConstSlice> value_slices(std::span<const ElementRange> runs, std::span<const ValueSource> vectors) {
   std::vector<ConstSlice> values;
   values.reserve(1 + runs.size() * vectors.size());
   for (const ValueSource& source : vectors) {
@@ -117,7 +116,7 @@ std::vector<ConstSlice> data_slices(const DataMeta& meta, std::span<const Elemen
       values.push_back({std::as_bytes(std::span(source.vector + run.begin, run.size())), source.owner});
     }
   }
-  return data_slices(meta, std::move(values));
+  return values;
 }
 
 std::vector<ConstSlice> data_slices(const DataMeta& meta, std::vector<ConstSlice> values) {

@@ -41,13 +41,15 @@ struct DataFrame {
 // Reads a frame's payload; corrupt unless meta, tiles and the number of values fit together and the model.
 [[nodiscard]] Result<DataFrame> read_data_frame(const StateMap& map, std::size_t boundary_elements, MutableSlice frame);
 
-// A message's head, then values: `vectors` (one for gradients; master and both moments for state), each by `runs`.
+// A flat vector and what keeps its values as they are.
 struct ValueSource {
   const float* vector = nullptr;
   std::shared_ptr<const void> owner;
 };
-[[nodiscard]] std::vector<ConstSlice> data_slices(const DataMeta& meta, std::vector<ConstSlice> values);
-[[nodiscard]] std::vector<ConstSlice> data_slices(const DataMeta& meta, std::span<const ElementRange> runs,
-                                                  std::span<const ValueSource> vectors);
+// A message's values: `vectors` (one for gradients; master and both moments for state), each by `runs`.
+[[nodiscard]] std::vector<ConstSlice> value_slices(std::span<const ElementRange> runs,
+                                                   std::span<const ValueSource> vectors);
+// The message's head, then its values.
+[[nodiscard]] std::vector<ConstSlice> data_slices(const DataMeta& meta, std::vector<ConstSlice> values = {});
 
 }  // namespace planaria

@@ -58,6 +58,7 @@ class Trainer::Impl {
 
   StepExecutor& executor() { return *executor_; }
   std::atomic<double> speed{1.0};
+  ByteVector kernels;
 
   [[nodiscard]] ExecutorCounters counters() const {
     return {.micro_batches = micro_batches_.load(std::memory_order_relaxed),
@@ -76,6 +77,7 @@ class Trainer::Impl {
   };
 
   void run() {
+    if (const Status owned = executor_->own_device(); !owned) return hooks_.failed(owned.error());
     while (true) {
       std::optional<Item> item;
       {
@@ -327,8 +329,12 @@ class Trainer::Impl {
 
 Result<std::unique_ptr<Trainer>> Trainer::start(TrainerOptions options, TrainerHooks hooks) {
   const std::uint32_t per_slot = options.job.micro_batches_per_slot();
+  const std::shared_ptr<Device> device = options.device;
   PLANARIA_ASSIGN(auto executor, StepExecutor::create(std::move(options), hooks.completed));
+  PLANARIA_ASSIGN(const std::vector<std::byte> kernels, device->kernel_choices());
   auto impl = std::make_unique<Impl>(std::move(executor), std::move(hooks), per_slot);
+  const auto* const first = reinterpret_cast<const std::uint8_t*>(kernels.data());
+  impl->kernels.assign(first, first + kernels.size());
   impl->start();
   return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
 }
@@ -358,6 +364,12 @@ ExecutorCounters Trainer::counters() const {
 }
 const StateMap& Trainer::map() const {
   return impl_->executor().map();
+}
+const ByteVector& Trainer::kernels() const {
+  return impl_->kernels;
+}
+std::size_t Trainer::boundary_elements() const {
+  return impl_->executor().boundary_elements();
 }
 void Trainer::stop() {
   impl_->stop();

@@ -52,12 +52,15 @@ struct TrainerHooks : ExecutorHooks {
 
 class Trainer final : public ActionExecutor {
  public:
-  // unsupported: the device's memory can't be read by the host; invalid_argument: the job's pretrained weights aren't
-  // given.
+  // unsupported: the device can't train this model; exhausted: its memory is too small; invalid_argument: the job's
+  // pretrained weights aren't given.
   [[nodiscard]] static Result<std::unique_ptr<Trainer>> start(TrainerOptions options, TrainerHooks hooks);
   ~Trainer() override;
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
+
+  // Register::kernels: those of the device, all of which were chosen when this started.
+  [[nodiscard]] const ByteVector& kernels() const;
 
   // `view` is for the ledger.
   void post(WorkerAction action, ViewNumber view) override;
@@ -72,6 +75,7 @@ class Trainer final : public ActionExecutor {
 
   [[nodiscard]] ExecutorCounters counters() const override;
   [[nodiscard]] const StateMap& map() const override;
+  [[nodiscard]] std::size_t boundary_elements() const override;
 
   // Ends after the action under way; checkpoints that were handed over are finished. May be called again.
   void stop();

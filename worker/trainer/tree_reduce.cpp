@@ -42,17 +42,17 @@ Result<TreeReducer> TreeReducer::plan(std::span<const TreeNode> cover, std::uint
 }
 
 void TreeReducer::run(Device& device, std::size_t count, std::span<const float* const> inputs, float* scratch,
-                      float* out) const {
+                      std::size_t chunk, float* out) const {
   std::vector<const float*> parts;
-  for (std::size_t at = 0; at < count; at += kReduceChunk) {
-    const std::size_t size = std::min(kReduceChunk, count - at);
+  for (std::size_t at = 0; at < count; at += chunk) {
+    const std::size_t size = std::min(chunk, count - at);
     for (std::size_t i = 0; i < folds_.size(); ++i) {
       const Fold& fold = folds_[i];
       parts.clear();
       for (const Source& source : fold.parts) {
-        parts.push_back(source.scratch ? scratch + source.index * kReduceChunk : inputs[source.index] + at);
+        parts.push_back(source.scratch ? scratch + source.index * chunk : inputs[source.index] + at);
       }
-      device.fold(size, parts, i + 1 == folds_.size() ? out + at : scratch + fold.target * kReduceChunk);
+      device.fold(size, parts, i + 1 == folds_.size() ? out + at : scratch + fold.target * chunk);
     }
   }
 }

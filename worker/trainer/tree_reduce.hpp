@@ -19,18 +19,21 @@
 namespace planaria {
 
 inline constexpr std::size_t kReduceChunk = 32768;  // elements
+// Where each chunk is a launch.
+inline constexpr std::size_t kLaunchedReduceChunk = std::size_t{4} << 20;
 
 class TreeReducer {
  public:
   // Errors with `corrupt` when the cover isn't exact.
   [[nodiscard]] static Result<TreeReducer> plan(std::span<const TreeNode> cover, std::uint32_t slots);
 
-  // Elements that run() needs as scratch.
-  [[nodiscard]] std::size_t scratch_elements() const { return scratch_slots_ * kReduceChunk; }
+  // Elements that run() needs as scratch, when it goes through `chunk` at a time.
+  [[nodiscard]] std::size_t scratch_elements(std::size_t chunk) const { return scratch_slots_ * chunk; }
 
   // out = the tree over inputs, where inputs[i] points at the first element of cover[i]'s values. `out` may be none of
-  // the inputs.
-  void run(Device& device, std::size_t count, std::span<const float* const> inputs, float* scratch, float* out) const;
+  // the inputs. `chunk` changes no bit: sums are made element by element.
+  void run(Device& device, std::size_t count, std::span<const float* const> inputs, float* scratch, std::size_t chunk,
+           float* out) const;
 
  private:
   struct Source {

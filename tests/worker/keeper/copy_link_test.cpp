@@ -7,6 +7,7 @@
 
 #include "common/codec.hpp"
 #include "common/local_socket.hpp"
+#include "tests/far_device.hpp"
 #include "tests/temporary_directory.hpp"
 #include "worker/keeper/copy_link.hpp"
 #include "worker/keeper/memory_lender.hpp"
@@ -63,7 +64,21 @@ class CopyLink : public testing::Test {
     const std::span<const std::byte> all(*values);
     return {WorkerId(8),    ViewNumber(4),
             stamp,          {{2, 4}, {7, 8}},
-            {100, 100, 50}, {{all.first(33), values}, {all.subspan(33, 167), values}, {all.subspan(200), values}}};
+            {100, 100, 50}, {{all.first(33), values}, {all.subspan(33, 167), values}, {all.subspan(200), values}},
+            nullptr};
+  }
+  // The same values in memory that the host can't touch.
+  [[nodiscard]] StateCopy far_copy_of(Step stamp) {
+    StateCopy copy = copy_of(stamp);
+    copy.device = std::make_shared<FarDevice>(std::move(make_cpu_device({})).value());
+    const auto memory = std::make_shared<DeviceBuffer>(std::move(copy.device->reserve(values_.size())).value());
+    auto* to = static_cast<std::byte*>(memory->data());
+    for (ConstSlice& slice : copy.values) {
+      copy.device->copy_in(to, slice.bytes.data(), slice.bytes.size());
+      slice = {{to, slice.bytes.size()}, memory};
+      to += slice.bytes.size();
+    }
+    return copy;
   }
   template <class Condition>
   bool wait(Condition condition) {
@@ -94,8 +109,12 @@ class CopyLink : public testing::Test {
   std::unique_ptr<SnapshotCopier> copier_;
 };
 
-TEST_F(CopyLink, StateArrivesWithItsHashesAsItWas) {
-  copier_->copy(copy_of(Step(5)));
+class CopyLinkOf : public CopyLink, public testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Device, CopyLinkOf, testing::Bool(),
+                         [](const auto& info) { return info.param ? "FarMemory" : "HostMemory"; });
+
+TEST_P(CopyLinkOf, StateArrivesWithItsHashesAsItWas) {
+  copier_->copy(GetParam() ? far_copy_of(Step(5)) : copy_of(Step(5)));
   const auto copy = next();
   ASSERT_TRUE(copy);
   EXPECT_EQ(copy->from, WorkerId(3));

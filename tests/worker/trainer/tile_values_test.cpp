@@ -37,7 +37,7 @@ TEST_F(TileValuesTest, APieceComesBackAsItWasSent) {
   const Piece piece{Step(2), 0, {0, 2}, {1, 1}, tiles, {}, {}};
   const auto runs = element_runs(map_, tiles);
   const ValueSource from = source();
-  const auto read = read_data_frame(map_, 0, frame(data_slices(piece, runs, std::span(&from, 1))));
+  const auto read = read_data_frame(map_, 0, frame(data_slices(piece, value_slices(runs, std::span(&from, 1)))));
   ASSERT_TRUE(read.ok()) << read.error().describe();
   EXPECT_EQ(std::get<Piece>(read->meta).node, piece.node);
   std::size_t at = 0;
@@ -66,16 +66,16 @@ TEST_F(TileValuesTest, WrongSizesAndUnknownTilesAreRefused) {
   const std::vector<TileRange> tiles{{0, 2}};
   const auto runs = element_runs(map_, tiles);
   const ValueSource from = source();
-  MutableSlice shorter = frame(data_slices(Reduced{Step(1), 0, tiles, {}}, runs, std::span(&from, 1)));
+  MutableSlice shorter = frame(data_slices(Reduced{Step(1), 0, tiles, {}}, value_slices(runs, std::span(&from, 1))));
   shorter.bytes = shorter.bytes.first(shorter.bytes.size() - 4);
   EXPECT_FALSE(read_data_frame(map_, 0, shorter).ok());
   const std::vector<TileRange> beyond{{0, map_.tile_count() + 1}};
-  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(Reduced{Step(1), 0, beyond, {}}, {}, {}))).ok());
-  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(StateRequest{Step(1), {5, 2}, false, false}, {}, {}))).ok());
+  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(Reduced{Step(1), 0, beyond, {}}))).ok());
+  EXPECT_FALSE(read_data_frame(map_, 0, frame(data_slices(StateRequest{Step(1), {5, 2}, false, false}))).ok());
 }
 
 TEST_F(TileValuesTest, MessagesWithoutValuesHaveNoPayload) {
-  const auto read = read_data_frame(map_, 0, frame(data_slices(Ack{Step(4), {}}, {}, {})));
+  const auto read = read_data_frame(map_, 0, frame(data_slices(Ack{Step(4), {}})));
   ASSERT_TRUE(read.ok());
   EXPECT_EQ(read->payload, nullptr);
   EXPECT_EQ(std::get<Ack>(read->meta).step, Step(4));

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/transport/ucx_transport.hpp"
+#include "tests/far_device.hpp"
 #include "worker/trainer/tile_values.hpp"
 
 namespace planaria {
@@ -44,9 +45,10 @@ std::shared_ptr<const Dataset> open_data(JobSpec& job) {
   return std::make_shared<Dataset>(std::move(dataset).value());
 }
 
-std::shared_ptr<Device> make_device(std::size_t threads) {
+std::shared_ptr<Device> make_device(std::size_t threads, bool far) {
   auto device = make_cpu_device({.threads = threads});
   EXPECT_TRUE(device.ok());
+  if (far) return std::make_shared<FarDevice>(std::move(device).value());
   return std::move(device).value();
 }
 
@@ -113,7 +115,7 @@ std::shared_ptr<Transport> TrainerCluster::make_transport(PeerId self) {
   return faulty;
 }
 
-void TrainerCluster::add_worker(std::size_t threads) {
+void TrainerCluster::add_worker(std::size_t threads, bool far) {
   const std::size_t index = nodes_.size();
   nodes_.push_back(std::make_unique<Node>());
   Node& node = *nodes_.back();
@@ -131,7 +133,7 @@ void TrainerCluster::add_worker(std::size_t threads) {
   auto pretrained = open_pretrained(posix_file_system(), job_);
   ASSERT_TRUE(pretrained.ok()) << pretrained.error().describe();
   auto trainer = Trainer::start({.job = job_,
-                                 .device = make_device(threads),
+                                 .device = make_device(threads, far),
                                  .dataset = dataset_,
                                  .pretrained = std::move(*pretrained),
                                  .files = &posix_file_system(),
@@ -201,7 +203,7 @@ void TrainerCluster::welcome(std::size_t worker, const Welcome& message) {
   if (!node.alive || node.identity) return;
   node.identity = Identity{message.worker, message.incarnation, {}, {}};
   node.plane = std::make_unique<DataPlane>(make_transport({message.worker, message.incarnation}), node.trainer->map(),
-                                           job_.boundary_elements(),
+                                           node.trainer->boundary_elements(),
                                            [this, worker](WorkerEvent event) { take(worker, std::move(event)); });
   EXPECT_TRUE(node.plane->start().ok());
   auto ledger =
@@ -235,7 +237,7 @@ void TrainerCluster::carry_out(std::size_t worker, const WorkerAction& action) {
   } else if (const auto* fence = std::get_if<FenceView>(&action)) {
     node.plane->fence(*fence);
   } else if (const auto* small = std::get_if<SendSmall>(&action)) {
-    node.plane->send(small->to, small->view, data_slices(small->meta, {}, {}));
+    node.plane->send(small->to, small->view, data_slices(small->meta));
   } else if (const auto* state = std::get_if<SendState>(&action)) {
     auto payload = node.trainer->state_payload(state->meta);
     ASSERT_TRUE(payload.has_value());

@@ -32,7 +32,8 @@ namespace planaria {
 // A tiny job over this machine's copy of the GPL.
 JobSpec cluster_job(bool tied = true);
 std::shared_ptr<const Dataset> open_data(JobSpec& job);
-std::shared_ptr<Device> make_device(std::size_t threads = 1);
+// far: in memory that the host can't touch.
+std::shared_ptr<Device> make_device(std::size_t threads = 1, bool far = false);
 
 // What lies between the processes.
 struct Network {
@@ -52,7 +53,7 @@ class TrainerCluster {
   ~TrainerCluster();
 
   void watch(Watch watch) { watch_ = std::move(watch); }
-  void add_worker(std::size_t threads = 1);
+  void add_worker(std::size_t threads = 1, bool far = false);
   void kill(std::size_t worker);
   // Until the job is finished; fails the test when it takes too long.
   void run();

@@ -43,7 +43,7 @@ class TrainerClusterTest : public ::testing::Test {
   void start(std::uint32_t workers, const std::vector<std::size_t>& threads = {}, Network network = {}) {
     job_.cluster.workers = workers;
     cluster_ = std::make_unique<TrainerCluster>(job_, dataset_, folder_.path(), network);
-    for (std::uint32_t i = 0; i < workers; ++i) cluster_->add_worker(i < threads.size() ? threads[i] : 1);
+    for (std::uint32_t i = 0; i < workers; ++i) cluster_->add_worker(i < threads.size() ? threads[i] : 1, far_);
   }
   void run_and_compare() {
     cluster_->run();
@@ -71,6 +71,7 @@ class TrainerClusterTest : public ::testing::Test {
 
   TemporaryDirectory folder_;
   JobSpec job_;
+  bool far_ = false;  // workers compute in memory that the host can't touch
   std::shared_ptr<const Dataset> dataset_;
   std::unique_ptr<TrainerCluster> cluster_;
 };
@@ -115,15 +116,17 @@ struct Layout {
   std::uint32_t workers;
   bool tied = true;
   bool sharded = false;
+  bool far = false;
 };
 void PrintTo(const Layout& layout, std::ostream* out) {
   *out << layout.stages << " on " << layout.workers << (layout.tied ? ", tied" : "")
-       << (layout.sharded ? ", sharded" : "");
+       << (layout.sharded ? ", sharded" : "") << (layout.far ? ", far" : "");
 }
 
 class TrainerClusterLayout : public TrainerClusterTest, public ::testing::WithParamInterface<Layout> {
  protected:
   TrainerClusterLayout() : TrainerClusterTest(GetParam().tied) {
+    far_ = GetParam().far;
     job_.cluster.layout = GetParam().stages;
     job_.optimizer.shard = GetParam().sharded;
     job_.cluster.lease_ms = 2000;  // twice as long others are awaited who may hold what a dead stage held
@@ -249,6 +252,7 @@ class TrainerClusterDisorder : public TrainerClusterTest,
  protected:
   TrainerClusterDisorder() : TrainerClusterTest(std::get<0>(GetParam()).tied) {
     const Layout& layout = std::get<0>(GetParam());
+    far_ = layout.far;
     job_.cluster.layout = layout.stages;
     job_.optimizer.shard = layout.sharded;
     job_.checkpoint.every_steps = 1;
@@ -270,7 +274,7 @@ TEST_P(TrainerClusterDisorder, ChangesNothing) {
   EXPECT_GT(cluster_->repeated_messages(), 20U);
 }
 
-const Layout kReplicas[] = {{"2+1", 3}, {"1+2", 3, false}, {"2+2", 4}, {"3+2", 5}};
+const Layout kReplicas[] = {{"2+1", 3}, {"1+2", 3, false}, {"2+2", 4}, {"3+2", 5}, {"2+2", 4, true, false, true}};
 const Layout kSingleCopies[] = {{"2", 2},
                                 {"3", 3},
                                 {"4", 4, false},
@@ -279,7 +283,9 @@ const Layout kSingleCopies[] = {{"2", 2},
                                 {"3", 3, false, true},
                                 {"2+1", 3, true, true},
                                 {"2+2", 4, false, true},
-                                {"3+2", 5, true, true}};
+                                {"3+2", 5, true, true},
+                                {"1", 3, true, true, true},
+                                {"2+1", 3, true, true, true}};
 INSTANTIATE_TEST_SUITE_P(Replicas, TrainerClusterLayout, ::testing::ValuesIn(kReplicas));
 INSTANTIATE_TEST_SUITE_P(SingleCopies, TrainerClusterLayout, ::testing::ValuesIn(kSingleCopies));
 INSTANTIATE_TEST_SUITE_P(Replicas, TrainerClusterReplicas, ::testing::ValuesIn(kReplicas));
@@ -287,7 +293,8 @@ INSTANTIATE_TEST_SUITE_P(SingleCopies, TrainerClusterSingleCopy, ::testing::Valu
 
 INSTANTIATE_TEST_SUITE_P(Networks, TrainerClusterDisorder,
                          ::testing::Combine(::testing::Values(Layout{"1", 3}, Layout{"2+1", 3, true, true},
-                                                              Layout{"2+2", 4, false}),
+                                                              Layout{"2+2", 4, false},
+                                                              Layout{"2+1", 3, true, true, true}),
                                             ::testing::Bool(), ::testing::Range<std::uint64_t>(1, 4)));
 
 TEST_F(TrainerClusterTest, AStagesWorkerTellsHowLongItComputesAndWaits) {

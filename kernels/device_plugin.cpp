@@ -1,0 +1,9 @@
+#include "kernels/device_plugin.hpp"
+
+namespace planaria {
+
+const char* device_plugin_build() {
+  return "planaria " PLANARIA_VERSION ", compiled by " __VERSION__;
+}
+
+}  // namespace planaria

@@ -1,0 +1,29 @@
+// What a worker computes on, as people write it: "cpu", "cuda" (any GPU of the machine), "cuda:1" (that one), or
+// "auto" (a GPU where one can be used, else the CPU).
+//
+// Thread contract: pure functions and values.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/result.hpp"
+
+namespace planaria {
+
+enum class DeviceKind : std::uint8_t { cpu, cuda, automatic };
+
+struct DeviceChoice {
+  DeviceKind kind = DeviceKind::cpu;
+  std::optional<std::uint32_t> index;  // of a GPU, as its driver counts
+
+  bool operator==(const DeviceChoice&) const = default;
+};
+
+// invalid_argument: none of these.
+[[nodiscard]] Result<DeviceChoice> parse_device(std::string_view text);
+[[nodiscard]] std::string to_string(const DeviceChoice& choice);
+
+}  // namespace planaria

@@ -1,0 +1,85 @@
+#include "worker/trainer/host_staging.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <mutex>
+#include <utility>
+
+namespace planaria {
+
+// Pieces of page-locked memory by their sizes, which are powers of two: the system takes milliseconds to lock pages.
+class HostStaging::Room : public std::enable_shared_from_this<Room> {
+ public:
+  explicit Room(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+
+  Result<std::shared_ptr<std::byte>> take(std::size_t bytes) {
+    const std::size_t size = std::bit_ceil(std::max(bytes, kSmallest));
+    std::shared_ptr<std::byte> piece;
+    {
+      const std::scoped_lock lock(mutex_);
+      auto& free = free_[size];
+      if (!free.empty()) {
+        piece = std::move(free.back());
+        free.pop_back();
+      }
+    }
+    if (piece == nullptr) {
+      PLANARIA_ASSIGN(piece, device_->allocate_host(size));
+      const std::scoped_lock lock(mutex_);
+      bytes_ += size;
+    }
+    std::byte* const begin = piece.get();
+    return std::shared_ptr<std::byte>(begin, [room = shared_from_this(), piece = std::move(piece), size](std::byte*) {
+      const std::scoped_lock lock(room->mutex_);
+      room->free_[size].push_back(piece);
+    });
+  }
+
+  std::size_t bytes() const {
+    const std::scoped_lock lock(mutex_);
+    return bytes_;
+  }
+
+ private:
+  static constexpr std::size_t kSmallest = std::size_t{64} << 10;
+
+  const std::shared_ptr<Device> device_;  // outlives the pieces
+  mutable std::mutex mutex_;
+  std::map<std::size_t, std::vector<std::shared_ptr<std::byte>>> free_;
+  std::size_t bytes_ = 0;
+};
+
+HostStaging::HostStaging(std::shared_ptr<Device> device)
+    : device_(std::move(device)), room_(std::make_shared<Room>(device_)) {}
+
+Result<std::vector<ConstSlice>> HostStaging::readable(std::vector<ConstSlice> values) const {
+  if (device_->host_accessible() || values.empty()) return values;
+  std::size_t bytes = 0;
+  for (const ConstSlice& slice : values) bytes += slice.bytes.size();
+  PLANARIA_ASSIGN(std::shared_ptr<std::byte> copy, room_->take(bytes));
+  std::vector<HostRead> reads;
+  reads.reserve(values.size());
+  std::byte* to = copy.get();
+  for (const ConstSlice& slice : values) {
+    reads.push_back({to, slice.bytes.data(), slice.bytes.size()});
+    to += slice.bytes.size();
+  }
+  PLANARIA_TRY(device_->read(reads));
+  return std::vector<ConstSlice>{{std::span<const std::byte>(copy.get(), bytes), copy}};
+}
+
+std::size_t HostStaging::bytes() const {
+  return room_->bytes();
+}
+
+Result<std::span<const float>> HostLook::at(const float* vector, ElementRange elements) {
+  const float* const begin = vector + elements.begin;
+  if (device_->host_accessible()) return std::span(begin, elements.size());
+  copy_.resize(elements.size());
+  const HostRead read{copy_.data(), begin, elements.size() * sizeof(float)};
+  PLANARIA_TRY(device_->read(std::span(&read, 1)));
+  return std::span<const float>(copy_);
+}
+
+}  // namespace planaria
