@@ -5,12 +5,14 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
 #include "common/config.hpp"
 #include "common/median.hpp"
+#include "kernels/make_device.hpp"
 #include "proto/job_config.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/data/sampling.hpp"
@@ -22,7 +24,10 @@ namespace {
 struct BenchArguments {
   JobArguments job;
   std::uint32_t steps = 5;
+  std::uint32_t rounds = 1;
+  bool in_turns = false;
   std::uint32_t threads = 2;
+  std::string device;  // empty: the job's
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -36,21 +41,31 @@ double operations_per_token(const ModelSpec& model, std::uint64_t parameters) {
   return 6.0 * static_cast<double>(parameters) + attention;
 }
 
+void await_line() {
+  for (int c = std::getchar(); c != '\n' && c != EOF; c = std::getchar()) {
+  }
+}
+
 Status bench(const BenchArguments& arguments) {
   PLANARIA_ASSIGN(const JobSpec job, load_job(arguments.job.file, arguments.job.assignments, process_environment()));
-  PLANARIA_ASSIGN(const auto device, make_cpu_device({.threads = arguments.threads}));
+  PLANARIA_ASSIGN(const DeviceChoice choice,
+                  parse_device(arguments.device.empty() ? job.cluster.device : arguments.device));
+  PLANARIA_ASSIGN(const MadeDevice made, make_device(choice, {.threads = arguments.threads}));
+  Device& device = *made.device;
+  if (!made.why_not_gpu.empty()) fmt::print("on the CPU: {}\n", made.why_not_gpu);
   PLANARIA_ASSIGN(const Dataset dataset, Dataset::open(job.data, job.model.context, job.model.vocab));
   const WindowOrder order(job.train.seed, dataset.windows(Split::train));
-  PLANARIA_ASSIGN(const auto trainer,
-                  BareTrainer::create(*device, job,
-                                      dataset_source(dataset, order, {job.batch.micro_batches, job.batch.sequences})));
+  PLANARIA_ASSIGN(
+      const auto trainer,
+      BareTrainer::create(device, job, dataset_source(dataset, order, {job.batch.micro_batches, job.batch.sequences})));
   fmt::print("{} parameters, {} threads, {}\n", trainer->map().parameter_count(), arguments.threads,
-             device->numeric_class());
+             device.numeric_class());
   PLANARIA_TRY(trainer->step());
   fmt::print("step 1 touched memory and filled caches\n");
   std::fflush(stdout);
   std::vector<double> rates;
-  for (std::uint32_t i = 0; i < arguments.steps; ++i) {
+  for (std::uint32_t i = 0; i < arguments.rounds * arguments.steps; ++i) {
+    if (arguments.in_turns && i % arguments.steps == 0) await_line();
     const auto start = std::chrono::steady_clock::now();
     PLANARIA_TRY(trainer->step());
     rates.push_back(static_cast<double>(job.tokens_per_step()) / seconds_since(start));
@@ -75,9 +90,14 @@ void add_bench(CLI::App& app, int& code) {
   command->add_option("--steps", arguments->steps, "measured, after one that isn't")
       ->capture_default_str()
       ->transform(whole_number(1, 1'000'000));
+  command->add_option("--rounds", arguments->rounds, "so many times as many")
+      ->capture_default_str()
+      ->transform(whole_number(1, 1000));
+  command->add_flag("--in-turns", arguments->in_turns, "wait for a line on standard input before each round");
   command->add_option("--threads", arguments->threads, "compute threads")
       ->capture_default_str()
       ->transform(whole_number(1, 1024));
+  command->add_option("--device", arguments->device, kDeviceHelp);
   command->callback([arguments, &code] {
     const Status done = bench(*arguments);
     code = done ? 0 : fail(done.error());

@@ -2,7 +2,7 @@
 """Speed of training a GPT-2 with PyTorch on one GPU: what Planaria is held against.
 
     tests/bench/gpu/pytorch_training.py --model 124M --batch 64 [--mode default|max-autotune-no-cudagraphs] [--sdpa default|cudnn]
-                                        [--rounds 5] [--profile]
+                                        [--rounds 5] [--in-turns] [--profile]
 
 The whole step, as fast as PyTorch's own means make it: torch.compile, bf16 autocast, scaled_dot_product_attention, fused AdamW,
 gradients clipped at 1, no dropout, tied embedding, the vocabulary padded to 50304. Tokens are random, in new batches each step, from
@@ -15,6 +15,7 @@ import contextlib
 import json
 import math
 import statistics
+import sys
 import time
 
 import torch
@@ -120,6 +121,7 @@ def main():
     parser.add_argument("--sdpa", choices=["default", "cudnn"], default="default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="of each round")
+    parser.add_argument("--in-turns", action="store_true", help="wait for a line on standard input before each round")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     attention = contextlib.nullcontext()
@@ -129,7 +131,14 @@ def main():
         training = Training(args)
         for _ in range(5):
             loss = training.step()
-        rates = [training.tokens_per_s(args.steps) for _ in range(args.rounds)]
+        print("ready", file=sys.stderr, flush=True)
+        rates = []
+        for _ in range(args.rounds):
+            if args.in_turns:
+                sys.stdin.readline()
+            rates.append(training.tokens_per_s(args.steps))
+            if args.in_turns:
+                print(f"round: {rates[-1]:.0f} tokens/s", flush=True)
         rate = statistics.median(rates)
         print(json.dumps({"model": args.model, "batch": args.batch, "mode": args.mode, "sdpa": args.sdpa, "tokens_per_s": rate,
                           "rounds": [round(r) for r in rates], "mfu": rate * training.flops_per_token / PEAK_FLOPS,
