@@ -97,7 +97,8 @@ class Device {
   // device. exhausted when there isn't enough.
   [[nodiscard]] virtual Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) = 0;
   // What trains models on this device; null where a TensorDevice's ops do (worker/model/transformer_pass.hpp).
-  // unsupported: the device can't train this model. Device and map outlive the engine.
+  // unsupported: the device can't train this model. Device and map outlive the engine. All choices of kernels are made
+  // here: a step makes none.
   [[nodiscard]] virtual Result<std::unique_ptr<ModelEngine>> make_engine(const ModelSpec& model, const StateMap& map,
                                                                          const MicroBatchShape& shape,
                                                                          std::uint64_t seed);

@@ -48,8 +48,9 @@ struct DeltaPlaces {
 
 class Bf16Engine final : public ModelEngine {
  public:
-  // Chooses the kernel table's algorithms, which takes up to a minute. unsupported: head sizes or widths that there are
-  // no kernels for.
+  // Chooses all algorithms of the kernel table that a pass will use, which takes up to a minute unless they were
+  // adopted. unsupported: head sizes or widths that there are no kernels for; mismatch: the adopted ones are another
+  // model's or micro-batch's.
   [[nodiscard]] static Result<std::unique_ptr<ModelEngine>> create(CudaDevice& device, const ModelSpec& model,
                                                                    const StateMap& map, MicroBatchShape shape,
                                                                    std::uint64_t seed);

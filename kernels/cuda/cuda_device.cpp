@@ -154,6 +154,16 @@ Result<std::unique_ptr<ModelEngine>> CudaDevice::make_engine(const ModelSpec& mo
   return Bf16Engine::create(*this, model, map, shape, seed);
 }
 
+Result<std::vector<std::byte>> CudaDevice::kernel_choices() {
+  PLANARIA_ASSIGN(const MatmulTable* table, matmuls());
+  return table->choices();
+}
+
+Status CudaDevice::adopt_kernel_choices(std::span<const std::byte> choices) {
+  PLANARIA_ASSIGN(MatmulTable * table, matmuls());
+  return table->adopt(choices);
+}
+
 Status CudaDevice::synchronize() {
   note(cudaGetLastError(), "starting a kernel");
   note(cudaStreamSynchronize(stream_), "computing");

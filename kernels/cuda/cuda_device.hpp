@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,8 @@ class CudaDevice final : public Device {
                                                                  const MicroBatchShape& shape,
                                                                  std::uint64_t seed) override;
   [[nodiscard]] bool chooses_kernels() const override { return true; }
+  [[nodiscard]] Result<std::vector<std::byte>> kernel_choices() override;
+  [[nodiscard]] Status adopt_kernel_choices(std::span<const std::byte> choices) override;
   [[nodiscard]] Status synchronize() override;
 
   void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,

@@ -2,7 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <iterator>
+#include <algorithm>
+#include <array>
 #include <string_view>
 #include <utility>
 
@@ -10,9 +11,6 @@
 
 namespace planaria::cuda {
 namespace {
-
-constexpr std::string_view kKindNames[] = {"forward", "forward_gelu", "input_gradient", "input_dgelu",
-                                           "weight_gradient"};
 
 template <class T>
 cublasStatus_t set(MatmulPlan& plan, cublasLtMatmulDescAttributes_t attribute, T value) {
@@ -24,21 +22,6 @@ cublasStatus_t set_pointers(MatmulPlan& plan, const void* bias, const void* auxi
     if (const auto status = set(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)) return status;
   }
   return plan.auxiliary ? set(plan, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, auxiliary) : CUBLAS_STATUS_SUCCESS;
-}
-Status check(const MatmulShape& shape) {
-  const auto refuse = [&](std::string_view why) {
-    return Error(ErrorCode::invalid_argument, fmt::format("{}: {}", describe(shape), why));
-  };
-  if (shape.kind >= MatmulKind::count_) return refuse("there is no such kind");
-  if (shape.rows == 0 || shape.in == 0 || shape.out == 0) return refuse("a size is 0");
-  if (shape.out_stride < shape.out) return refuse("the stride is less than a row");
-  if (shape.bias && !is_forward(shape.kind)) return refuse("only forward kinds add a bias");
-  // cublasLt.h, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD.
-  if ((shape.kind == MatmulKind::forward_gelu && shape.out_stride % 8 != 0) ||
-      (shape.kind == MatmulKind::input_dgelu && shape.in % 8 != 0)) {
-    return refuse("a row of u must be a multiple of 8 elements");
-  }
-  return ok_status();
 }
 
 std::uint32_t epilogue_of(const MatmulShape& shape) {
@@ -79,20 +62,17 @@ Status library_status(cublasStatus_t status, std::string_view attempt, const Mat
   return Error(code, fmt::format("{} for {}: {}", attempt, describe(shape), cublasLtGetStatusString(status)));
 }
 
-bool is_forward(MatmulKind kind) {
-  return kind == MatmulKind::forward || kind == MatmulKind::forward_gelu;
-}
-
 cublasStatus_t expect_least_alignment(MatmulPlan& plan) {
   const auto* address = reinterpret_cast<const void*>(std::uintptr_t{kMatmulAlignment});  // NOLINT: a number, not read
   return set_pointers(plan, address, address);
 }
 
 Result<MatmulPlan> make_plan(const MatmulShape& s) {
-  PLANARIA_TRY(check(s));
+  PLANARIA_TRY(validate(s));
   MatmulPlan plan;
   const bool forward = is_forward(s.kind);
   const bool weight = s.kind == MatmulKind::weight_gradient;
+  plan.output = weight ? CUDA_R_32F : CUDA_R_16BF;
   plan.beta = weight ? 1.0F : 0.0F;
   plan.bias = s.bias;
   plan.auxiliary = s.kind == MatmulKind::forward_gelu || s.kind == MatmulKind::input_dgelu;
@@ -110,7 +90,7 @@ Result<MatmulPlan> make_plan(const MatmulShape& s) {
   };
   need(cublasLtMatmulDescInit(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   if (weight) {
-    x(plan.a), y(plan.b), w(plan.d, CUDA_R_32F);
+    x(plan.a), y(plan.b), w(plan.d, plan.output);
   } else {
     w(plan.a, CUDA_R_16BF);
     forward ? (x(plan.b), y(plan.d)) : (y(plan.b), x(plan.d));
@@ -144,15 +124,18 @@ cublasStatus_t launch(const Library& library, MatmulKind kind, MatmulPlan& plan,
                         &plan.d, &entry.algorithm, library.workspace, entry.workspace_bytes, library.stream);
 }
 
-std::string describe(const MatmulShape& shape) {
-  const auto kind = static_cast<std::size_t>(shape.kind);
-  return fmt::format("{} rows={} in={} out={} stride={}{}", kind < std::size(kKindNames) ? kKindNames[kind] : "?",
-                     shape.rows, shape.in, shape.out, shape.out_stride, shape.bias ? " bias" : "");
-}
-
 Result<MatmulTable> MatmulTable::create(cudaStream_t stream) {
   MatmulTable table;
   table.stream_ = stream;
+  int device = 0;
+  cudaDeviceProp properties{};
+  auto found = cudaGetDevice(&device);
+  if (found == cudaSuccess) found = cudaGetDeviceProperties(&properties, device);
+  if (found != cudaSuccess) {
+    (void)cudaGetLastError();
+    return Error(ErrorCode::unsupported, fmt::format("no GPU for cuBLASLt: {}", cudaGetErrorString(found)));
+  }
+  table.origin_ = {properties.name, static_cast<std::uint32_t>(properties.multiProcessorCount), cublasLtGetVersion()};
   if (const auto status = cublasLtCreate(&table.handle_); status != CUBLAS_STATUS_SUCCESS) {
     return Error(status == CUBLAS_STATUS_ALLOC_FAILED ? ErrorCode::exhausted : ErrorCode::unsupported,
                  fmt::format("cuBLASLt can't start: {}", cublasLtGetStatusString(status)));
@@ -173,6 +156,8 @@ MatmulTable& MatmulTable::operator=(MatmulTable&& other) noexcept {
   std::swap(stream_, other.stream_);
   std::swap(handle_, other.handle_);
   std::swap(workspace_, other.workspace_);
+  std::swap(origin_, other.origin_);
+  std::swap(adopted_, other.adopted_);
   std::swap(entries_, other.entries_);
   std::swap(plans_, other.plans_);
   return *this;
@@ -184,6 +169,12 @@ MatmulTable::~MatmulTable() {
 
 Status MatmulTable::choose(const MatmulShape& shape) {
   if (entries_.contains(shape)) return ok_status();
+  if (adopted_) {
+    PLANARIA_TRY(validate(shape));
+    return Error(ErrorCode::mismatch, fmt::format("the choices of matrix products that were adopted have none for {}: "
+                                                  "they are of another model or micro-batch",
+                                                  describe(shape)));
+  }
   PLANARIA_ASSIGN(auto plan, make_plan(shape));
   PLANARIA_ASSIGN(const MatmulEntry entry, search({handle_, stream_, workspace_}, shape, plan));
   plans_[shape] = std::make_unique<MatmulPlan>(plan);
@@ -191,16 +182,43 @@ Status MatmulTable::choose(const MatmulShape& shape) {
   return ok_status();
 }
 
-Status MatmulTable::adopt(const MatmulShape& shape, const MatmulEntry& entry) {
-  PLANARIA_ASSIGN(auto plan, make_plan(shape));
-  const auto accepted = accept({handle_, stream_, workspace_}, plan, entry.algorithm);
-  if (!accepted || accepted->workspace_bytes > entry.workspace_bytes || entry.workspace_bytes > kWorkspaceBytes) {
-    return Error(ErrorCode::unsupported,
-                 fmt::format("{}: this device or this cuBLASLt ({}) can't run the algorithm that was chosen ({})",
-                             describe(shape), cublasLtGetVersion(), describe(entry)));
+Result<std::vector<std::byte>> MatmulTable::choices() const {
+  MatmulChoices choices{origin_, {}};
+  for (const auto& [shape, entry] : entries_) {
+    choices.choices.push_back({shape, std::to_array(entry.algorithm.data), entry.workspace_bytes});
   }
-  plans_[shape] = std::make_unique<MatmulPlan>(plan);
-  entries_[shape] = entry;
+  return encode_choices(choices);
+}
+
+Status MatmulTable::adopt(std::span<const std::byte> choices) {
+  PLANARIA_ASSIGN(const MatmulChoices adopted, decode_choices(choices));
+  if (adopted.origin != origin_) {
+    return Error(ErrorCode::mismatch, fmt::format("the choices of matrix products are for {}; this is {}",
+                                                  describe(adopted.origin), describe(origin_)));
+  }
+  std::map<MatmulShape, MatmulEntry> entries;
+  std::map<MatmulShape, std::unique_ptr<MatmulPlan>> plans;
+  for (const MatmulChoice& choice : adopted.choices) {
+    MatmulEntry entry{{}, choice.workspace_bytes, 0};
+    std::ranges::copy(choice.algorithm, entry.algorithm.data);
+    PLANARIA_ASSIGN(auto plan, make_plan(choice.shape));
+    const auto accepted = accept({handle_, stream_, workspace_}, plan, entry.algorithm);
+    if (!accepted || accepted->workspace_bytes > entry.workspace_bytes || entry.workspace_bytes > kWorkspaceBytes) {
+      return Error(ErrorCode::unsupported, fmt::format("{}: this device can't run the algorithm that was chosen ({})",
+                                                       describe(choice.shape), describe(entry)));
+    }
+    entries.emplace(choice.shape, entry);
+    plans.emplace(choice.shape, std::make_unique<MatmulPlan>(plan));
+  }
+  for (const auto& [shape, entry] : entries_) {
+    if (entries.contains(shape)) continue;
+    return Error(ErrorCode::mismatch,
+                 fmt::format("the choices of matrix products have none for {}, which this device computes already",
+                             describe(shape)));
+  }
+  entries_ = std::move(entries);
+  plans_ = std::move(plans);
+  adopted_ = true;
   return ok_status();
 }
 

@@ -2,8 +2,8 @@
 //
 // cuBLASLt promises the same bits for the same algorithm, library version, architecture and number of multiprocessors
 // (cuBLAS documentation, section 2.1.4), and may choose another algorithm whenever it is asked. So it is asked once a
-// job, and only algorithms are taken whose sums have a fixed order. A table made on one machine is used on all of its
-// numeric class.
+// job, and only algorithms are taken whose sums have a fixed order. Two measurements may also end differently: a table
+// made by one process is handed to all others of its job (kernels/cuda/matmul_choices.hpp).
 //
 // Thread contract: a MatmulTable belongs to one thread; multiply() queues work on its stream.
 #pragma once
@@ -12,37 +12,19 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "common/result.hpp"
+#include "kernels/cuda/matmul_choices.hpp"
+#include "kernels/cuda/matmul_shape.hpp"
 
 namespace planaria::cuda {
-
-// Which side of a linear map y = x · Wᵀ + bias is computed; x: [rows, in], W: [out, in], y: [rows, out], row-major.
-enum class MatmulKind : std::uint8_t {
-  forward,          // y = x · Wᵀ (+ bias)
-  forward_gelu,     // y = gelu(u), u = x · Wᵀ (+ bias) kept for the backward pass; gelu in its tanh form
-  input_gradient,   // dx = dy · W
-  input_dgelu,      // dx = (dy · W) ∘ gelu'(u)
-  weight_gradient,  // dW += dyᵀ · x, fp32
-  count_
-};
-
-struct MatmulShape {
-  MatmulKind kind = MatmulKind::forward;
-  std::uint32_t rows = 0;
-  std::uint32_t in = 0;
-  std::uint32_t out = 0;
-  std::uint32_t out_stride = 0;  // elements of a row of y or dy; at least `out`
-  bool bias = false;             // forward kinds
-
-  auto operator<=>(const MatmulShape&) const = default;
-};
 
 inline constexpr std::size_t kMatmulAlignment = 16;  // bytes, of every pointer below
 
@@ -64,8 +46,7 @@ struct MatmulEntry {
   float microseconds = 0;  // when it was chosen
 };
 
-// For people: "forward rows=16384 in=768 out=2304 stride=2304 bias"; "algorithm 66 tile 128x256 …".
-[[nodiscard]] std::string describe(const MatmulShape& shape);
+// For people: "algorithm 66 tile 128x256 …".
 [[nodiscard]] std::string describe(const MatmulEntry& entry);
 
 struct MatmulPlan;  // a shape in the library's terms
@@ -82,13 +63,17 @@ class MatmulTable {
 
   // Measures the algorithms that the library proposes for the shape, on random values, and keeps the fastest of those
   // that gave the same bits every time; a shape that is there already is left alone. Takes about a second and memory
-  // for the shape's operands, and waits for the device: not while a collective may spin. invalid_argument: the shape
-  // contradicts itself, or a GELU kind's row of u is no multiple of 8; unsupported: there is none; exhausted: no
+  // for the shape's operands, and waits for the device: not while a collective may spin. invalid_argument: validate()
+  // refuses the shape; mismatch: the table was adopted, without this shape; unsupported: there is none; exhausted: no
   // memory.
   [[nodiscard]] Status choose(const MatmulShape& shape);
-  // Takes an entry that was chosen elsewhere, in place of one that is there. unsupported: this device or library can't
-  // run it.
-  [[nodiscard]] Status adopt(const MatmulShape& shape, const MatmulEntry& entry);
+  // All entries, for adopt() of other tables. exhausted: they are more than the format allows.
+  [[nodiscard]] Result<std::vector<std::byte>> choices() const;
+  // Takes the entries of another table in place of its own, and measures none from now on: a table that added to what
+  // it adopted would again differ from others. Bytes from anyone; on an error nothing has changed. corrupt: damaged;
+  // mismatch: of another format, GPU or library, or without a shape that is in this table and so may be in use;
+  // unsupported: this device can't run one.
+  [[nodiscard]] Status adopt(std::span<const std::byte> choices);
   [[nodiscard]] const std::map<MatmulShape, MatmulEntry>& entries() const { return entries_; }
 
   // The work queued is all on the stream. internal: the shape was neither chosen nor adopted, or the library refused.
@@ -100,6 +85,8 @@ class MatmulTable {
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
+  MatmulOrigin origin_;
+  bool adopted_ = false;
   std::map<MatmulShape, MatmulEntry> entries_;
   std::map<MatmulShape, std::unique_ptr<MatmulPlan>> plans_;
 };

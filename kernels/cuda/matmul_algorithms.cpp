@@ -36,6 +36,7 @@ constexpr std::uint16_t kClusters[] = {CUBLASLT_CLUSTER_SHAPE_1x1x1, CUBLASLT_CL
                                        CUBLASLT_CLUSTER_SHAPE_4x1x1, CUBLASLT_CLUSTER_SHAPE_1x4x1};
 constexpr std::string_view kClusterNames[] = {"1x1", "2x1", "1x2", "2x2", "4x1", "1x4"};
 constexpr std::int32_t kSplits[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16};
+constexpr std::int32_t kMostSplits = 64;  // the library proposes some of its own
 
 // Empty where the library tells nothing.
 template <class T>
@@ -72,6 +73,41 @@ T config(const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttribut
   std::size_t written = 0;
   const auto status = cublasLtMatmulAlgoConfigGetAttribute(&algorithm, attribute, &value, sizeof(value), &written);
   return status == CUBLAS_STATUS_SUCCESS ? value : T{};
+}
+
+// Whether these are the bits that the library itself makes of settings that it offers. Its own check trusts them, and
+// crashes on others.
+bool is_offered(const Library& library, const MatmulPlan& plan, const cublasLtMatmulAlgo_t& algorithm) {
+  cublasLtMatmulAlgo_t made{};
+  if (cublasLtMatmulAlgoInit(library.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_16BF, plan.output,
+                             plan.output, config<std::int32_t>(algorithm, CUBLASLT_ALGO_CONFIG_ID), &made)) {
+    return false;
+  }
+  bool good = true;
+  const auto take = [&]<class T>(cublasLtMatmulAlgoConfigAttributes_t attribute, T, auto offered) {
+    const T value = config<T>(algorithm, attribute);
+    good = good && offered(value) && !cublasLtMatmulAlgoConfigSetAttribute(&made, attribute, &value, sizeof(value));
+  };
+  const auto among = [&](cublasLtMatmulAlgoCapAttributes_t attribute) {
+    return [values = capability<std::uint32_t>(made, attribute)](std::uint32_t value) {
+      return value == 0 || std::ranges::find(values, value) != values.end();
+    };
+  };
+  const auto up_to = [](auto most) { return [most](auto value) { return value >= 0 && value <= most; }; };
+  const std::int32_t splits = limit<std::int32_t>(made, CUBLASLT_ALGO_CAP_SPLITK_SUPPORT) != 0 ? kMostSplits : 1;
+  const auto options = static_cast<std::uint32_t>(limit<std::int32_t>(made, CUBLASLT_ALGO_CAP_CUSTOM_OPTION_MAX));
+  take(CUBLASLT_ALGO_CONFIG_TILE_ID, std::uint32_t{}, among(CUBLASLT_ALGO_CAP_TILE_IDS));
+  take(CUBLASLT_ALGO_CONFIG_STAGES_ID, std::uint32_t{}, among(CUBLASLT_ALGO_CAP_STAGES_IDS));
+  take(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, std::int32_t{}, up_to(splits));
+  take(CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, std::uint32_t{}, up_to(std::uint32_t{CUBLASLT_REDUCTION_SCHEME_MASK}));
+  take(CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, std::uint32_t{},
+       up_to(limit<std::uint32_t>(made, CUBLASLT_ALGO_CAP_CTA_SWIZZLING_SUPPORT)));
+  take(CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, std::uint32_t{}, up_to(options));
+  take(CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, std::uint16_t{},
+       up_to(static_cast<std::uint16_t>(CUBLASLT_MATMUL_INNER_SHAPE_END - 1)));
+  take(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, std::uint16_t{},
+       up_to(static_cast<std::uint16_t>(CUBLASLT_CLUSTER_SHAPE_END - 1)));
+  return good && std::ranges::equal(made.data, algorithm.data);
 }
 
 }  // namespace
@@ -127,7 +163,7 @@ std::vector<cublasLtMatmulAlgo_t> variants(const cublasLtMatmulAlgo_t& base, Dim
 std::optional<MatmulEntry> accept(const Library& library, MatmulPlan& plan, const cublasLtMatmulAlgo_t& algorithm) {
   const auto scheme = config<std::uint32_t>(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME);
   if (scheme != CUBLASLT_REDUCTION_SCHEME_NONE && scheme != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) return {};
-  if (expect_least_alignment(plan) != CUBLAS_STATUS_SUCCESS) return {};
+  if (!is_offered(library, plan, algorithm) || expect_least_alignment(plan) != CUBLAS_STATUS_SUCCESS) return {};
   cublasLtMatmulHeuristicResult_t result{};
   if (cublasLtMatmulAlgoCheck(library.handle, &plan.operation, &plan.a, &plan.b, &plan.d, &plan.d, &algorithm,
                               &result) != CUBLAS_STATUS_SUCCESS ||

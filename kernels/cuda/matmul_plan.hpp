@@ -16,6 +16,7 @@ namespace planaria::cuda {
 struct MatmulPlan {
   cublasLtMatmulDescOpaque_t operation{};
   cublasLtMatrixLayoutOpaque_t a{}, b{}, d{};
+  cudaDataType_t output = CUDA_R_16BF;
   float beta = 0;
   bool bias = false;
   bool auxiliary = false;  // u
@@ -30,7 +31,6 @@ struct Library {
 [[nodiscard]] Status cuda_status(cudaError_t status, std::string_view attempt, const MatmulShape& shape);
 [[nodiscard]] Status library_status(cublasStatus_t status, std::string_view attempt, const MatmulShape& shape);
 
-[[nodiscard]] bool is_forward(MatmulKind kind);
 // invalid_argument: the shape contradicts itself.
 [[nodiscard]] Result<MatmulPlan> make_plan(const MatmulShape& shape);
 // Searches and checks read no operands but take the alignment they may count on from the plan's pointers.

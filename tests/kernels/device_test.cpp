@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 namespace planaria {
 namespace {
@@ -29,6 +31,19 @@ TEST(CpuDevice, MoreMemoryThanThereIsMeansAnError) {
     ASSERT_FALSE(buffer.ok());
     EXPECT_EQ(buffer.error().code(), ErrorCode::exhausted);
   }
+}
+
+TEST(CpuDevice, ChoosesNoKernelsAndAdoptsNone) {
+  auto device = make_cpu_device({.threads = 1});
+  ASSERT_TRUE(device.ok());
+  const auto choices = (*device)->kernel_choices();
+  ASSERT_TRUE(choices.ok());
+  EXPECT_TRUE(choices->empty());
+  EXPECT_TRUE((*device)->adopt_kernel_choices(*choices).ok());
+  const std::vector<std::byte> others(1);
+  const Status adopted = (*device)->adopt_kernel_choices(others);
+  ASSERT_FALSE(adopted.ok());
+  EXPECT_EQ(adopted.error().code(), ErrorCode::mismatch);
 }
 
 TEST(CpuDevice, ThreadCountsOutOfRangeAreRefused) {

@@ -151,6 +151,21 @@ class CudaMatmul : public testing::Test {
     ASSERT_TRUE(status.ok()) << status.error().describe();
   }
 
+  static std::vector<std::byte> encoded(const MatmulTable& of) {
+    auto bytes = of.choices();
+    EXPECT_TRUE(bytes.ok());
+    return bytes ? std::move(bytes).value() : std::vector<std::byte>();
+  }
+  std::vector<std::byte> choices() const { return encoded(*table); }
+  static void adopt(MatmulTable& target, const std::vector<std::byte>& bytes) {
+    const Status status = target.adopt(bytes);
+    ASSERT_TRUE(status.ok()) << status.error().describe();
+  }
+  static void expect_error(const Status& status, ErrorCode code) {
+    ASSERT_FALSE(status.ok());
+    EXPECT_EQ(status.error().code(), code) << status.error().describe();
+  }
+
   // What lies between the rows of dy must not be read: it is NaN.
   static Outputs compute(MatmulTable& table, const Problem& p) {
     const MatmulShape& s = p.shape;
@@ -304,25 +319,90 @@ TEST_F(CudaMatmul, RepeatedCallsGiveEqualBits) {
   }
 }
 
-TEST_F(CudaMatmul, AdoptedEntryGivesTheBitsOfTheTableThatChoseIt) {
+TEST_F(CudaMatmul, AdoptedChoicesGiveTheBitsOfTheTableThatMadeThem) {
+  std::vector<Outputs> expected;
+  for (const MatmulShape& s : every_kind()) expected.push_back(choose_and_compute(Problem(s)));
   const auto other = make_table();
   ASSERT_NE(other, nullptr);
-  for (const MatmulShape& s : every_kind()) {
-    SCOPED_TRACE(describe(s));
-    const Problem p(s);
-    const Outputs chosen = choose_and_compute(p);
-    const Status adopted = other->adopt(s, table->entries().at(s));
-    ASSERT_TRUE(adopted.ok()) << adopted.error().describe();
-    EXPECT_TRUE(compute(*other, p) == chosen);
+  adopt(*other, choices());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const MatmulShape shape = every_kind()[i];
+    SCOPED_TRACE(describe(shape));
+    EXPECT_TRUE(other->choose(shape).ok());
+    EXPECT_TRUE(compute(*other, Problem(shape)) == expected[i]);
   }
+  EXPECT_EQ(encoded(*other), choices());
 }
 
-TEST_F(CudaMatmul, BytesThatAreNoAlgorithmAreNotAdopted) {
-  const MatmulEntry nothing;
-  const Status status = table->adopt(with(dense, MatmulKind::forward), nothing);
-  ASSERT_FALSE(status.ok());
-  EXPECT_EQ(status.error().code(), ErrorCode::unsupported);
-  EXPECT_TRUE(table->entries().empty());
+TEST_F(CudaMatmul, ChoicesAreAdoptedInPlaceOfOwnOnes) {
+  const Problem p(with(dense, MatmulKind::weight_gradient));
+  const auto other = make_table();
+  ASSERT_NE(other, nullptr);
+  ASSERT_TRUE(other->choose(p.shape).ok());
+  choose(padded);
+  const Outputs chosen = choose_and_compute(p);
+  adopt(*other, choices());
+  EXPECT_TRUE(compute(*other, p) == chosen);
+}
+
+TEST_F(CudaMatmul, WhatAdoptedChoicesLackIsAMismatch) {
+  choose(dense);
+  const auto other = make_table();
+  ASSERT_NE(other, nullptr);
+  adopt(*other, choices());
+  expect_error(other->choose(padded), ErrorCode::mismatch);
+  const auto third = make_table();
+  ASSERT_NE(third, nullptr);
+  ASSERT_TRUE(third->choose(padded).ok());
+  expect_error(third->adopt(choices()), ErrorCode::mismatch);
+  EXPECT_TRUE(third->choose(dense).ok());  // it still measures
+}
+
+TEST_F(CudaMatmul, ChoicesOfAnotherGpuOrLibraryAreAMismatch) {
+  choose(dense);
+  for (int field = 0; field < 3; ++field) {
+    auto read = decode_choices(choices());
+    ASSERT_TRUE(read.ok());
+    if (field == 0) read->origin.gpu += " NVL";
+    if (field == 1) --read->origin.multiprocessors;
+    if (field == 2) ++read->origin.library;
+    expect_error(table->adopt(encode_choices(*read).value()), ErrorCode::mismatch);
+  }
+  EXPECT_TRUE(table->choose(padded).ok());
+}
+
+TEST_F(CudaMatmul, BytesThatAreNoAlgorithmAreUnsupported) {
+  choose(dense);
+  auto read = decode_choices(choices());
+  ASSERT_TRUE(read.ok());
+  read->choices.front().algorithm = {};
+  expect_error(table->adopt(encode_choices(*read).value()), ErrorCode::unsupported);
+  EXPECT_TRUE(table->entries().contains(dense));
+}
+
+// Whoever makes a right hash over wrong bits gets an error or an algorithm that runs.
+TEST_F(CudaMatmul, NoBitOfAnAlgorithmMakesAdoptionFailHard) {
+  const Problem p(with(padded, MatmulKind::weight_gradient));
+  choose(p.shape);
+  const auto good = decode_choices(choices());
+  ASSERT_TRUE(good.ok());
+  for (std::size_t bit = 0; bit < 8 * sizeof(MatmulChoice::algorithm); ++bit) {
+    MatmulChoices flipped = *good;
+    flipped.choices.front().algorithm[bit / 64] ^= std::uint64_t{1} << (bit % 64);
+    const Status status = table->adopt(encode_choices(flipped).value());
+    if (status) continue;
+    EXPECT_EQ(status.error().code(), ErrorCode::unsupported) << "bit " << bit;
+  }
+  adopt(*table, choices());
+}
+
+TEST_F(CudaMatmul, DamagedChoicesAreCorrupt) {
+  choose(dense);
+  std::vector<std::byte> bytes = choices();
+  bytes[bytes.size() / 2] ^= std::byte{4};
+  expect_error(table->adopt(bytes), ErrorCode::corrupt);
+  expect_error(table->adopt({}), ErrorCode::corrupt);
+  EXPECT_TRUE(table->entries().contains(dense));
 }
 
 TEST_F(CudaMatmul, ShapesThatContradictThemselvesAreRefused) {

@@ -82,6 +82,33 @@ TEST_P(CudaEngine, TrainsToTheSameBitsEveryTime) {
   EXPECT_EQ(first, run());
 }
 
+TEST_P(CudaEngine, AdoptedChoicesGiveTheBitsOfTheDeviceThatMadeThem) {
+  const auto parameters = [](BareTrainer& trainer) {
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(trainer.step().ok());
+    return trainer.parameters_on_host();
+  };
+  const auto maker = trainer_of(*gpu_, job());
+  const auto choices = gpu_->kernel_choices();
+  ASSERT_TRUE(choices.ok());
+  const Vector expected = parameters(*maker);
+  for (const bool engine_first : {false, true}) {
+    auto device = cuda::CudaDevice::create(0);
+    ASSERT_TRUE(device.ok());
+    std::unique_ptr<BareTrainer> trainer;
+    if (engine_first) trainer = trainer_of(**device, job());
+    const Status adopted = (*device)->adopt_kernel_choices(*choices);
+    ASSERT_TRUE(adopted.ok()) << adopted.error().describe();
+    if (!engine_first) trainer = trainer_of(**device, job());
+    EXPECT_EQ(parameters(*trainer), expected) << engine_first;
+    EXPECT_EQ((*device)->kernel_choices().value(), *choices);
+    JobSpec other = job();
+    other.batch.sequences *= 2;
+    const auto refused = BareTrainer::create(**device, other, pattern_source(other));
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code(), ErrorCode::mismatch);
+  }
+}
+
 TEST_P(CudaEngine, AnyCutIntoStagesGivesTheSameGradient) {
   const JobSpec spec = job();
   const auto trainer = trainer_of(*gpu_, spec);
