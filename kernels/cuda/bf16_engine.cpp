@@ -149,10 +149,14 @@ Status Bf16Engine::allocate() {
   }
   if (model_.dropout > 0) PLANARIA_TRY(reserve(dropped_, rows * width * sizeof(Bf16)));
   PLANARIA_TRY(reserve(wide_, rows * widest * sizeof(Bf16)));
-  for (DeviceBuffer* buffer : {&gain_chunks_, &bias_chunks_, &out_chunks_}) {
+  for (DeviceBuffer* buffer : {&gain_chunks_[0], &gain_chunks_[1], &bias_chunks_[0], &bias_chunks_[1],
+                               &d_boundary_chunks_[0], &d_boundary_chunks_[1], &out_chunks_, &down_chunks_}) {
     PLANARIA_TRY(reserve(*buffer, chunks * width * sizeof(float)));
   }
-  PLANARIA_TRY(reserve(wide_chunks_, chunks * widest * sizeof(float)));
+  if (is_gpt2()) {
+    PLANARIA_TRY(reserve(up_chunks_, chunks * model_.ffn_width * sizeof(float)));
+    PLANARIA_TRY(reserve(qkv_chunks_, chunks * model_.qkv_width() * sizeof(float)));
+  }
   PLANARIA_TRY(reserve(row_dots_, attention_shape().log_sum_count() * sizeof(float)));
   PLANARIA_TRY(reserve(occurrence_sums_, rows * width * sizeof(float)));
   if (!is_gpt2()) {

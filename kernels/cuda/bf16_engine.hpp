@@ -93,14 +93,16 @@ class Bf16Engine final : public ModelEngine {
   std::vector<bool> made_;  // by block, from source_
 
   DeviceBuffer rope_table_;
-  DeviceBuffer narrow_, middle_gradient_, dropped_;      // [rows, width]
-  DeviceBuffer wide_, active_gradient_;                  // [rows, the widest inside a layer], [rows, ffn_width]
-  DeviceBuffer d_boundary_[2];                           // [rows, width]
-  DeviceBuffer gain_chunks_, bias_chunks_, out_chunks_;  // [chunks, width]
-  DeviceBuffer wide_chunks_;                             // [chunks, the widest]
-  DeviceBuffer row_dots_;                                // as log_sums
-  DeviceBuffer head_gradient_;                           // fp32, as head_weight_
-  DeviceBuffer occurrence_sums_;                         // [rows, width]: at most one group a row
+  DeviceBuffer narrow_, middle_gradient_, dropped_;  // [rows, width]
+  DeviceBuffer wide_, active_gradient_;              // [rows, the widest inside a layer], [rows, ffn_width]
+  DeviceBuffer d_boundary_[2];                       // [rows, width]
+  // A layer's column sums lie beside each other until its last are there. The boundaries' belong to two layers.
+  DeviceBuffer gain_chunks_[2], bias_chunks_[2];                  // [chunks, width]
+  DeviceBuffer d_boundary_chunks_[2], out_chunks_, down_chunks_;  // [chunks, width]
+  DeviceBuffer up_chunks_, qkv_chunks_;                           // [chunks, ffn_width], [chunks, qkv_width]
+  DeviceBuffer row_dots_;                                         // as log_sums
+  DeviceBuffer head_gradient_;                                    // fp32, as head_weight_
+  DeviceBuffer occurrence_sums_;                                  // [rows, width]: at most one group a row
 };
 
 }  // namespace planaria::cuda

@@ -5,9 +5,7 @@
 #include <utility>
 
 #include "kernels/cuda/attention.hpp"
-#include "kernels/cuda/chunk_sums.hpp"
 #include "kernels/cuda/classifier.hpp"
-#include "kernels/cuda/norms.hpp"
 #include "kernels/cuda/pointwise.hpp"
 
 namespace planaria::cuda {
@@ -302,7 +300,9 @@ void Bf16Pass::run_backward(BlockRange blocks, const float* parameters, float* g
   for (std::uint32_t b = blocks.end; b-- > blocks.begin; current ^= 1) {
     const std::uint64_t offset = engine_.map_.blocks()[b].offset;
     float* const sums = gradient + offset;
-    Bf16* const to = b == blocks.begin && b > 0 ? reinterpret_cast<Bf16*>(d_input) : bf16(engine_.d_boundary_[current]);
+    const InputGradient to{
+        b == blocks.begin && b > 0 ? reinterpret_cast<Bf16*>(d_input) : bf16(engine_.d_boundary_[current]),
+        engine_.d_boundary_chunks_[current].floats()};
     {
       const BlockTimer timer(*this, b);
       if (b == engine_.head()) {
@@ -316,7 +316,7 @@ void Bf16Pass::run_backward(BlockRange blocks, const float* parameters, float* g
       }
     }
     if (block_done) block_done(BlockIndex(b));
-    d = {to, engine_.out_chunks_.floats()};
+    d = {to.values, to.chunks};
   }
 }
 
@@ -350,37 +350,36 @@ void Bf16Pass::backward_weights(BlockRange blocks, float* gradient, const Linear
   }
 }
 
-void Bf16Pass::accumulate_bias(const OutputGradient& d, std::size_t width, float* target) {
-  const std::size_t rows = engine_.shape_.rows();
-  const float* chunks = d.chunks;
-  if (chunks == nullptr) {
-    column_chunks(stream(), rows, width, d.values, engine_.wide_chunks_.floats());
-    chunks = engine_.wide_chunks_.floats();
-  }
-  add_chunks(stream(), chunks_of(rows), width, chunks, target);
+// One launch adds up all that a block has to: each alone is too small to fill the device.
+void Bf16Pass::sum_later(const float* chunks, std::size_t count, std::size_t width, float* target) {
+  later_.push_back({chunks, count, width, target});
 }
 
-void Bf16Pass::norm_gradient(const Bf16* dy, const Bf16* x, const float* gain, const float* mean,
-                             const float* deviation, const Bf16* residual, Bf16* dx, float* d_gain, float* d_bias) {
+void Bf16Pass::add_sums() {
+  add_chunks(stream(), later_);
+  later_.clear();
+}
+
+void Bf16Pass::bias_gradient(const OutputGradient& d, std::size_t width, DeviceBuffer& chunks, float* target) {
+  const std::size_t rows = engine_.shape_.rows();
+  if (d.chunks == nullptr) column_chunks(stream(), rows, width, d.values, chunks.floats());
+  sum_later(d.chunks != nullptr ? d.chunks : chunks.floats(), chunks_of(rows), width, target);
+}
+
+void Bf16Pass::norm_gradient(NormBackward call, std::size_t which, float* d_gain, float* d_bias) {
   const std::size_t rows = engine_.shape_.rows();
   const std::size_t width = engine_.model_.width;
-  norm_backward(stream(), {.shape = {rows, width, static_cast<float>(engine_.model_.norm_epsilon)},
-                           .dy = dy,
-                           .x = x,
-                           .gain = gain,
-                           .mean = engine_.is_gpt2() ? mean : nullptr,
-                           .inverse_deviation = deviation,
-                           .residual = residual,
-                           .dx = dx,
-                           .d_gain_chunks = engine_.gain_chunks_.floats(),
-                           .d_bias_chunks = engine_.bias_chunks_.floats(),
-                           .dx_chunks = engine_.out_chunks_.floats()});
-  add_chunks(stream(), chunks_of(rows), width, engine_.gain_chunks_.floats(), d_gain);
-  if (d_bias != nullptr) add_chunks(stream(), chunks_of(rows), width, engine_.bias_chunks_.floats(), d_bias);
+  call.shape = {rows, width, static_cast<float>(engine_.model_.norm_epsilon)};
+  if (!engine_.is_gpt2()) call.mean = nullptr;
+  call.d_gain_chunks = engine_.gain_chunks_[which].floats();
+  call.d_bias_chunks = engine_.bias_chunks_[which].floats();
+  norm_backward(stream(), call);
+  sum_later(call.d_gain_chunks, chunks_of(rows), width, d_gain);
+  if (d_bias != nullptr) sum_later(call.d_bias_chunks, chunks_of(rows), width, d_bias);
 }
 
-void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, OutputGradient d_output, Bf16* d_input,
-                              float* sums, std::byte* deltas) {
+void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, OutputGradient d_output,
+                              InputGradient d_input, float* sums, std::byte* deltas) {
   const LayerTensors& tensor = engine_.layer_;
   const LayerPlaces& place = engine_.layer_places_;
   const DeltaPlaces& delta = engine_.delta_places_;
@@ -404,12 +403,12 @@ void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, Outp
   };
 
   const OutputGradient d_down = dropped(block, 2, d_output, kept_delta(delta.down));
-  if (gpt2) accumulate_bias(d_down, width, sums + tensor.down_bias);
+  if (gpt2) bias_gradient(d_down, width, engine_.down_chunks_, sums + tensor.down_bias);
   accumulate(ffn, width, place.active, d_down.values, tensor.down);
   if (gpt2) {
     multiply(engine_.matmul_shape(MatmulKind::input_dgelu, ffn, width),
              {.weight = p + tensor.down, .dy = d_down.values, .u = at<Bf16>(kept, place.up), .dx = d_up});
-    accumulate_bias({d_up, nullptr}, up_width, sums + tensor.up_bias);
+    bias_gradient({d_up, nullptr}, up_width, engine_.up_chunks_, sums + tensor.up_bias);
   } else {
     multiply(engine_.matmul_shape(MatmulKind::input_gradient, ffn, width),
              {.weight = p + tensor.down, .dy = d_down.values, .dx = bf16(engine_.active_gradient_)});
@@ -419,12 +418,18 @@ void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, Outp
   accumulate(width, up_width, place.normed2, d_up, tensor.up);
   multiply(engine_.matmul_shape(MatmulKind::input_gradient, width, up_width),
            {.weight = p + tensor.up, .dy = d_up, .dx = narrow});
-  norm_gradient(narrow, at<Bf16>(kept, place.middle), master + tensor.norm2_gain, at<float>(kept, place.mean2),
-                at<float>(kept, place.deviation2), d_output.values, d_middle, sums + tensor.norm2_gain,
-                optional(sums, tensor.norm2_bias));
+  norm_gradient({.dy = narrow,
+                 .x = at<Bf16>(kept, place.middle),
+                 .gain = master + tensor.norm2_gain,
+                 .mean = at<float>(kept, place.mean2),
+                 .inverse_deviation = at<float>(kept, place.deviation2),
+                 .residual = d_output.values,
+                 .dx = d_middle,
+                 .dx_chunks = engine_.out_chunks_.floats()},
+                1, sums + tensor.norm2_gain, optional(sums, tensor.norm2_bias));
 
   const OutputGradient d_out = dropped(block, 1, {d_middle, engine_.out_chunks_.floats()}, kept_delta(delta.out));
-  if (gpt2) accumulate_bias(d_out, width, sums + tensor.out_bias);
+  if (gpt2) bias_gradient(d_out, width, engine_.out_chunks_, sums + tensor.out_bias);
   accumulate(width, width, place.attention, d_out.values, tensor.out);
   multiply(engine_.matmul_shape(MatmulKind::input_gradient, width, width),
            {.weight = p + tensor.out, .dy = d_out.values, .dx = narrow});
@@ -432,13 +437,20 @@ void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, Outp
   attention_backward(stream(), attention, at<Bf16>(kept, place.qkv), at<Bf16>(kept, place.attention),
                      at<float>(kept, place.log_sums), narrow, engine_.row_dots_.floats(), d_qkv);
   if (!gpt2) rope(stream(), attention, -1, engine_.rope_table_.floats(), d_qkv);
-  if (gpt2) accumulate_bias({d_qkv, nullptr}, qkv_width, sums + tensor.qkv_bias);
+  if (gpt2) bias_gradient({d_qkv, nullptr}, qkv_width, engine_.qkv_chunks_, sums + tensor.qkv_bias);
   accumulate(width, qkv_width, place.normed1, d_qkv, tensor.qkv);
   multiply(engine_.matmul_shape(MatmulKind::input_gradient, width, qkv_width),
            {.weight = p + tensor.qkv, .dy = d_qkv, .dx = narrow});
-  norm_gradient(narrow, input_of(block), master + tensor.norm1_gain, at<float>(kept, place.mean1),
-                at<float>(kept, place.deviation1), d_middle, d_input, sums + tensor.norm1_gain,
-                optional(sums, tensor.norm1_bias));
+  norm_gradient({.dy = narrow,
+                 .x = input_of(block),
+                 .gain = master + tensor.norm1_gain,
+                 .mean = at<float>(kept, place.mean1),
+                 .inverse_deviation = at<float>(kept, place.deviation1),
+                 .residual = d_middle,
+                 .dx = d_input.values,
+                 .dx_chunks = d_input.chunks},
+                0, sums + tensor.norm1_gain, optional(sums, tensor.norm1_bias));
+  add_sums();
 }
 
 // By way of a matrix with the padding's rows, for which products are several times as fast; the sums have no room for
@@ -455,15 +467,21 @@ void Bf16Pass::backward_head_weights(float* sums) {
   engine_.device_.add(engine_.model_.vocab * width, target, padded, target);
 }
 
-void Bf16Pass::backward_head_input(const float* parameters, Bf16* d_input, float* sums) {
+void Bf16Pass::backward_head_input(const float* parameters, InputGradient d_input, float* sums) {
   const HeadPlaces& place = engine_.head_places_;
   std::byte* const kept = saved(engine_.head());
   Bf16* const narrow = bf16(engine_.narrow_);
   multiply(engine_.head_shape(MatmulKind::input_gradient),
            {.weight = bf16(engine_.head_weight_), .dy = at<Bf16>(kept, place.logits), .dx = narrow});
-  norm_gradient(narrow, input_of(engine_.head()), parameters + engine_.head_.norm_gain, at<float>(kept, place.mean),
-                at<float>(kept, place.deviation), nullptr, d_input, sums + engine_.head_.norm_gain,
-                optional(sums, engine_.head_.norm_bias));
+  norm_gradient({.dy = narrow,
+                 .x = input_of(engine_.head()),
+                 .gain = parameters + engine_.head_.norm_gain,
+                 .mean = at<float>(kept, place.mean),
+                 .inverse_deviation = at<float>(kept, place.deviation),
+                 .dx = d_input.values,
+                 .dx_chunks = d_input.chunks},
+                0, sums + engine_.head_.norm_gain, optional(sums, engine_.head_.norm_bias));
+  add_sums();
 }
 
 void Bf16Pass::backward_embedding(const Bf16* d_output, float* sums) {

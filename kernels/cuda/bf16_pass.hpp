@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "kernels/cuda/bf16_engine.hpp"
+#include "kernels/cuda/chunk_sums.hpp"
+#include "kernels/cuda/norms.hpp"
 #include "kernels/model_engine.hpp"
 
 namespace planaria::cuda {
@@ -48,6 +50,11 @@ class Bf16Pass final : public ModelPass {
     const Bf16* values = nullptr;
     const float* chunks = nullptr;
   };
+  // Where the gradient of a block's input goes, and its column sums.
+  struct InputGradient {
+    Bf16* values = nullptr;
+    float* chunks = nullptr;
+  };
   struct Timed {
     std::uint32_t block;
     cudaEvent_t begun, ended;
@@ -64,16 +71,20 @@ class Bf16Pass final : public ModelPass {
   void run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
                     LinearDeltas* deltas, const BlockDone& block_done);
   void backward_embedding(const Bf16* d_output, float* sums);
-  void backward_layer(std::uint32_t block, const float* parameters, OutputGradient d_output, Bf16* d_input, float* sums,
-                      std::byte* deltas);
-  void backward_head_input(const float* parameters, Bf16* d_input, float* sums);
+  void backward_layer(std::uint32_t block, const float* parameters, OutputGradient d_output, InputGradient d_input,
+                      float* sums, std::byte* deltas);
+  void backward_head_input(const float* parameters, InputGradient d_input, float* sums);
   void backward_head_weights(float* sums);
   void norm(std::uint32_t block, Stream x, const float* gain, const float* bias, Bf16* y, float* mean,
             float* deviation);
-  // Writes dx and its column sums to out_chunks_, accumulates the norm's own gradients.
-  void norm_gradient(const Bf16* dy, const Bf16* x, const float* gain, const float* mean, const float* deviation,
-                     const Bf16* residual, Bf16* dx, float* d_gain, float* d_bias);
-  void accumulate_bias(const OutputGradient& d, std::size_t width, float* target);
+  // `call` without its shape and the sums that the norm's own gradients come from: those are of norm `which` of a
+  // block.
+  void norm_gradient(NormBackward call, std::size_t which, float* d_gain, float* d_bias);
+  // `chunks`: for d's column sums where nobody has made them.
+  void bias_gradient(const OutputGradient& d, std::size_t width, DeviceBuffer& chunks, float* target);
+  // The chunks stay as they are until add_sums.
+  void sum_later(const float* chunks, std::size_t count, std::size_t width, float* target);
+  void add_sums();
   [[nodiscard]] bool drops() const { return engine_.is_gpt2() && training_ && engine_.model_.dropout > 0; }
   void drop(std::uint32_t block, std::uint32_t which, const Bf16* x, const Bf16* residual, Bf16* y);
   // The gradient through a dropout: in `kept`, unless that is null; else `d` itself where nothing is dropped.
@@ -92,6 +103,7 @@ class Bf16Pass final : public ModelPass {
   DeviceOccurrences device_occurrences_;
   std::vector<DeviceBuffer> boundaries_;  // [b]: the output of block b, for all but the head; empty until covered
   std::vector<DeviceBuffer> saved_;       // [b]
+  std::vector<ChunkSum> later_;           // of the block at hand
 
   bool measured_ = false;
   mutable std::vector<Timed> timed_;  // not yet told

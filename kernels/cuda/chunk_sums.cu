@@ -36,12 +36,22 @@ constexpr unsigned kAddColumns = 32;
 constexpr unsigned kAddThreads = 256;
 constexpr unsigned kAddRows = 256;  // chunks in shared memory at a time
 
-__global__ void __launch_bounds__(kAddThreads)
-    add_up_chunks(std::size_t count, std::size_t width, const float* __restrict__ chunks, float* __restrict__ target) {
+struct AddTable {
+  ChunkSum sums[kChunkSumsAtOnce];
+  unsigned end[kChunkSumsAtOnce];  // the first block behind those of sum i
+};
+
+__global__ void __launch_bounds__(kAddThreads) add_up_chunks(const __grid_constant__ AddTable table) {
   __shared__ float batch[kAddRows][kAddColumns];
+  unsigned which = 0;
+  while (blockIdx.x >= table.end[which]) ++which;
+  const unsigned first_block = which == 0 ? 0 : table.end[which - 1];
+  const std::size_t count = table.sums[which].count;
+  const std::size_t width = table.sums[which].width;
+  const float* __restrict__ const chunks = table.sums[which].chunks;
   const unsigned lane = threadIdx.x % kAddColumns;
   const unsigned part = threadIdx.x / kAddColumns;
-  const std::size_t column = std::size_t{blockIdx.x} * kAddColumns + lane;
+  const std::size_t column = std::size_t{blockIdx.x - first_block} * kAddColumns + lane;
   float sum = 0;
   for (std::size_t first = 0; first < count; first += kAddRows) {
     constexpr unsigned kEach = kAddRows / (kAddThreads / kAddColumns);
@@ -61,7 +71,7 @@ __global__ void __launch_bounds__(kAddThreads)
       for (unsigned r = 0; r < rows; ++r) sum += batch[r][lane];
     }
   }
-  if (part == 0 && column < width) target[column] += sum;
+  if (part == 0 && column < width) table.sums[which].target[column] += sum;
 }
 
 }  // namespace
@@ -75,9 +85,19 @@ void column_chunks(cudaStream_t stream, std::size_t rows, std::size_t width, con
   }
 }
 
-void add_chunks(cudaStream_t stream, std::size_t count, std::size_t width, const float* chunks, float* target) {
-  if (count == 0 || width == 0) return;
-  add_up_chunks<<<blocks_for(width, kAddColumns), kAddThreads, 0, stream>>>(count, width, chunks, target);
+void add_chunks(cudaStream_t stream, std::span<const ChunkSum> sums) {
+  while (!sums.empty()) {
+    const auto now = sums.first(std::min(sums.size(), kChunkSumsAtOnce));
+    sums = sums.subspan(now.size());
+    AddTable table{};
+    unsigned blocks = 0;
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      table.sums[i] = now[i];
+      if (now[i].count > 0) blocks += blocks_for(now[i].width, kAddColumns);
+      table.end[i] = blocks;
+    }
+    if (blocks > 0) add_up_chunks<<<blocks, kAddThreads, 0, stream>>>(table);
+  }
 }
 
 }  // namespace planaria::cuda

@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <span>
 
 namespace planaria::cuda {
 
@@ -21,7 +22,15 @@ inline constexpr std::size_t kChunkRows = 128;
 // beside other work do. x: [rows, width].
 void column_chunks(cudaStream_t stream, std::size_t rows, std::size_t width, const __nv_bfloat16* x, float* chunks);
 
-// target[column] += the sum of chunks[c][column] over c, in ascending order. chunks: [count, width].
-void add_chunks(cudaStream_t stream, std::size_t count, std::size_t width, const float* chunks, float* target);
+struct ChunkSum {
+  const float* chunks = nullptr;  // [count, width]
+  std::size_t count = 0;
+  std::size_t width = 0;
+  float* target = nullptr;  // [width]
+};
+// Of each: target[column] += the sum of chunks[c][column] over c, in ascending order. Targets don't overlap. Up to
+// kChunkSumsAtOnce of them are one launch.
+inline constexpr std::size_t kChunkSumsAtOnce = 8;
+void add_chunks(cudaStream_t stream, std::span<const ChunkSum> sums);
 
 }  // namespace planaria::cuda

@@ -154,8 +154,25 @@ void measure_norms(Bench& bench, std::size_t rows, std::size_t width) {
   }
   bench.measure("column_chunks", rows, width, unit + static_cast<double>(chunks), {tensor, chunks},
                 [=](const Buffers& b) { cuda::column_chunks(nullptr, rows, width, b.bf16(0), b.fp32(1)); });
+  const std::size_t count = cuda::chunks_of(rows);
   bench.measure("add_chunks", rows, width, static_cast<double>(chunks), {chunks, row}, [=](const Buffers& b) {
-    cuda::add_chunks(nullptr, cuda::chunks_of(rows), width, b.fp32(0), b.fp32(1));
+    const cuda::ChunkSum one{b.fp32(0), count, width, b.fp32(1)};
+    cuda::add_chunks(nullptr, {&one, 1});
+  });
+  // A layer's: of two norms' gains and biases and of the biases of four linear maps, attention's in halves.
+  const std::size_t widths[] = {width, width, width, width, width, width, 4 * width, 6 * width};
+  std::vector<std::size_t> buffers;
+  std::size_t total = 0;
+  for (const std::size_t w : widths) {
+    buffers.push_back(chunks / width * w);
+    total += buffers.back();
+  }
+  buffers.push_back(row * 6);
+  bench.measure("add_chunks of a layer", rows, width, static_cast<double>(total), buffers, [=](const Buffers& b) {
+    std::vector<cuda::ChunkSum> sums;
+    for (std::size_t i = 0; i < std::size(widths); ++i) sums.push_back({b.fp32(i), count, widths[i], b.fp32(8)});
+    sums.back().count *= 2, sums.back().width /= 2;
+    cuda::add_chunks(nullptr, sums);
   });
 }
 

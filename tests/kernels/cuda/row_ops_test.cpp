@@ -2,6 +2,7 @@
 // bit by bit against a host model wherever a header promises an order.
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <utility>
 
 #include "kernels/cuda/chunk_sums.hpp"
@@ -32,7 +33,8 @@ Floats added_in_order(std::size_t width, const Floats& chunks, float start) {
 }
 Floats added(std::size_t width, const OnDevice<float>& chunks, std::size_t count) {
   OnDevice<float> target(Floats(width, 1.0F));
-  cuda::add_chunks(nullptr, count, width, chunks, target);
+  const cuda::ChunkSum sum{chunks, count, width, target};
+  cuda::add_chunks(nullptr, {&sum, 1});
   return target.read();
 }
 
@@ -190,6 +192,26 @@ TEST_F(CudaSums, HaveTheOrderOfTheirHeader) {
       const Floats sums = added(width, chunks, cuda::chunks_of(rows));
       EXPECT_TRUE(same_bits(sums, added_in_order(width, expected, 1.0F))) << rows << " x " << width;
     }
+  }
+}
+
+// More than one launch takes, one of them empty.
+TEST_F(CudaSums, ManyTogetherHaveTheBitsOfEachAlone) {
+  std::vector<std::pair<std::size_t, std::size_t>> shapes;  // chunks, width
+  for (std::size_t i = 0; i < 2 * cuda::kChunkSumsAtOnce + 1; ++i)
+    shapes.emplace_back(i == 3 ? 0 : 40 * i + 1, 17 * i + 8);
+  std::vector<std::unique_ptr<OnDevice<float>>> chunks, targets;
+  std::vector<cuda::ChunkSum> sums;
+  for (const auto& [count, width] : shapes) {
+    chunks.push_back(std::make_unique<OnDevice<float>>(draw.floats(count * width)));
+    targets.push_back(std::make_unique<OnDevice<float>>(Floats(width, 1.0F)));
+    sums.push_back({*chunks.back(), count, width, *targets.back()});
+  }
+  cuda::add_chunks(nullptr, sums);
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    const auto& [count, width] = shapes[i];
+    EXPECT_TRUE(same_bits(targets[i]->read(), added_in_order(width, chunks[i]->read(), 1.0F))) << i;
+    EXPECT_TRUE(same_bits(targets[i]->read(), added(width, *chunks[i], count))) << i;
   }
 }
 
