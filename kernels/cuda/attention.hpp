@@ -23,9 +23,16 @@ namespace planaria::cuda {
 void attention_forward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv, __nv_bfloat16* out,
                        float* log_sums);
 
-// scratch: as many floats as log_sums.
+// What attention_backward sums over rows, it sums over so many rows of a sequence at a time, the last time over fewer.
+inline constexpr std::size_t kAttentionSumRows = 64;
+[[nodiscard]] constexpr std::size_t attention_chunks(const AttentionShape& shape) {
+  return shape.sequences * ((shape.context + kAttentionSumRows - 1) / kAttentionSumRows);
+}
+
+// scratch: as many floats as log_sums. d_qkv_chunks: [attention_chunks(shape), shape.qkv_width()], column sums of the
+// rounded d_qkv; null: not wanted.
 void attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
                         const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out, float* scratch,
-                        __nv_bfloat16* d_qkv);
+                        __nv_bfloat16* d_qkv, float* d_qkv_chunks);
 
 }  // namespace planaria::cuda

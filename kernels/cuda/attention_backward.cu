@@ -13,11 +13,23 @@ template <int kHead>
 inline constexpr int kQueryBytes =
     (2 * kBlockRows<kHead> + 4 * kStepRows) * kHead* int{sizeof(__nv_bfloat16)} + kBlockRows<kHead>* int{sizeof(float)};
 
+// Columns' sums over a block's rows from `first` on, from what its warps left, to rows of a matrix of sums.
+template <int kHead>
+__device__ __forceinline__ void store_block_sums(const AttentionView& view, const __nv_bfloat16* tile, int sequence,
+                                                 int first, float* sums) {
+#pragma unroll
+  for (int row = 0; row < kBlockRows<kHead>; row += kSumRows) {
+    if (first + row >= view.context) continue;
+    store_sums<kHead, 16 * kWarpTiles<kHead>>(tile + row * kHead, sums + view.row_sums(sequence, first + row),
+                                              static_cast<int>(threadIdx.x), kAttentionThreads);
+  }
+}
+
 // One block: the gradients of kBlockRows queries of a head, over keys and values step by step.
 template <int kHead>
 __global__ void __launch_bounds__(kAttentionThreads)
     query_gradient_kernel(AttentionView view, const __nv_bfloat16* qkv, const __nv_bfloat16* out, const float* log_sums,
-                          const __nv_bfloat16* d_out, float* dots, __nv_bfloat16* d_qkv) {
+                          const __nv_bfloat16* d_out, float* dots, __nv_bfloat16* d_qkv, float* d_qkv_chunks) {
   constexpr int kTiles = kWarpTiles<kHead>;
   constexpr int kRows = kBlockRows<kHead>;
   extern __shared__ __align__(128) __nv_bfloat16 shared[];
@@ -134,7 +146,10 @@ __global__ void __launch_bounds__(kAttentionThreads)
   }
   store_rows<kTiles, kHead>(gradient, view.scale, queries + warp_first * kHead,
                             d_qkv + view.first_row(sequence) * view.qkv_width + view.query(head, kHead), view.qkv_width,
-                            first + warp_first, view.context);
+                            first + warp_first, view.context, d_qkv_chunks != nullptr);
+  if (d_qkv_chunks == nullptr) return;
+  __syncthreads();
+  store_block_sums<kHead>(view, queries, sequence, first, d_qkv_chunks + view.query(head, kHead));
 }
 
 template <int kHead>
@@ -145,7 +160,7 @@ inline constexpr int kKeyBytes = (2 * kBlockRows<kHead> + 4 * kStepRows) * kHead
 template <int kHead>
 __global__ void __launch_bounds__(kAttentionThreads)
     key_gradient_kernel(AttentionView view, const __nv_bfloat16* qkv, const float* log_sums, const __nv_bfloat16* d_out,
-                        const float* dots, __nv_bfloat16* d_qkv) {
+                        const float* dots, __nv_bfloat16* d_qkv, float* d_qkv_chunks) {
   constexpr int kTiles = kWarpTiles<kHead>;
   constexpr int kRows = kBlockRows<kHead>;
   extern __shared__ __align__(128) __nv_bfloat16 shared[];
@@ -272,16 +287,20 @@ __global__ void __launch_bounds__(kAttentionThreads)
   }
   __nv_bfloat16* const target = d_qkv + view.first_row(sequence) * view.qkv_width;
   store_rows<kTiles, kHead>(d_key, view.scale, keys + warp_first * kHead, target + view.key(kv_head, kHead),
-                            view.qkv_width, first + warp_first, view.context);
+                            view.qkv_width, first + warp_first, view.context, d_qkv_chunks != nullptr);
   store_rows<kTiles, kHead>(d_value, 1, values + warp_first * kHead, target + view.value(kv_head, kHead),
-                            view.qkv_width, first + warp_first, view.context);
+                            view.qkv_width, first + warp_first, view.context, d_qkv_chunks != nullptr);
+  if (d_qkv_chunks == nullptr) return;
+  __syncthreads();
+  store_block_sums<kHead>(view, keys, sequence, first, d_qkv_chunks + view.key(kv_head, kHead));
+  store_block_sums<kHead>(view, values, sequence, first, d_qkv_chunks + view.value(kv_head, kHead));
 }
 
 }  // namespace
 
 void portable::attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
                                   const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out,
-                                  float* scratch, __nv_bfloat16* d_qkv) {
+                                  float* scratch, __nv_bfloat16* d_qkv, float* d_qkv_chunks) {
   with_head_size(shape.head_size, [&](auto size) {
     constexpr int kHead = size;
     constexpr int kRows = kBlockRows<kHead>;
@@ -290,10 +309,11 @@ void portable::attention_backward(cudaStream_t stream, const AttentionShape& sha
     const auto blocks = static_cast<unsigned>((shape.context + kRows - 1) / kRows);
     const auto sequences = static_cast<unsigned>(shape.sequences);
     const AttentionView view = view_of(shape);
-    query_gradient_kernel<kHead><<<dim3(blocks, static_cast<unsigned>(shape.heads), sequences), kAttentionThreads,
-                                   kQueryBytes<kHead>, stream>>>(view, qkv, out, log_sums, d_out, scratch, d_qkv);
+    query_gradient_kernel<kHead>
+        <<<dim3(blocks, static_cast<unsigned>(shape.heads), sequences), kAttentionThreads, kQueryBytes<kHead>,
+           stream>>>(view, qkv, out, log_sums, d_out, scratch, d_qkv, d_qkv_chunks);
     key_gradient_kernel<kHead><<<dim3(blocks, static_cast<unsigned>(shape.kv_heads), sequences), kAttentionThreads,
-                                 kKeyBytes<kHead>, stream>>>(view, qkv, log_sums, d_out, scratch, d_qkv);
+                                 kKeyBytes<kHead>, stream>>>(view, qkv, log_sums, d_out, scratch, d_qkv, d_qkv_chunks);
   });
 }
 

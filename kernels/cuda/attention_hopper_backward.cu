@@ -21,7 +21,7 @@ template <int kHead>
 __global__ void __launch_bounds__(QueryPlan<kHead>::kThreads, QueryPlan<kHead>::kBlocks)
     query_gradient_kernel(const __grid_constant__ CUtensorMap qkv_map, const __grid_constant__ CUtensorMap d_out_map,
                           AttentionView view, Schedule schedule, const __nv_bfloat16* out, const __nv_bfloat16* d_out,
-                          const float* log_sums, float* dots, __nv_bfloat16* d_qkv) {
+                          const float* log_sums, float* dots, __nv_bfloat16* d_qkv, float* d_qkv_chunks) {
   constexpr int kGroups = QueryPlan<kHead>::kGroups;
   constexpr int kStages = QueryPlan<kHead>::kStages;
   constexpr int kTile = kTileElements<kHead>;
@@ -166,7 +166,11 @@ __global__ void __launch_bounds__(QueryPlan<kHead>::kThreads, QueryPlan<kHead>::
   sync_group(group);  // no warp's products read the group's queries any more
   store_tile<kHead>(gradient, view.scale, queries + group * kTile,
                     d_qkv + view.first_row(sequence) * view.qkv_width + view.query(head, kHead), view.qkv_width, first,
-                    view.context);
+                    view.context, d_qkv_chunks != nullptr);
+  if (d_qkv_chunks == nullptr) return;
+  sync_group(group);
+  store_tile_sums<kHead>(queries + group * kTile,
+                         d_qkv_chunks + view.row_sums(sequence, first) + view.query(head, kHead));
 }
 
 // 3 or 1.
@@ -191,7 +195,7 @@ template <int kHead>
 __global__ void __launch_bounds__(KeyPlan<kHead>::kThreads, KeyPlan<kHead>::kBlocks)
     key_gradient_kernel(const __grid_constant__ CUtensorMap qkv_map, const __grid_constant__ CUtensorMap d_out_map,
                         AttentionView view, Schedule schedule, const float* log_sums, const float* dots,
-                        __nv_bfloat16* d_qkv) {
+                        __nv_bfloat16* d_qkv, float* d_qkv_chunks) {
   constexpr int kGroups = KeyPlan<kHead>::kGroups;
   constexpr int kStages = KeyPlan<kHead>::kStages;
   constexpr int kTile = kTileElements<kHead>;
@@ -369,17 +373,23 @@ __global__ void __launch_bounds__(KeyPlan<kHead>::kThreads, KeyPlan<kHead>::kBlo
   sync_group(group);  // no warp's products read the group's keys and values any more
   __nv_bfloat16* const target = d_qkv + view.first_row(sequence) * view.qkv_width;
   const int first = tile * kPanelRows;
+  const bool sums = d_qkv_chunks != nullptr;
   store_tile<kHead>(d_key, view.scale, keys + group * kTile, target + view.key(kv_head, kHead), view.qkv_width, first,
-                    view.context);
+                    view.context, sums);
   store_tile<kHead>(d_value, 1, values + group * kTile, target + view.value(kv_head, kHead), view.qkv_width, first,
-                    view.context);
+                    view.context, sums);
+  if (!sums) return;
+  sync_group(group);
+  float* const chunk = d_qkv_chunks + view.row_sums(sequence, first);
+  store_tile_sums<kHead>(keys + group * kTile, chunk + view.key(kv_head, kHead));
+  store_tile_sums<kHead>(values + group * kTile, chunk + view.value(kv_head, kHead));
 }
 
 }  // namespace
 
 void attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
                         const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out, float* scratch,
-                        __nv_bfloat16* d_qkv) {
+                        __nv_bfloat16* d_qkv, float* d_qkv_chunks) {
   const AttentionView view = view_of(shape);
   const CUtensorMap qkv_map = map_of(qkv, shape.sequences, shape.context, shape.qkv_width());
   const CUtensorMap d_out_map = map_of(d_out, shape.sequences, shape.context, shape.out_width());
@@ -392,10 +402,10 @@ void attention_backward(cudaStream_t stream, const AttentionShape& shape, const 
     allow_shared(key_gradient_kernel<kHead>, Keys::kBytes);
     const Schedule queries = schedule_of(shape, shape.heads, Queries::kGroups * kPanelRows);
     query_gradient_kernel<kHead><<<queries.grid(), Queries::kThreads, Queries::kBytes, stream>>>(
-        qkv_map, d_out_map, view, queries, out, d_out, log_sums, scratch, d_qkv);
+        qkv_map, d_out_map, view, queries, out, d_out, log_sums, scratch, d_qkv, d_qkv_chunks);
     const Schedule keys = schedule_of(shape, shape.kv_heads, Keys::kGroups * kPanelRows);
-    key_gradient_kernel<kHead><<<keys.grid(), Keys::kThreads, Keys::kBytes, stream>>>(qkv_map, d_out_map, view, keys,
-                                                                                      log_sums, scratch, d_qkv);
+    key_gradient_kernel<kHead><<<keys.grid(), Keys::kThreads, Keys::kBytes, stream>>>(
+        qkv_map, d_out_map, view, keys, log_sums, scratch, d_qkv, d_qkv_chunks);
   });
 }
 

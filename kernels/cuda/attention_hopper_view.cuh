@@ -72,13 +72,20 @@ template <class Plan>
 inline constexpr bool kPlanFits = Plan::kBlocks*(Plan::kBytes + 1024) <= 228 * 1024 && Plan::kBytes % 8 == 0;
 
 // Writes a group's 64 rows of results, times `factor`, to rows [first, context) of a matrix. `tile`: shared memory of
-// the group's own, which its products use no more.
+// the group's own, which its products use no more. With `sums`, columns' sums are left there for store_tile_sums.
 template <int kHead>
 __device__ __forceinline__ void store_tile(const Accumulator (&d)[kHead / 8], float factor, __nv_bfloat16* tile,
-                                           __nv_bfloat16* matrix, std::int64_t stride, int first, int rows) {
+                                           __nv_bfloat16* matrix, std::int64_t stride, int first, int rows,
+                                           bool sums = false) {
   const int warp = static_cast<int>(threadIdx.x) % kGroupThreads / kWarp;
   store_rows<1, kHead>(reinterpret_cast<const Accumulator(&)[1][kHead / 8]>(d), factor, tile + warp * 16 * kHead,
-                       matrix, stride, first + 16 * warp, rows);
+                       matrix, stride, first + 16 * warp, rows, sums);
+}
+// After a barrier of the group.
+template <int kHead>
+__device__ __forceinline__ void store_tile_sums(const __nv_bfloat16* tile, float* to) {
+  static_assert(kPanelRows == kSumRows);
+  store_sums<kHead, kPanelRows / kGroupWarps>(tile, to, static_cast<int>(threadIdx.x) % kGroupThreads, kGroupThreads);
 }
 
 }  // namespace planaria::cuda::hopper

@@ -19,7 +19,7 @@ void attention_forward(cudaStream_t stream, const AttentionShape& shape, const _
                        float* log_sums);
 void attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
                         const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out, float* scratch,
-                        __nv_bfloat16* d_qkv);
+                        __nv_bfloat16* d_qkv, float* d_qkv_chunks);
 
 }  // namespace portable
 
@@ -32,7 +32,7 @@ void attention_forward(cudaStream_t stream, const AttentionShape& shape, const _
                        float* log_sums);
 void attention_backward(cudaStream_t stream, const AttentionShape& shape, const __nv_bfloat16* qkv,
                         const __nv_bfloat16* out, const float* log_sums, const __nv_bfloat16* d_out, float* scratch,
-                        __nv_bfloat16* d_qkv);
+                        __nv_bfloat16* d_qkv, float* d_qkv_chunks);
 
 }  // namespace hopper
 

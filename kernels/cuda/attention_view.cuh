@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/tile_mma.cuh"
 #include "kernels/ops.hpp"
 
@@ -22,6 +23,7 @@ template <int kHead>
 inline constexpr int kWarpTiles = kHead <= 64 ? 2 : 1;
 template <int kHead>
 inline constexpr int kBlockRows = kAttentionWarps * 16 * kWarpTiles<kHead>;
+inline constexpr int kSumRows = int{kAttentionSumRows};
 
 struct AttentionView {
   int context = 0;
@@ -40,7 +42,25 @@ struct AttentionView {
   [[nodiscard]] __device__ std::int64_t sums(int sequence, int head) const {
     return (std::int64_t{sequence} * heads + head) * context;
   }
+  // Elements of the sums over rows of qkv before those of the sequence's rows from `row` on.
+  [[nodiscard]] __device__ std::int64_t row_sums(int sequence, int row) const {
+    return (std::int64_t{sequence} * ((context + kSumRows - 1) / kSumRows) + row / kSumRows) * qkv_width;
+  }
 };
+
+// to[column] = the sum over the warps of what their store_rows left, in ascending order, for kSumRows rows of kHead
+// results. `tile`: the first warp's. Each thread of `threads` comes once it sees what the warps left.
+template <int kHead, int kWarpRows>
+__device__ __forceinline__ void store_sums(const __nv_bfloat16* tile, float* to, int thread, int threads) {
+  for (int column = thread; column < kHead; column += threads) {
+    float sum = 0;
+#pragma unroll
+    for (int row = 0; row < kSumRows; row += kWarpRows) {
+      sum += reinterpret_cast<const float*>(tile + row * kHead)[column];
+    }
+    to[column] = sum;
+  }
+}
 
 // dots[row] = Σ out · d_out over a head's columns, for rows [first, first + kRows), and the same where `stored` keeps
 // them: kHead / 8 lanes a row, by each group of kThreads threads.

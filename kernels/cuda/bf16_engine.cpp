@@ -155,7 +155,7 @@ Status Bf16Engine::allocate() {
   }
   if (is_gpt2()) {
     PLANARIA_TRY(reserve(up_chunks_, chunks * model_.ffn_width * sizeof(float)));
-    PLANARIA_TRY(reserve(qkv_chunks_, chunks * model_.qkv_width() * sizeof(float)));
+    PLANARIA_TRY(reserve(qkv_chunks_, attention_chunks(attention_shape()) * model_.qkv_width() * sizeof(float)));
   }
   PLANARIA_TRY(reserve(row_dots_, attention_shape().log_sum_count() * sizeof(float)));
   PLANARIA_TRY(reserve(occurrence_sums_, rows * width * sizeof(float)));

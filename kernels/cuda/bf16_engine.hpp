@@ -99,7 +99,7 @@ class Bf16Engine final : public ModelEngine {
   // A layer's column sums lie beside each other until its last are there. The boundaries' belong to two layers.
   DeviceBuffer gain_chunks_[2], bias_chunks_[2];                  // [chunks, width]
   DeviceBuffer d_boundary_chunks_[2], out_chunks_, down_chunks_;  // [chunks, width]
-  DeviceBuffer up_chunks_, qkv_chunks_;                           // [chunks, ffn_width], [chunks, qkv_width]
+  DeviceBuffer up_chunks_, qkv_chunks_;                           // [chunks, ffn_width], attention_backward's
   DeviceBuffer row_dots_;                                         // as log_sums
   DeviceBuffer head_gradient_;                                    // fp32, as head_weight_
   DeviceBuffer occurrence_sums_;                                  // [rows, width]: at most one group a row

@@ -435,9 +435,13 @@ void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, Outp
            {.weight = p + tensor.out, .dy = d_out.values, .dx = narrow});
   const AttentionShape attention = engine_.attention_shape();
   attention_backward(stream(), attention, at<Bf16>(kept, place.qkv), at<Bf16>(kept, place.attention),
-                     at<float>(kept, place.log_sums), narrow, engine_.row_dots_.floats(), d_qkv);
-  if (!gpt2) rope(stream(), attention, -1, engine_.rope_table_.floats(), d_qkv);
-  if (gpt2) bias_gradient({d_qkv, nullptr}, qkv_width, engine_.qkv_chunks_, sums + tensor.qkv_bias);
+                     at<float>(kept, place.log_sums), narrow, engine_.row_dots_.floats(), d_qkv,
+                     gpt2 ? engine_.qkv_chunks_.floats() : nullptr);
+  if (gpt2) {
+    sum_later(engine_.qkv_chunks_.floats(), attention_chunks(attention), qkv_width, sums + tensor.qkv_bias);
+  } else {
+    rope(stream(), attention, -1, engine_.rope_table_.floats(), d_qkv);
+  }
   accumulate(width, qkv_width, place.normed1, d_qkv, tensor.qkv);
   multiply(engine_.matmul_shape(MatmulKind::input_gradient, width, qkv_width),
            {.weight = p + tensor.qkv, .dy = d_qkv, .dx = narrow});

@@ -130,11 +130,12 @@ __device__ __forceinline__ float exp2_fast(float x) {
 }
 
 // Writes a warp's kTiles · 16 rows of kWidth results, times `factor`, to rows [first, rows) of a matrix. `tile`: shared
-// memory of the warp's rows, which nobody else uses any more.
+// memory of the warp's rows, which nobody else uses any more. With `sums`, the columns' sums over what was written are
+// left there, kWidth floats: rows 32 / (kWidth / 8) apart in ascending order, these sums by a butterfly.
 template <int kTiles, int kWidth>
 __device__ __forceinline__ void store_rows(const Accumulator (&values)[kTiles][kWidth / 8], float factor,
                                            __nv_bfloat16* tile, __nv_bfloat16* matrix, std::int64_t stride, int first,
-                                           int rows) {
+                                           int rows, bool sums = false) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   __syncwarp();
 #pragma unroll
@@ -152,14 +153,35 @@ __device__ __forceinline__ void store_rows(const Accumulator (&values)[kTiles][k
   }
   __syncwarp();
   constexpr int kChunks = kWidth / kChunk;
+  static_assert(kWarp % kChunks == 0);  // a lane has one chunk's columns in all of its rows
+  float sum[kChunk] = {};
 #pragma unroll
   for (int i = 0; i < kTiles * 16 * kChunks; i += kWarp) {
     const int row = (i + lane) / kChunks;
-    const int chunk = (i + lane) % kChunks;
+    const int chunk = lane % kChunks;
     if (first + row >= rows) continue;
-    *reinterpret_cast<uint4*>(matrix + (first + row) * stride + chunk * kChunk) =
-        *reinterpret_cast<const uint4*>(tile + chunk_at<kWidth>(row, chunk));
+    const uint4 packed = *reinterpret_cast<const uint4*>(tile + chunk_at<kWidth>(row, chunk));
+    *reinterpret_cast<uint4*>(matrix + (first + row) * stride + chunk * kChunk) = packed;
+    if (!sums) continue;
+    const auto* const pairs = reinterpret_cast<const __nv_bfloat162*>(&packed);
+#pragma unroll
+    for (int c = 0; c < kChunk / 2; ++c) {
+      const float2 pair = __bfloat1622float2(pairs[c]);
+      sum[2 * c] += pair.x;
+      sum[2 * c + 1] += pair.y;
+    }
   }
+  if (!sums) return;
+#pragma unroll
+  for (int lanes = kChunks; lanes < kWarp; lanes *= 2) {
+#pragma unroll
+    for (int c = 0; c < kChunk; ++c) sum[c] += __shfl_xor_sync(~0U, sum[c], lanes);
+  }
+  __syncwarp();  // the tile has been read
+  if (lane >= kChunks) return;
+  auto* const to = reinterpret_cast<float4*>(tile) + 2 * lane;
+  to[0] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+  to[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
 }
 
 }  // namespace planaria::cuda

@@ -65,19 +65,26 @@ void measure(const char* name, const AttentionShape& shape) {
   auto* const d_out = allocate<__nv_bfloat16>(rows * shape.out_width());
   auto* const log_sums = allocate<float>(shape.log_sum_count());
   auto* const scratch = allocate<float>(shape.log_sum_count());
+  auto* const chunks = allocate<float>(planaria::cuda::attention_chunks(shape) * shape.qkv_width());
   fill<<<1024, 256>>>(rows * shape.qkv_width(), qkv);
   fill<<<1024, 256>>>(rows * shape.out_width(), d_out);
   const double forward = median_ms([&] { planaria::cuda::attention_forward(nullptr, shape, qkv, out, log_sums); });
-  const double backward =
-      median_ms([&] { planaria::cuda::attention_backward(nullptr, shape, qkv, out, log_sums, d_out, scratch, d_qkv); });
+  const auto run_backward = [&](float* sums) {
+    return median_ms(
+        [&] { planaria::cuda::attention_backward(nullptr, shape, qkv, out, log_sums, d_out, scratch, d_qkv, sums); });
+  };
+  const double backward = run_backward(nullptr);
+  const double with_sums = run_backward(chunks);
   const double product = 1e-9 * static_cast<double>(shape.sequences * shape.heads) *
                          static_cast<double>(shape.context * shape.context) * static_cast<double>(shape.head_size);
   std::printf(
-      "%-22s %4zu x %4zu, %2zu heads of %3zu: forward %7.3f ms %6.1f TFLOP/s, backward %7.3f ms %6.1f TFLOP/s\n", name,
-      shape.sequences, shape.context, shape.heads, shape.head_size, forward, 2 * product / forward, backward,
-      5 * product / backward);
-  for (void* memory : {static_cast<void*>(qkv), static_cast<void*>(d_qkv), static_cast<void*>(out),
-                       static_cast<void*>(d_out), static_cast<void*>(log_sums), static_cast<void*>(scratch)}) {
+      "%-22s %4zu x %4zu, %2zu heads of %3zu: forward %7.3f ms %6.1f TFLOP/s, backward %7.3f ms %6.1f TFLOP/s, with "
+      "column sums %7.3f ms\n",
+      name, shape.sequences, shape.context, shape.heads, shape.head_size, forward, 2 * product / forward, backward,
+      5 * product / backward, with_sums);
+  for (void* memory :
+       {static_cast<void*>(qkv), static_cast<void*>(d_qkv), static_cast<void*>(out), static_cast<void*>(d_out),
+        static_cast<void*>(log_sums), static_cast<void*>(scratch), static_cast<void*>(chunks)}) {
     check(cudaFree(memory), "freeing");
   }
 }
