@@ -187,10 +187,22 @@ Status Bf16Engine::choose_matmuls() {
                                      matmul_shape(weight_gradient, width, up),
                                      matmul_shape(weight_gradient, ffn, width),
                                      matmul_shape(is_gpt2() ? forward_gelu : forward, width, up, bias),
-                                     matmul_shape(is_gpt2() ? input_dgelu : input_gradient, ffn, width)};
+                                     matmul_shape(input_gradient, ffn, width)};
+  if (is_gpt2()) shapes.push_back(matmul_shape(input_dgelu, ffn, width));
   for (const MatmulKind kind : {forward, input_gradient, weight_gradient}) shapes.push_back(head_shape(kind));
   for (const MatmulShape& shape : shapes) PLANARIA_TRY(matmuls_->choose(shape));
+  dgelu_in_epilogue_ = is_gpt2() && epilogue_pays();
   return ok_status();
+}
+
+bool Bf16Engine::epilogue_pays() const {
+  // Of an H200's memory. The kernel reads the product's result and u and writes; beside the epilogue, the sums read.
+  constexpr float kBytesAMicrosecond = 4e6F;
+  const auto tensor = static_cast<float>(shape_.rows() * model_.ffn_width * sizeof(__nv_bfloat16));
+  const auto time = [this](MatmulKind kind) {
+    return matmuls_->entries().at(matmul_shape(kind, model_.ffn_width, model_.width)).microseconds;
+  };
+  return time(MatmulKind::input_dgelu) <= time(MatmulKind::input_gradient) + 2 * tensor / kBytesAMicrosecond;
 }
 
 Result<std::unique_ptr<ModelPass>> Bf16Engine::make_pass(BlockRange blocks) {

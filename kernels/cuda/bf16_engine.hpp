@@ -71,6 +71,9 @@ class Bf16Engine final : public ModelEngine {
   [[nodiscard]] std::size_t padded_vocab() const;
   [[nodiscard]] MatmulShape matmul_shape(MatmulKind kind, std::size_t in, std::size_t out, bool bias = false) const;
   [[nodiscard]] MatmulShape head_shape(MatmulKind kind) const;
+  // Whether a product's epilogue multiplies GELU's slopes on faster than a kernel of its own, which sums the columns
+  // for the bias on the way. By the table alone, so that all who share one do alike.
+  [[nodiscard]] bool epilogue_pays() const;
   // The block's working parameters, made from its master where that has changed.
   [[nodiscard]] const __nv_bfloat16* working(std::uint32_t block, const float* parameters);
 
@@ -86,6 +89,7 @@ class Bf16Engine final : public ModelEngine {
   HeadPlaces head_places_{};
   DeltaPlaces delta_places_{};
   MatmulTable* matmuls_ = nullptr;  // the device's
+  bool dgelu_in_epilogue_ = false;
 
   DeviceBuffer working_;      // bf16, the flat vector's geometry
   DeviceBuffer head_weight_;  // bf16, [padded_vocab, width]

@@ -406,9 +406,18 @@ void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, Outp
   if (gpt2) bias_gradient(d_down, width, engine_.down_chunks_, sums + tensor.down_bias);
   accumulate(ffn, width, place.active, d_down.values, tensor.down);
   if (gpt2) {
-    multiply(engine_.matmul_shape(MatmulKind::input_dgelu, ffn, width),
-             {.weight = p + tensor.down, .dy = d_down.values, .u = at<Bf16>(kept, place.up), .dx = d_up});
-    bias_gradient({d_up, nullptr}, up_width, engine_.up_chunks_, sums + tensor.up_bias);
+    OutputGradient up{d_up, nullptr};
+    Bf16* const u = at<Bf16>(kept, place.up);
+    if (engine_.dgelu_in_epilogue_) {
+      multiply(engine_.matmul_shape(MatmulKind::input_dgelu, ffn, width),
+               {.weight = p + tensor.down, .dy = d_down.values, .u = u, .dx = d_up});
+    } else {
+      multiply(engine_.matmul_shape(MatmulKind::input_gradient, ffn, width),
+               {.weight = p + tensor.down, .dy = d_down.values, .dx = d_up});
+      gelu_backward(stream(), engine_.shape_.rows(), ffn, u, d_up, d_up, engine_.up_chunks_.floats());
+      up.chunks = engine_.up_chunks_.floats();
+    }
+    bias_gradient(up, up_width, engine_.up_chunks_, sums + tensor.up_bias);
   } else {
     multiply(engine_.matmul_shape(MatmulKind::input_gradient, ffn, width),
              {.weight = p + tensor.down, .dy = d_down.values, .dx = bf16(engine_.active_gradient_)});
