@@ -12,7 +12,7 @@ libraries="libcaf-dev libssl-dev libucx-dev librocksdb-dev libzmq3-dev libprotob
 # The text that quickstart trains on, and the words that its sample is held against.
 text="perl perl-doc wamerican"
 testing="libgtest-dev libgmock-dev ccache mold clang libclang-rt-dev"
-development="clang-format clang-tidy libbenchmark-dev python3-torch libopenblas0-pthread debootstrap"
+development="clang-format clang-tidy libbenchmark-dev python3-torch libopenblas0-pthread debootstrap patchelf"
 
 packages="$compiler $libraries $text"
 case "${1:-}" in

@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <filesystem>
 #include <mutex>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "common/log.hpp"
 #include "common/transport/ucx_guard.hpp"
@@ -37,6 +41,26 @@ ucs_log_func_rc_t forward_log(const char*, unsigned, const char*, ucs_log_level_
   return UCS_LOG_FUNC_RC_STOP;
 }
 
+// UCX warns of network devices that aren't there and goes on without them: nobody would be reached.
+Status check_devices(const std::string& devices) {
+  std::error_code none;
+  std::vector<std::string> here;
+  for (const char* folder : {"/sys/class/net", "/sys/class/infiniband"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder, none)) here.push_back(entry.path().filename());
+  }
+  std::istringstream names(devices);
+  bool found = devices == "all" && !here.empty();
+  for (std::string name; std::getline(names, name, ',');) {
+    found = found || std::ranges::find(here, name.substr(0, name.find(':'))) != here.end();
+  }
+  if (found) return ok_status();
+  std::string list;
+  for (const std::string& name : here) list += (list.empty() ? "" : ", ") + name;
+  return Error(ErrorCode::invalid_argument,
+               "no network device of \"" + devices + "\" is here: " +
+                   (list.empty() ? "/sys/class/net is empty or not there" : "this machine has " + list));
+}
+
 void forward_error(void* argument, ucp_ep_h, ucs_status_t status) {
   auto* endpoint = static_cast<UcxEndpoint*>(argument);
   if (endpoint->on_error) endpoint->on_error(status);
@@ -51,6 +75,7 @@ Error ucx_error(ErrorCode code, const char* what, ucs_status_t status) {
 Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options) {
   static std::once_flag once;
   std::call_once(once, [] { ucs_log_push_handler(forward_log); });
+  PLANARIA_TRY(check_devices(options.devices));
   std::unique_ptr<UcxWorker> made(new UcxWorker());
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);

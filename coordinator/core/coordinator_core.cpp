@@ -73,7 +73,9 @@ CoordinatorCore::CoordinatorCore(CoordinatorCoreConfig config)
              .saved_every = config_.job.snapshot.durable ? config_.job.checkpoint.every_steps : 0,
              .max_overhead = config_.job.snapshot.max_overhead,
              .heartbeat = ms(config_.job.cluster.heartbeat_ms)}),
-      timing_(ms(config_.job.cluster.heartbeat_ms)) {}
+      timing_(ms(config_.job.cluster.heartbeat_ms)) {
+  if (!config_.kernels.empty()) static_cast<void>(kernels_.settle(config_.kernels));  // nobody waits yet
+}
 
 CoordinatorActions CoordinatorCore::on(const CoordinatorEvent& event, Instant now) {
   now_ = now;

@@ -115,6 +115,7 @@ struct CoordinatorCoreConfig {
   std::string job_toml;
   std::uint64_t job_key = 0;
   ByteVector frame_key;
+  ByteVector kernels;     // that were chosen before (Register::kernels); empty: the first worker chooses
   MutationSet mutations;  // tests only
 };
 

@@ -92,6 +92,8 @@ struct CoordinatorService::Impl {
   Status open();
   Status open_ports(LoggedJob& logged);
   Status write_ports() const;
+  [[nodiscard]] Result<ByteVector> read_kernels() const;
+  void write_kernels(const ByteVector& kernels) const;
   Status drain(WorkerId worker, const std::string& reason);
   Status stop_job(const std::string& reason);
   Status fault_fired(const log_record::FaultFired& fault);
@@ -195,6 +197,7 @@ Status CoordinatorService::Impl::open() {
   config.job_toml = logged.toml;
   config.job_key = logged.job_key;
   config.frame_key = logged.frame_key;
+  PLANARIA_ASSIGN(config.kernels, read_kernels());
   core = std::make_unique<CoordinatorCore>(std::move(config));
   events->start([this](Result<std::uint64_t> durable) { post(std::move(durable), false); });
   planner = std::make_unique<PlanningThread>(
@@ -266,6 +269,22 @@ Status CoordinatorService::Impl::write_ports() const {
                                std::string_view(to_text(file) + "\n"));
 }
 
+Result<ByteVector> CoordinatorService::Impl::read_kernels() const {
+  constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 20;
+  if (job.cluster.kernels.empty()) return ByteVector();
+  auto text = read_file(posix_file_system(), job.cluster.kernels, kMostBytes);
+  if (!text) return text.error().within("cluster.kernels");
+  return ByteVector(text->begin(), text->end());
+}
+
+// For runs that are to have the same bits: training goes on without it.
+void CoordinatorService::Impl::write_kernels(const ByteVector& kernels) const {
+  if (kernels.empty()) return;
+  const std::string_view bytes(reinterpret_cast<const char*>(kernels.data()), kernels.size());
+  const Status written = write_file_atomically(posix_file_system(), join_path(directory, "kernels.bin"), bytes);
+  if (!written) log.warning("the chosen kernels aren't kept for other runs", {{"why", written.error().message()}});
+}
+
 // ---- the loop ----
 
 bool CoordinatorService::Impl::post(Item item, bool bounded) {
@@ -325,6 +344,9 @@ void CoordinatorService::Impl::handle(CoordinatorEvent event) {
             planner->ask(std::move(taken.request));
           } else if constexpr (std::is_same_v<Action, coordinator_action::Log>) {
             status->observe_record(taken.record);
+            if (const auto* recorded = std::get_if<log_record::JobRecorded>(&taken.record)) {
+              write_kernels(recorded->kernels);
+            }
             const auto sequence = events->append(std::move(taken.record), taken.sync);
             if (taken.sync) outputs.wait_for(sequence);
           } else {

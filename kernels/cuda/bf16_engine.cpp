@@ -191,7 +191,6 @@ Status Bf16Engine::choose_matmuls() {
   if (is_gpt2()) shapes.push_back(matmul_shape(input_dgelu, ffn, width));
   for (const MatmulKind kind : {forward, input_gradient, weight_gradient}) shapes.push_back(head_shape(kind));
   for (const MatmulShape& shape : shapes) PLANARIA_TRY(matmuls_->choose(shape));
-  dgelu_in_epilogue_ = is_gpt2() && epilogue_pays();
   return ok_status();
 }
 

@@ -89,7 +89,6 @@ class Bf16Engine final : public ModelEngine {
   HeadPlaces head_places_{};
   DeltaPlaces delta_places_{};
   MatmulTable* matmuls_ = nullptr;  // the device's
-  bool dgelu_in_epilogue_ = false;
 
   DeviceBuffer working_;      // bf16, the flat vector's geometry
   DeviceBuffer head_weight_;  // bf16, [padded_vocab, width]

@@ -408,7 +408,7 @@ void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, Outp
   if (gpt2) {
     OutputGradient up{d_up, nullptr};
     Bf16* const u = at<Bf16>(kept, place.up);
-    if (engine_.dgelu_in_epilogue_) {
+    if (engine_.epilogue_pays()) {
       multiply(engine_.matmul_shape(MatmulKind::input_dgelu, ffn, width),
                {.weight = p + tensor.down, .dy = d_down.values, .u = u, .dx = d_up});
     } else {

@@ -185,7 +185,7 @@ Status MatmulTable::choose(const MatmulShape& shape) {
 Result<std::vector<std::byte>> MatmulTable::choices() const {
   MatmulChoices choices{origin_, {}};
   for (const auto& [shape, entry] : entries_) {
-    choices.choices.push_back({shape, std::to_array(entry.algorithm.data), entry.workspace_bytes});
+    choices.choices.push_back({shape, std::to_array(entry.algorithm.data), entry.workspace_bytes, entry.microseconds});
   }
   return encode_choices(choices);
 }
@@ -199,7 +199,7 @@ Status MatmulTable::adopt(std::span<const std::byte> choices) {
   std::map<MatmulShape, MatmulEntry> entries;
   std::map<MatmulShape, std::unique_ptr<MatmulPlan>> plans;
   for (const MatmulChoice& choice : adopted.choices) {
-    MatmulEntry entry{{}, choice.workspace_bytes, 0};
+    MatmulEntry entry{{}, choice.workspace_bytes, choice.microseconds};
     std::ranges::copy(choice.algorithm, entry.algorithm.data);
     PLANARIA_ASSIGN(auto plan, make_plan(choice.shape));
     const auto accepted = accept({handle_, stream_, workspace_}, plan, entry.algorithm);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <string_view>
 
@@ -68,6 +69,7 @@ Result<MatmulChoices> decode_choices(std::span<const std::byte> bytes) {
   if (choices.choices.size() > kMaxMatmulChoices) return corrupt("there are too many");
   for (const MatmulChoice& choice : choices.choices) {
     if (const Status valid = validate(choice.shape); !valid) return corrupt(valid.error().message());
+    if (!std::isfinite(choice.microseconds) || std::signbit(choice.microseconds)) return corrupt("a time is none");
   }
   if (std::ranges::adjacent_find(choices.choices, std::ranges::greater_equal(), &MatmulChoice::shape) !=
       choices.choices.end()) {

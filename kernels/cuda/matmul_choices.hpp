@@ -5,8 +5,8 @@
 //   magic  = "PLMM"
 //   format = u32                                       ; 1
 //   origin = gpu multiprocessors library               ; string, u32, u64
-//   choice = kind rows in out out_stride bias algorithm workspace_bytes
-//                                                      ; u8, 4 x u32, u8, 8 x u64, u64; ascending, no shape twice
+//   choice = kind rows in out out_stride bias algorithm workspace_bytes microseconds
+//                                                      ; u8, 4 x u32, u8, 8 x u64, u64, f32; ascending, no shape twice
 //   hash   = XXH3-128 of all before it                 ; two u64, the high half first
 //
 // The hash finds damage: an algorithm's bits may name another one that also runs, and rounds differently.
@@ -51,13 +51,14 @@ struct MatmulChoice {
   MatmulShape shape;
   std::array<std::uint64_t, 8> algorithm{};  // as the library serializes it
   std::uint64_t workspace_bytes = 0;
+  float microseconds = 0;  // as measured: by it an engine chooses between products that come to the same
 
   bool operator==(const MatmulChoice&) const = default;
 
   template <class Visitor>
   void fields(Visitor& visit) {
     auto& a = algorithm;
-    visit(shape, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], workspace_bytes);
+    visit(shape, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], workspace_bytes, microseconds);
   }
 };
 

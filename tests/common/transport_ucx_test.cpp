@@ -69,6 +69,15 @@ TEST_F(Ucx, ASmallFrameArrivesWithItsHeader) {
   EXPECT_EQ(a.sent(), Texts{"ok"});
 }
 
+TEST(UcxDevices, OnesThatArentThereAreRefusedByName) {
+  const auto made = make_ucx_transport({.self = peer(1), .devices = "eth987,ib5:1"});
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code(), ErrorCode::invalid_argument);
+  EXPECT_NE(made.error().message().find("eth987"), std::string::npos);
+  EXPECT_NE(made.error().message().find("lo"), std::string::npos);
+  EXPECT_TRUE(make_ucx_transport({.self = peer(1), .devices = "eth987,lo"}));
+}
+
 TEST_F(Ucx, AnEmptyFrameArrives) {
   OutgoingFrame frame = frame_of("");
   frame.payload.clear();

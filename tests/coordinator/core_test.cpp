@@ -30,10 +30,11 @@ class Core : public testing::Test {
  protected:
   Core() { fresh(); }
 
-  void fresh(const JobSpec& job = small_job(), std::vector<LogRecord> log = {}) {
+  void fresh(const JobSpec& job = small_job(), std::vector<LogRecord> log = {}, ByteVector kernels = {}) {
     CoordinatorCoreConfig config;
     config.job = job;
     config.job_hash = {1, 1};
+    config.kernels = std::move(kernels);
     core_ = std::make_unique<CoordinatorCore>(std::move(config));
     sent_.clear();
     on(coordinator_event::Started{std::move(log)});
@@ -665,6 +666,14 @@ TEST_F(CoreWithMeasuredKernels, WhoAsksForTheJobAloneDoesntWait) {
   ask(1);
   say(2, Register{});
   EXPECT_EQ(told(2), ByteVector{});
+}
+
+TEST_F(CoreWithMeasuredKernels, NobodyChoosesWhereAnEarlierRunDid) {
+  fresh(small_job(), {}, kChosen);
+  ask(1);
+  EXPECT_EQ(told(1), kChosen);
+  ask(2);
+  EXPECT_EQ(told(2), kChosen);
 }
 
 TEST_F(CoreWithMeasuredKernels, ChoicesOutliveTheCoordinator) {

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "common/codec.hpp"
@@ -18,8 +20,8 @@ constexpr std::size_t kHashBytes = 16;
 
 MatmulChoices two_choices() {
   MatmulChoices choices{{"NVIDIA H200", 132, 130100}, {}};
-  choices.choices.push_back({{MatmulKind::forward, 128, 64, 97, 104, true}, {66, 1, 2, 3, 4, 5, 6, 7}, 0});
-  choices.choices.push_back({{MatmulKind::weight_gradient, 128, 64, 96, 96, false}, {67, 8, 9}, 1 << 20});
+  choices.choices.push_back({{MatmulKind::forward, 128, 64, 97, 104, true}, {66, 1, 2, 3, 4, 5, 6, 7}, 0, 12.5F});
+  choices.choices.push_back({{MatmulKind::weight_gradient, 128, 64, 96, 96, false}, {67, 8, 9}, 1 << 20, 0.25F});
   return choices;
 }
 
@@ -98,6 +100,14 @@ TEST(MatmulChoices, ShapesThatContradictThemselvesAreRefused) {
   for (const auto& choices : {narrow, empty, biased}) expect_refused(encoded(choices), ErrorCode::corrupt);
 }
 
+TEST(MatmulChoices, TimesThatAreNoneAreRefused) {
+  for (const float time : {-1.0F, -0.0F, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    MatmulChoices choices = two_choices();
+    choices.choices[1].microseconds = time;
+    expect_refused(encoded(choices), ErrorCode::corrupt);
+  }
+}
+
 TEST(MatmulChoices, RepeatedOrUnorderedShapesAreRefused) {
   MatmulChoices twice = two_choices(), swapped = twice;
   twice.choices[1].shape = twice.choices[0].shape;
@@ -108,14 +118,14 @@ TEST(MatmulChoices, RepeatedOrUnorderedShapesAreRefused) {
 TEST(MatmulChoices, TheMostThatAreAllowedFitAndOneMoreIsRefused) {
   MatmulChoices choices{{std::string(kMaxGpuName, 'x'), 132, 130100}, {}};
   for (std::uint32_t i = 1; i <= kMaxMatmulChoices; ++i) {
-    choices.choices.push_back({{MatmulKind::forward, i, 8, 8, 8, false}, {}, 0});
+    choices.choices.push_back({{MatmulKind::forward, i, 8, 8, 8, false}, {}, 0, 1.0F});
   }
   const Bytes bytes = encoded(choices);
   EXPECT_LE(bytes.size(), kMaxMatmulChoicesBytes);
   EXPECT_TRUE(decode_choices(bytes).ok());
   MatmulChoices longer = choices;
   longer.origin.gpu += 'x';
-  choices.choices.push_back({{MatmulKind::forward_gelu, 8, 8, 8, 8, false}, {}, 0});
+  choices.choices.push_back({{MatmulKind::forward_gelu, 8, 8, 8, 8, false}, {}, 0, 1.0F});
   for (const auto& more : {longer, choices}) {
     const auto refused = encode_choices(more);
     ASSERT_FALSE(refused.ok());
