@@ -54,14 +54,18 @@ if [ -n "$gpu" ]; then
   strip "$libraries/$plugin"
 fi
 
-# glibc's own are the target's: the loader and they are of one version.
-needed() {
-  ldd "$@" | awk '/=> \// {print $3}' | sort -u |
-    grep -Ev '/(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libanl|libnss_[a-z]*)\.so'
-}
-set -- "$build/planaria"
+set -- "$build/planaria" "$libraries"/ucx/*.so*
 if [ -n "$gpu" ]; then set -- "$@" "$build/$plugin"; fi
-for library in $(needed "$@"); do cp -L "$library" "$libraries/"; done
+ldd "$@" >"$stage/needed"
+if grep 'not found' "$stage/needed" >&2; then
+  echo "bundle: libraries are missing here: they would be missing in the bundle" >&2
+  exit 1
+fi
+# glibc's own are the target's: the loader and they are of one version.
+for library in $(awk '/=> \// {print $3}' "$stage/needed" | sort -u |
+  grep -Ev '/(ld-linux-x86-64|libc|libm|libmvec|libdl|libpthread|librt|libresolv|libanl|libnss_[a-z]*)\.so'); do
+  cp -L "$library" "$libraries/"
+done
 
 # As RPATH, which libraries inherit from who loads them.
 patchelf --force-rpath --set-rpath '$ORIGIN/../lib/planaria' "$root/bin/planaria"

@@ -3,7 +3,7 @@
 namespace planaria {
 
 const char* device_plugin_build() {
-  return "planaria " PLANARIA_VERSION ", compiled by " __VERSION__;
+  return "planaria " PLANARIA_VERSION ", interface " PLANARIA_INTERFACE ", compiled by " __VERSION__;
 }
 
 }  // namespace planaria

@@ -59,7 +59,10 @@ Result<MadeDevice> make_device(const DeviceChoice& choice, const CpuOptions& cpu
   if (choice.kind != DeviceKind::cpu) {
     auto gpu = make_gpu(choice.index.value_or(0));
     if (gpu) return MadeDevice{std::move(*gpu), {}};
-    if (choice.kind == DeviceKind::cuda) return gpu.error().within(to_string(choice));
+    // One that is there and can't be used is worth an error, also to who would do without.
+    const ErrorCode code = gpu.error().code();
+    const bool none = code == ErrorCode::not_found || code == ErrorCode::unavailable;
+    if (choice.kind == DeviceKind::cuda || !none) return gpu.error().within(to_string(choice));
     made.why_not_gpu = gpu.error().message();
   }
   PLANARIA_ASSIGN(made.device, make_cpu(cpu));

@@ -103,6 +103,8 @@ struct WorkerResources {
 };
 
 struct Register {
+  static constexpr std::size_t kMostKernelBytes = std::size_t{128} << 10;
+
   std::uint32_t protocol = kProtocolVersion;
   // Absent: the worker asks for the job, and where it tells its numeric class, for the kernels that are chosen for it.
   std::optional<Hash128> job;

@@ -17,7 +17,8 @@ namespace planaria {
 
 class FarDevice final : public TensorDevice {
  public:
-  explicit FarDevice(std::unique_ptr<TensorDevice> cpu) : cpu_(std::move(cpu)) {
+  // locks: it has page-locked memory to give.
+  explicit FarDevice(std::unique_ptr<TensorDevice> cpu, bool locks = true) : cpu_(std::move(cpu)), locks_(locks) {
     memory_ = ::mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   }
   ~FarDevice() override { ::munmap(memory_, kBytes); }
@@ -49,6 +50,7 @@ class FarDevice final : public TensorDevice {
     return done;
   }
   [[nodiscard]] Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) override {
+    if (!locks_) return Error(ErrorCode::exhausted, "no more pages can be locked");
     return cpu_->allocate_host(bytes);
   }
   [[nodiscard]] Status synchronize() override { return cpu_->synchronize(); }
@@ -160,6 +162,7 @@ class FarDevice final : public TensorDevice {
   void release(void*, std::size_t) override {}
 
   const std::unique_ptr<TensorDevice> cpu_;
+  const bool locks_;
   void* memory_ = nullptr;
   std::mutex mutex_;
   std::size_t used_ = 0;

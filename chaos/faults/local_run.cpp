@@ -91,6 +91,7 @@ class LocalRun::Loop {
     std::string ended;
     bool failed = false;  // it ended by itself, with an error
     std::uint32_t host = 0;
+    std::size_t device = 0;  // of options_.devices
   };
 
   Status serve() {
@@ -211,6 +212,13 @@ class LocalRun::Loop {
     command.push_back("tcp://" + served_->at(served_->telemetry_port));
   }
 
+  // The first that the fewest workers use.
+  [[nodiscard]] std::size_t free_device() const {
+    std::vector<std::size_t> users(std::max<std::size_t>(options_.devices.size(), 1));
+    for (const Worker& worker : workers_) users[worker.device] += worker.ended.empty() ? 1 : 0;
+    return static_cast<std::size_t>(std::ranges::min_element(users) - users.begin());
+  }
+
   Status start_worker(std::uint32_t host) {
     const auto index = workers_.size();
     std::vector<std::string> command{options_.binary,
@@ -227,16 +235,15 @@ class LocalRun::Loop {
     if (options_.hosts > 0) {
       command.insert(command.end(), {"--host", host_name(host), "--keeper", directory_.keeper(host)});
     }
-    if (!options_.devices.empty()) {
-      command.insert(command.end(), {"--device", options_.devices[index % options_.devices.size()]});
-    }
+    const std::size_t device = free_device();
+    if (!options_.devices.empty()) command.insert(command.end(), {"--device", options_.devices[device]});
     add_telemetry(command);
     for (const std::string& assignment : options_.assignments) {
       command.emplace_back("--set");
       command.push_back(assignment);
     }
     PLANARIA_ASSIGN(ChildProcess process, ChildProcess::start(command, worker_log(index)));
-    workers_.push_back({std::move(process), false, "", false, host});
+    workers_.push_back({std::move(process), false, "", false, host, device});
     return ok_status();
   }
 

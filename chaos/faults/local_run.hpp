@@ -32,7 +32,7 @@ struct LocalRunOptions {
   std::vector<std::string> assignments;  // "section.key=value"
   std::uint32_t workers = 3;
   std::uint32_t hosts = 0;           // each with a keeper and every so many-th worker; 0: this machine without a keeper
-  std::vector<std::string> devices;  // of workers in turn (proto/device_choice.hpp); empty: the job's
+  std::vector<std::string> devices;  // dealt out to workers (proto/device_choice.hpp); empty: the job's
   std::string output;                // an existing directory
   Scenario scenario;
   int start_timeout_ms = 60'000;

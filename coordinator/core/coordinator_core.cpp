@@ -294,6 +294,7 @@ void CoordinatorCore::handle(const coordinator_event::Tick& event) {
   check_stall();
   check_balance();
   check_snapshot_pace();
+  if (const auto next = kernels_.overdue(now_)) give_job(*next, {});
 }
 
 Instant CoordinatorCore::lease_end(const WorkerRecord& worker) const {
@@ -434,6 +435,7 @@ void CoordinatorCore::finish_job(bool success, std::string reason, Step step, Ha
     send(worker, Finish{reason, success});
     worker.told_end = worker.session.has_value();
   }
+  for (const auto& waiting : kernels_.abandon()) send(waiting.session, Finish{reason, success});
 }
 
 void CoordinatorCore::consider_exit() {

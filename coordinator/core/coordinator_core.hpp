@@ -282,6 +282,7 @@ class CoordinatorCore {
 
   // Membership.
   void register_worker(SessionId session, const Register& message);
+  [[nodiscard]] Refused another_class(const std::string& numeric_class) const;
   void give_job(SessionId session, ByteVector kernels);
   void pass_on_choosing(SessionId session);
   [[nodiscard]] std::optional<Refused> objection(const Register& message) const;

@@ -121,9 +121,11 @@ std::optional<Refused> CoordinatorCore::objection(const Register& message) const
   // Who asks for kernels before it has proved them is told at once that they can't be its own.
   const bool other_class = message.numeric_class != numeric_class_ && (message.job || !message.numeric_class.empty());
   if (job_recorded_ && computes && (other_class || (message.job && message.probe != probe_))) {
-    return Refused{"another numeric class: \"" + message.numeric_class + "\" here, \"" + numeric_class_ +
-                       "\" in the job's record: its sums would have other bits",
-                   true};
+    return another_class(message.numeric_class);
+  }
+  if (message.kernels.size() > Register::kMostKernelBytes) return Refused{"more kernels than any model has", true};
+  if (job_recorded_ && computes && message.job && message.kernels != kernels_.chosen()) {
+    return Refused{"its device chose kernels by itself, while another chose those of the job: start it again", true};
   }
   if (const Status sound = check_holdings(message.holdings); !sound) return Refused{sound.error().message(), true};
   if (message.wanted && *message.wanted > kLastWorker) {
@@ -137,6 +139,12 @@ std::optional<Refused> CoordinatorCore::objection(const Register& message) const
     return Refused{"this worker computes wrongly: see the coordinator's log, and its hardware", true};
   }
   return std::nullopt;
+}
+
+Refused CoordinatorCore::another_class(const std::string& numeric_class) const {
+  return {"another numeric class: \"" + numeric_class + "\" here, \"" + numeric_class_ +
+              "\" in the job's record: its sums would have other bits",
+          true};
 }
 
 void CoordinatorCore::register_worker(SessionId session, const Register& message) {
@@ -157,7 +165,7 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
   if (!message.job) {  // it needs the job first; it registers again with its hash and probe
     if (message.numeric_class.empty()) {
       give_job(session, {});
-    } else if (auto kernels = kernels_.ask(session)) {
+    } else if (auto kernels = kernels_.ask(session, message.numeric_class, now_)) {
       give_job(session, std::move(*kernels));
     }
     return;
@@ -167,7 +175,13 @@ void CoordinatorCore::register_worker(SessionId session, const Register& message
     numeric_class_ = message.numeric_class;
     probe_ = message.probe;
     log(log_record::JobRecorded{config_.job_hash, numeric_class_, probe_, message.kernels});
-    for (const SessionId waiting : kernels_.settle(message.kernels)) give_job(waiting, message.kernels);
+    for (const auto& waiting : kernels_.settle(message.kernels)) {
+      if (waiting.numeric_class == numeric_class_) {
+        give_job(waiting.session, message.kernels);
+      } else {
+        send(waiting.session, another_class(waiting.numeric_class));
+      }
+    }
   }
   // Who it says that it is: null when nobody is known under that number.
   WorkerRecord* claimed = nullptr;
@@ -214,7 +228,7 @@ void CoordinatorCore::give_job(SessionId session, ByteVector kernels) {
 
 // Who waits for the kernels that this one was to choose isn't left waiting.
 void CoordinatorCore::pass_on_choosing(SessionId session) {
-  if (const auto next = kernels_.give_up(session)) give_job(*next, {});
+  if (const auto next = kernels_.give_up(session, now_)) give_job(*next, {});
 }
 
 bool CoordinatorCore::same_process(const WorkerRecord& worker, const Register& message) {

@@ -20,7 +20,7 @@ namespace planaria {
 
 namespace {
 
-constexpr std::uint32_t kLogFormat = 7;
+constexpr std::uint32_t kLogFormat = 8;
 constexpr auto kRetryAfter = std::chrono::milliseconds(250);
 
 // Keys: "e" + sequence (8 bytes, big-endian, so that RocksDB's order is theirs), "j" the job, "f" the format.

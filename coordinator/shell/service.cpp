@@ -9,6 +9,7 @@
 #include <deque>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -27,6 +28,7 @@
 #include "coordinator/shell/planning_thread.hpp"
 #include "coordinator/shell/status_builder.hpp"
 #include "coordinator/telemetry/telemetry_hub.hpp"
+#include "kernels/cuda/matmul_choices.hpp"
 #include "proto/job_config.hpp"
 #include "proto/listen.hpp"
 
@@ -197,7 +199,10 @@ Status CoordinatorService::Impl::open() {
   config.job_toml = logged.toml;
   config.job_key = logged.job_key;
   config.frame_key = logged.frame_key;
-  PLANARIA_ASSIGN(config.kernels, read_kernels());
+  const auto is_job = [](const LogRecord& record) { return std::holds_alternative<log_record::JobRecorded>(record); };
+  if (std::ranges::none_of(replayed, is_job)) {  // else the record has them
+    PLANARIA_ASSIGN(config.kernels, read_kernels());
+  }
   core = std::make_unique<CoordinatorCore>(std::move(config));
   events->start([this](Result<std::uint64_t> durable) { post(std::move(durable), false); });
   planner = std::make_unique<PlanningThread>(
@@ -270,10 +275,11 @@ Status CoordinatorService::Impl::write_ports() const {
 }
 
 Result<ByteVector> CoordinatorService::Impl::read_kernels() const {
-  constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 20;
   if (job.cluster.kernels.empty()) return ByteVector();
-  auto text = read_file(posix_file_system(), job.cluster.kernels, kMostBytes);
+  auto text = read_file(posix_file_system(), job.cluster.kernels, Register::kMostKernelBytes);
   if (!text) return text.error().within("cluster.kernels");
+  const auto read = cuda::decode_choices(std::as_bytes(std::span(*text)));
+  if (!read) return read.error().within("cluster.kernels = \"" + job.cluster.kernels + "\"");
   return ByteVector(text->begin(), text->end());
 }
 

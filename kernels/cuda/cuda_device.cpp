@@ -12,9 +12,11 @@
 namespace planaria::cuda {
 namespace {
 
+// Whoever reads much lets others in between.
+constexpr std::size_t kReadAtOnce = std::size_t{16} << 20;
 constexpr std::size_t kResultsAtOnce = std::size_t{1} << 16;
 // Raised by whoever changes what a kernel computes, to the bit.
-constexpr int kRevision = 1;
+constexpr int kRevision = 2;
 // Compute capability: the oldest of PLANARIA_CUDA_ARCHITECTURES.
 constexpr int kOldestMajor = 8;
 
@@ -22,6 +24,7 @@ constexpr int kOldestMajor = 8;
 
 Status status_of(cudaError_t error, const char* attempt) {
   if (error == cudaSuccess) return ok_status();
+  (void)cudaGetLastError();  // told here: it isn't the next kernel's
   const std::string text = std::string(attempt) + ": " + cudaGetErrorString(error);
   switch (error) {
     case cudaErrorMemoryAllocation:
@@ -132,13 +135,30 @@ void CudaDevice::copy(void* target, const void* source, std::size_t bytes) {
 }
 
 Status CudaDevice::read(std::span<const HostRead> parts) {
-  const std::scoped_lock lock(reading_);
   PLANARIA_TRY(own());
-  for (const HostRead& part : parts) {
-    PLANARIA_TRY(status_of(cudaMemcpyAsync(part.target, part.source, part.bytes, cudaMemcpyDeviceToHost, reads_),
-                           "reading from the GPU"));
+  std::size_t done = 0;  // of the first part that is left
+  while (!parts.empty()) {
+    const std::scoped_lock lock(reading_);
+    Status status = ok_status();
+    for (std::size_t room = kReadAtOnce; room > 0 && !parts.empty() && status;) {
+      const HostRead& part = parts.front();
+      const std::size_t bytes = std::min(room, part.bytes - done);
+      status = status_of(
+          cudaMemcpyAsync(static_cast<std::byte*>(part.target) + done,
+                          static_cast<const std::byte*>(part.source) + done, bytes, cudaMemcpyDeviceToHost, reads_),
+          "reading from the GPU");
+      room -= bytes;
+      done += bytes;
+      if (done < part.bytes) continue;
+      done = 0;
+      parts = parts.subspan(1);
+    }
+    // Also after an error: nothing is under way when this returns.
+    const Status finished = status_of(cudaStreamSynchronize(reads_), "reading from the GPU");
+    PLANARIA_TRY(std::move(status));
+    PLANARIA_TRY(finished);
   }
-  return status_of(cudaStreamSynchronize(reads_), "reading from the GPU");
+  return ok_status();
 }
 
 Result<std::shared_ptr<std::byte>> CudaDevice::allocate_host(std::size_t bytes) {

@@ -654,6 +654,52 @@ TEST_F(CoreWithMeasuredKernels, WhoIsToChooseAndGoesIsFollowedByTheNext) {
   EXPECT_EQ(told(4), ByteVector{});
 }
 
+// Its link broke while it measured, so another one was told to.
+TEST_F(CoreWithMeasuredKernels, WhoMeasuredBesideTheOneThatCountsIsRefused) {
+  ask(1);
+  ask(2);
+  on(coordinator_event::SessionLost{SessionId(1)});
+  come(3, kChosen);
+  come(2, {4, 5});
+  ASSERT_TRUE(std::holds_alternative<Refused>(sent_.back().envelope.message));
+  EXPECT_FALSE(worker_of(2));
+  come(4, kChosen);
+  EXPECT_TRUE(worker_of(4));
+}
+
+TEST_F(CoreWithMeasuredKernels, WhoIsSilentIsNotAwaitedForEver) {
+  ask(1);
+  ask(2);
+  ask(3);
+  on(coordinator_event::Tick{}, KernelChoices::kMostChoosing - 1s);
+  EXPECT_EQ(told(2), std::nullopt);
+  on(coordinator_event::Tick{}, 2s);
+  EXPECT_EQ(told(2), ByteVector{});
+  EXPECT_EQ(told(3), std::nullopt);
+}
+
+TEST_F(CoreWithMeasuredKernels, WhoWaitsHearsOfTheJobsEnd) {
+  ask(1);
+  ask(2);
+  on(coordinator_event::StopJob{"enough"});
+  EXPECT_TRUE(std::ranges::any_of(sent_, [](const coordinator_action::Send& send) {
+    return send.session == SessionId(2) && std::holds_alternative<Finish>(send.envelope.message);
+  }));
+}
+
+TEST_F(CoreWithMeasuredKernels, WhoWaitsIsToldOfAnotherClass) {
+  ask(1);
+  ask(2);
+  Register cpu;
+  cpu.job = Hash128{1, 1};
+  cpu.numeric_class = "cpu";
+  say(3, cpu);
+  EXPECT_EQ(told(2), std::nullopt);
+  EXPECT_TRUE(std::ranges::any_of(sent_, [](const coordinator_action::Send& send) {
+    return send.session == SessionId(2) && std::holds_alternative<Refused>(send.envelope.message);
+  }));
+}
+
 TEST_F(CoreWithMeasuredKernels, AnotherClassIsRefusedBeforeItMeasures) {
   ask(1);
   come(1, kChosen);

@@ -32,6 +32,13 @@
 
 namespace planaria {
 
+namespace {
+
+// The first to be asked may not answer, and who follows it measures, too.
+constexpr std::uint32_t kKernelsTimeoutMs = 600'000;
+
+}  // namespace
+
 class WorkerAgent::Impl {
  public:
   explicit Impl(WorkerOptions options)
@@ -108,6 +115,7 @@ class WorkerAgent::Impl {
       const std::scoped_lock lock(mutex_);
       if (!running_) {
         connected_ = connected;
+        if (connected) ++connections_;
         changed_.notify_all();
         return;
       }
@@ -122,8 +130,11 @@ class WorkerAgent::Impl {
   }
 
   void deliver(CoordinatorEnvelope envelope) {
+    const auto* const welcome = std::get_if<Welcome>(&envelope.message);
+    const bool answers_question = welcome != nullptr && !welcome->job_toml.empty();
     {
       const std::scoped_lock lock(mutex_);
+      if (answers_question && !asking_) return;  // one that was sent twice
       if (!running_) {
         early_.emplace_back(std::move(envelope));
         changed_.notify_all();
@@ -172,7 +183,8 @@ class WorkerAgent::Impl {
   }
 
   // What the coordinator tells who isn't registered yet. `numeric_class`: of a device that chooses its kernels, for
-  // which another worker may be choosing now.
+  // which another worker may be choosing now. Asked again over each new connection: the coordinator forgets those that
+  // broke.
   Result<Welcome> ask(std::uint32_t timeout_ms, const std::string& numeric_class) {
     Register question;
     question.join_token = options_.security.join_token;
@@ -180,16 +192,28 @@ class WorkerAgent::Impl {
     question.numeric_class = numeric_class;
     WorkerEnvelope envelope;
     envelope.message = question;
-    link_->send(envelope);
+    const Instant deadline = clock_.now() + std::chrono::milliseconds(timeout_ms);
     std::unique_lock lock(mutex_);
-    PLANARIA_ASSIGN(const bool answered, await(lock, timeout_ms, [&] { return !early_.empty(); }));
-    if (!answered) {
+    asking_ = true;
+    std::uint64_t asked = 0;  // the connection over which it was
+    while (early_.empty()) {
+      if (connected_ && std::exchange(asked, connections_) != connections_) {
+        lock.unlock();
+        link_->send(envelope);
+        lock.lock();
+      }
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - clock_.now()).count();
+      const auto changed = [&] { return !early_.empty() || (connected_ && asked != connections_); };
+      PLANARIA_ASSIGN(const bool answered,
+                      await(lock, static_cast<std::uint32_t>(std::max<std::int64_t>(left, 0)), changed));
+      if (answered) continue;
       return Error(ErrorCode::unavailable,
                    fmt::format("the coordinator at {}:{} didn't answer within {:.1f} s", options_.coordinator_host,
                                options_.coordinator_port, timeout_ms / 1000.0));
     }
     const auto answer = std::get<CoordinatorEnvelope>(early_.front());
-    early_.pop_front();
+    early_.clear();
+    asking_ = false;
     lock.unlock();
     if (const auto* refused = std::get_if<Refused>(&answer.message)) {
       return Error(ErrorCode::mismatch, "the coordinator refused this worker: " + refused->reason);
@@ -208,7 +232,7 @@ class WorkerAgent::Impl {
   Status take_kernels(Device& device, const JobSpec& job) {
     if (!device.chooses_kernels()) return ok_status();
     PLANARIA_TRY(await_coordinator(job.cluster.reconnect_timeout_ms));
-    PLANARIA_ASSIGN(const Welcome welcome, ask(job.cluster.join_timeout_ms, device.numeric_class()));
+    PLANARIA_ASSIGN(const Welcome welcome, ask(kKernelsTimeoutMs, device.numeric_class()));
     if (welcome.kernels.empty()) {
       log_.info("measures which kernels are fastest, for all of the job", {{"device", device.name()}});
       return ok_status();
@@ -480,6 +504,8 @@ class WorkerAgent::Impl {
   std::condition_variable changed_;
   std::deque<AgentEvent> early_;  // before the loop runs
   bool connected_ = false;
+  std::uint64_t connections_ = 0;
+  bool asking_ = false;
   bool running_ = false;
   Error last_failure_{ErrorCode::unavailable, "no answer"};  // to connect
 };

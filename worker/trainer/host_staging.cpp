@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -25,7 +26,10 @@ class HostStaging::Room : public std::enable_shared_from_this<Room> {
       }
     }
     if (piece == nullptr) {
-      PLANARIA_ASSIGN(piece, device_->allocate_host(size));
+      auto locked = device_->allocate_host(size);
+      if (!locked && locked.error().code() != ErrorCode::exhausted) return locked.error();
+      piece = locked ? std::move(*locked) : pageable(size);
+      if (piece == nullptr) return locked.error();
       const std::scoped_lock lock(mutex_);
       bytes_ += size;
     }
@@ -42,6 +46,10 @@ class HostStaging::Room : public std::enable_shared_from_this<Room> {
   }
 
  private:
+  static std::shared_ptr<std::byte> pageable(std::size_t size) {
+    return {static_cast<std::byte*>(std::malloc(size)), [](std::byte* piece) { std::free(piece); }};
+  }
+
   static constexpr std::size_t kSmallest = std::size_t{64} << 10;
 
   const std::shared_ptr<Device> device_;  // outlives the pieces

@@ -22,10 +22,10 @@ class HostStaging {
   explicit HostStaging(std::shared_ptr<Device> device);
 
   // The same bytes in the same order, where the host can read them. `values` are let go when they were copied.
-  // exhausted when the host has no memory for them.
+  // Where no more pages can be locked, the copy is in other memory, and slower. exhausted when the host has none.
   [[nodiscard]] Result<std::vector<ConstSlice>> readable(std::vector<ConstSlice> values) const;
 
-  // Page-locked memory that is kept for the next copies, and taken by those under way.
+  // Memory that is kept for the next copies, and taken by those under way.
   [[nodiscard]] std::size_t bytes() const;
 
  private:

@@ -87,7 +87,7 @@ std::optional<StateLease> StateStore::lease(const StateTiles& tiles) const {
   return lease;
 }
 
-void StateStore::copy_tied(Step stamp, std::span<const TileRange> tiles) {
+Status StateStore::copy_tied(Step stamp, std::span<const TileRange> tiles) {
   float* master = generations_.at(stamp).master.floats();
   for (const TileRange& copies : tiles) {
     for (std::uint32_t tile = copies.begin; tile < copies.end; ++tile) {
@@ -96,7 +96,9 @@ void StateStore::copy_tied(Step stamp, std::span<const TileRange> tiles) {
       device_.copy(master + to.begin, master + from, to.size() * sizeof(float));
     }
   }
+  PLANARIA_TRY(device_.synchronize());  // from here on others may read them
   add(stamp, {}, TileSet(tiles));
+  return ok_status();
 }
 
 namespace {

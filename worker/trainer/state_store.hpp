@@ -65,8 +65,8 @@ class StateStore {
   [[nodiscard]] Status store(Step stamp, std::span<const TileRange> tiles, bool parameters_only,
                              std::span<const float> values);
 
-  // Makes tied copies from the originals. Precondition: those are held.
-  void copy_tied(Step stamp, std::span<const TileRange> tiles);
+  // Makes tied copies from the originals, and waits for the device. Precondition: those are held.
+  [[nodiscard]] Status copy_tied(Step stamp, std::span<const TileRange> tiles);
 
   [[nodiscard]] std::optional<StateLease> lease(const StateTiles& tiles) const;
 

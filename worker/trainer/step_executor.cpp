@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "common/log.hpp"
 #include "storage/export.hpp"
 #include "storage/fragment_rebuild.hpp"
 #include "worker/model/init.hpp"
@@ -213,8 +214,7 @@ Result<WorkerEvent> StepExecutor::update(const worker_action::ApplyUpdate& actio
     planaria::update(device, scalars, {ranges.begin(), others}, source, gradient_of(BlockIndex(0), reduced), target);
     planaria::update(device, scalars, {others, ranges.end()}, source, reduced, target);
   }
-  states_->copy_tied(action.step, action.copies);
-  PLANARIA_TRY(device.synchronize());
+  PLANARIA_TRY(states_->copy_tied(action.step, action.copies));
   states_->add(action.step, TileSet(action.tiles), {});
   return done;
 }
@@ -297,8 +297,7 @@ Result<WorkerEvent> StepExecutor::store_parameters(const worker_action::StorePar
 
 Status StepExecutor::copy_tied(const worker_action::CopyTied& action) {
   PLANARIA_ASSIGN([[maybe_unused]] const StateGeneration* held, state(action.stamp));
-  states_->copy_tied(action.stamp, action.tiles);
-  return options_.device->synchronize();
+  return states_->copy_tied(action.stamp, action.tiles);
 }
 
 void StepExecutor::copy_state(const TrainState& source, std::span<const TileRange> state,
@@ -567,7 +566,10 @@ std::optional<std::vector<ConstSlice>> StepExecutor::state_payload(const StateTi
   const auto lease = states_->lease(meta);
   if (!lease) return std::nullopt;
   auto slices = payload(meta, lease->runs, lease->vectors);
-  if (!slices) return std::nullopt;
+  if (!slices) {
+    Log("trainer").error("state that is held can't be read", {{"why", slices.error().message()}});
+    return std::nullopt;
+  }
   return std::move(slices).value();
 }
 

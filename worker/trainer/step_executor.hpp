@@ -73,7 +73,9 @@ class StepExecutor {
 
   [[nodiscard]] const StateMap& map() const { return map_; }
   [[nodiscard]] std::size_t boundary_elements() const { return runner_->boundary_elements(); }
-  [[nodiscard]] std::size_t buffer_bytes() const { return pool_->bytes() + runner_->boundary_pool().bytes(); }
+  [[nodiscard]] std::size_t buffer_bytes() const {
+    return pool_->bytes() + runner_->boundary_pool().bytes() + staging_.bytes();
+  }
   [[nodiscard]] std::uint64_t torn_leases() const {
     return pool_->torn_leases() + runner_->boundary_pool().torn_leases();
   }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <future>
 #include <mutex>
 #include <thread>
 #include <tuple>
@@ -21,8 +22,10 @@ class Trainer::Impl {
   Impl(std::unique_ptr<StepExecutor> executor, TrainerHooks hooks, std::uint32_t per_slot)
       : executor_(std::move(executor)), hooks_(std::move(hooks)), per_slot_(per_slot) {}
 
-  void start() {
+  Status start() {
+    std::future<Status> owned = owned_.get_future();
     thread_ = std::thread([this] { run(); });
+    return owned.get();
   }
 
   void post(WorkerAction action, ViewNumber view) {
@@ -77,8 +80,10 @@ class Trainer::Impl {
   };
 
   void run() {
-    if (const Status owned = executor_->own_device(); !owned) return hooks_.failed(owned.error());
-    while (true) {
+    Status owned = executor_->own_device();
+    const bool works = owned.ok();
+    owned_.set_value(std::move(owned));
+    while (works) {
       std::optional<Item> item;
       {
         std::unique_lock lock(mutex_);
@@ -324,6 +329,7 @@ class Trainer::Impl {
   std::unique_ptr<Ledger> new_ledger_;
   std::optional<Step> poisoned_;
   bool stopping_ = false;
+  std::promise<Status> owned_;  // whether the thread has the device
   std::thread thread_;
 };
 
@@ -335,7 +341,7 @@ Result<std::unique_ptr<Trainer>> Trainer::start(TrainerOptions options, TrainerH
   auto impl = std::make_unique<Impl>(std::move(executor), std::move(hooks), per_slot);
   const auto* const first = reinterpret_cast<const std::uint8_t*>(kernels.data());
   impl->kernels.assign(first, first + kernels.size());
-  impl->start();
+  PLANARIA_TRY(impl->start());
   return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
 }
 

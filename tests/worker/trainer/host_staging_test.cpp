@@ -81,6 +81,17 @@ TEST_P(HostStagingTest, CopiesOutliveTheStaging) {
   EXPECT_EQ(values_of(read), (std::vector<float>{8, 9}));
 }
 
+TEST(HostStagingWithoutLockedPages, CopiesAreInOtherMemory) {
+  const auto device = std::make_shared<FarDevice>(std::move(make_cpu_device({})).value(), false);
+  const float value = 7.0F;
+  const auto memory = std::make_shared<DeviceBuffer>(std::move(device->reserve(sizeof value)).value());
+  device->copy_in(memory->data(), &value, sizeof value);
+  const HostStaging staging(device);
+  const auto read = staging.readable({{{static_cast<const std::byte*>(memory->data()), sizeof value}, memory}});
+  ASSERT_TRUE(read);
+  EXPECT_TRUE(std::ranges::equal(read->front().bytes, std::as_bytes(std::span(&value, 1))));
+}
+
 TEST_P(HostStagingTest, ALookShowsTheElements) {
   HostLook look(*device_);
   EXPECT_EQ((*look.at(memory_->floats(), {10, 12}))[1], 12.0F);
