@@ -18,6 +18,7 @@
 #include "cli/stop_signal.hpp"
 #include "cli/terminal_view.hpp"
 #include "common/file.hpp"
+#include "common/host.hpp"
 #include "kernels/make_device.hpp"
 #include "storage/pretrained.hpp"
 #include "worker/data/dataset.hpp"
@@ -272,13 +273,6 @@ Result<Step> prepare_output(const JobSpec& job, const LocalJobOptions& options) 
 }
 
 }  // namespace
-
-Result<std::string> own_executable() {
-  std::error_code error;
-  const fs::path path = fs::read_symlink("/proc/self/exe", error);
-  if (error) return Error(ErrorCode::io, "can't find this executable: " + error.message());
-  return path.string();
-}
 
 std::uint64_t next_fault_number(const json& status) {
   std::uint64_t next = 0;

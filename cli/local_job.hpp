@@ -31,7 +31,4 @@ struct LocalJobOptions {
 // The number of the next fault for a coordinator with this status: those of earlier runs stand in its log.
 [[nodiscard]] std::uint64_t next_fault_number(const nlohmann::json& status);
 
-// The path of this executable.
-[[nodiscard]] Result<std::string> own_executable();
-
 }  // namespace planaria

@@ -3,9 +3,17 @@
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
 #include <fstream>
 
 namespace planaria {
+
+Result<std::string> own_executable() {
+  std::error_code error;
+  const auto path = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return Error(ErrorCode::io, "can't find this executable: " + error.message());
+  return path.string();
+}
 
 std::string host_name() {
   std::array<char, 256> name{};

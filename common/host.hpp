@@ -6,7 +6,12 @@
 #include <cstdint>
 #include <string>
 
+#include "common/result.hpp"
+
 namespace planaria {
+
+// The path of this process's executable. io: the system doesn't tell.
+[[nodiscard]] Result<std::string> own_executable();
 
 // "unknown" when the system doesn't tell.
 [[nodiscard]] std::string host_name();

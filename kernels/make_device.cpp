@@ -6,16 +6,16 @@
 #include <string>
 #include <utility>
 
+#include "common/host.hpp"
 #include "kernels/device_plugin.hpp"
 
 namespace planaria {
 namespace {
 
 Result<std::string> plugin_path() {
-  std::error_code error;
-  const auto executable = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return Error(ErrorCode::unavailable, "this executable's place is unknown: " + error.message());
+  PLANARIA_ASSIGN(const std::filesystem::path executable, own_executable());
   const auto folder = executable.parent_path();
+  std::error_code error;
   for (const auto& place : {folder / kCudaPluginFile, folder.parent_path() / "lib" / "planaria" / kCudaPluginFile}) {
     if (std::filesystem::exists(place, error)) return place.string();
   }

@@ -275,6 +275,7 @@ Status CoordinatorService::Impl::write_ports() const {
 }
 
 Result<ByteVector> CoordinatorService::Impl::read_kernels() const {
+  static_assert(Register::kMostKernelBytes == cuda::kMaxMatmulChoicesBytes);
   if (job.cluster.kernels.empty()) return ByteVector();
   auto text = read_file(posix_file_system(), job.cluster.kernels, Register::kMostKernelBytes);
   if (!text) return text.error().within("cluster.kernels");

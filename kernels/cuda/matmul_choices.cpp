@@ -34,7 +34,7 @@ Error corrupt(std::string_view why) {
 }  // namespace
 
 std::string describe(const MatmulOrigin& origin) {
-  return fmt::format("{} ({} multiprocessors) with cuBLASLt {}", origin.gpu, origin.multiprocessors, origin.library);
+  return fmt::format("{} ({} multiprocessors) with cuBLASLt {}", origin.gpu, origin.multiprocessors, origin.version);
 }
 
 Result<std::vector<std::byte>> encode_choices(const MatmulChoices& choices) {

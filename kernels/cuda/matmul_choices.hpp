@@ -4,7 +4,7 @@
 //   bytes  = magic format origin count choice* hash    ; fields as common/codec.hpp writes them
 //   magic  = "PLMM"
 //   format = u32                                       ; 1
-//   origin = gpu multiprocessors library               ; string, u32, u64
+//   origin = gpu multiprocessors version               ; string, u32, u64
 //   choice = kind rows in out out_stride bias algorithm workspace_bytes microseconds
 //                                                      ; u8, 4 x u32, u8, 8 x u64, u64, f32; ascending, no shape twice
 //   hash   = XXH3-128 of all before it                 ; two u64, the high half first
@@ -35,13 +35,13 @@ inline constexpr std::size_t kMaxMatmulChoicesBytes = std::size_t{128} * 1024;  
 struct MatmulOrigin {
   std::string gpu;  // its product name
   std::uint32_t multiprocessors = 0;
-  std::uint64_t library = 0;  // cuBLASLt's version
+  std::uint64_t version = 0;  // of cuBLASLt
 
   bool operator==(const MatmulOrigin&) const = default;
 
   template <class Visitor>
   void fields(Visitor& visit) {
-    visit(gpu, multiprocessors, library);
+    visit(gpu, multiprocessors, version);
   }
 };
 // For people: "NVIDIA H200 (132 multiprocessors) with cuBLASLt 130100".

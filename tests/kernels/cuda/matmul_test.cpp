@@ -365,7 +365,7 @@ TEST_F(CudaMatmul, ChoicesOfAnotherGpuOrLibraryAreAMismatch) {
     ASSERT_TRUE(read.ok());
     if (field == 0) read->origin.gpu += " NVL";
     if (field == 1) --read->origin.multiprocessors;
-    if (field == 2) ++read->origin.library;
+    if (field == 2) ++read->origin.version;
     expect_error(table->adopt(encode_choices(*read).value()), ErrorCode::mismatch);
   }
   EXPECT_TRUE(table->choose(padded).ok());
