@@ -94,6 +94,8 @@ learning_rate = 6e-4
 warmup_steps = 10
 [train]
 steps = 1000
+[cluster]
+workers = 1
 ''')
 
 
