@@ -118,10 +118,11 @@ class Device {
   // Waits for all ops; the first error since the device was made, if any.
   [[nodiscard]] virtual Status synchronize() = 0;
 
-  // Reads the state of step t-1, writes that of step t (target may be source, element by element):
-  // g = gradient * gradient_scale; m, v, then p - lr * (m^ / (sqrt(v^) + epsilon) + weight_decay * p).
-  virtual void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
-                     const AdamwTarget& target) = 0;
+  // Of some ranges of flat vectors, which don't overlap, reads the state of step t-1 and writes that of step t (target
+  // may be source, element by element): g = gradient * gradient_scale; m, v, then
+  // p - lr * (m^ / (sqrt(v^) + epsilon) + weight_decay * p), with a weight_decay of 0 in ranges that don't decay.
+  virtual void adamw(const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
+                     const float* gradient, const AdamwTarget& target) = 0;
   // sums[i] (host memory, valid after synchronize()) = sum of squares of tile i of x, in double; the last tile may be
   // short. A tile's sum depends on its elements alone. Sums: ceil(count / tile_elements).
   virtual void tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) = 0;

@@ -31,6 +31,13 @@ struct LinearDeltas {
   std::vector<DeviceBuffer> of_block;  // empty until covered
 };
 
+// Where a micro-batch's gradients are added up: a whole flat vector in device memory.
+struct GradientSums {
+  float* values = nullptr;
+  // The sums begin with this micro-batch: whatever its blocks' part held counts as 0, padding included.
+  bool begin = false;
+};
+
 // One micro-batch on its way through consecutive blocks, and the memory that takes: between its forward and its
 // backward pass it keeps what the latter needs.
 class ModelPass {
@@ -49,23 +56,24 @@ class ModelPass {
   // Takes the sequences of the next forward. Precondition: their shape is the engine's.
   virtual void load(const HostBatch& batch, Step step) = 0;
 
-  // `parameters` and `gradient`: whole flat vectors in device memory; the gradient is accumulated. Blocks must be
-  // covered. input: what the block before them made, copied; unused when they begin with the embedding. output: where
-  // the last one's goes, unused when that is the head, which writes one sum a sequence to `losses` instead (host
-  // memory, valid after Device::synchronize). Without `training` there is no dropout, and no backward pass may follow.
+  // `parameters`: a whole flat vector in device memory. Blocks must be covered. input: what the block before them made,
+  // copied; unused when they begin with the embedding. output: where the last one's goes, unused when that is the head,
+  // which writes one sum a sequence to `losses` instead (host memory, valid after Device::synchronize). Without
+  // `training` there is no dropout, and no backward pass may follow.
   virtual void forward(BlockRange blocks, const float* parameters, bool training, const float* input, float* output,
                        double* losses) = 0;
   // d_output: unused when the blocks end with the head. d_input: unused when they begin with the embedding.
-  virtual void backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+  virtual void backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                         float* d_input, const BlockDone& block_done = {}) = 0;
 
   // The same in two parts (zero bubble: Qi et al., arXiv:2401.10241, section 2): d_input first, which the stage below
-  // waits for; the gradients of the linear maps' weights at any time after. Until then the pass keeps its memory.
+  // waits for; the gradients of the linear maps' weights at any time after, which begins the same sums or goes on with
+  // them. Until then the pass keeps its memory.
   // Preconditions: room was made by cover_deltas; the blocks don't begin with the embedding, for which nobody waits.
   [[nodiscard]] virtual Status cover_deltas(BlockRange blocks, LinearDeltas& deltas) const = 0;
-  virtual void backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+  virtual void backward_input(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                               float* d_input, LinearDeltas& deltas, const BlockDone& block_done = {}) = 0;
-  virtual void backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+  virtual void backward_weights(BlockRange blocks, GradientSums gradient, const LinearDeltas& deltas,
                                 const BlockDone& block_done = {}) = 0;
 
   // What each block took since load(), by BlockIndex: 0 for those that weren't run. Valid after Device::synchronize.

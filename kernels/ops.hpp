@@ -80,7 +80,7 @@ struct AdamwStep {
   float beta1 = 0.9F;
   float beta2 = 0.95F;
   float epsilon = 1e-8F;
-  float weight_decay = 0;      // 0 for ranges that don't decay
+  float weight_decay = 0;
   float bias_correction1 = 1;  // 1 - beta1^t
   float bias_correction2 = 1;  // 1 - beta2^t
   float gradient_scale = 1;    // clip coefficient (and 1/N, if it is not applied before), multiplied onto the gradient
@@ -96,6 +96,14 @@ struct AdamwTarget {
   float* parameter = nullptr;
   float* moment1 = nullptr;
   float* moment2 = nullptr;
+};
+
+// Elements [begin, end) of flat vectors that one update treats alike.
+struct UpdateRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+  bool decays = false;
+  [[nodiscard]] constexpr std::uint64_t size() const { return end - begin; }
 };
 
 // Rotary angles of positions 0 … context-1 by own sine and cosine in double, rounded once: row t holds

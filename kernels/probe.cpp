@@ -174,7 +174,8 @@ Result<Hash128> probe_kernels(TensorDevice& device) {
                            .bias_correction1 = 0.1F,
                            .bias_correction2 = 0.05F,
                            .gradient_scale = 0.3F};
-  device.adamw(step, count, {qkv_weight, moments, moments + count}, d_qkv_weight,
+  constexpr UpdateRange all[] = {{0, count, true}};
+  device.adamw(step, all, {qkv_weight, moments, moments + count}, d_qkv_weight,
                {updated, moments + 2 * count, moments + 3 * count});
   PLANARIA_TRY(device.synchronize());
   probe.hash(squares);

@@ -122,9 +122,9 @@ class FarDevice final : public TensorDevice {
                      float* d_logits) override {
     within([&] { cpu_->cross_entropy(s, logits, targets, losses, d_logits); });
   }
-  void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
-             const AdamwTarget& target) override {
-    within([&] { cpu_->adamw(step, count, source, gradient, target); });
+  void adamw(const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
+             const float* gradient, const AdamwTarget& target) override {
+    within([&] { cpu_->adamw(step, ranges, source, gradient, target); });
   }
   void tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) override {
     within([&] { cpu_->tile_sums_of_squares(tile_elements, count, x, sums); });

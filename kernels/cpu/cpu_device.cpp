@@ -340,10 +340,15 @@ void CpuDevice::cross_entropy(const CrossEntropyShape& shape, const float* logit
   }
 }
 
-void CpuDevice::adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
-                      const AdamwTarget& target) {
-  split(count, element_piece,
-        [&](std::size_t begin, std::size_t end) { kernels_.adamw(step, begin, end, source, gradient, target); });
+void CpuDevice::adamw(const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
+                      const float* gradient, const AdamwTarget& target) {
+  for (const UpdateRange& range : ranges) {
+    AdamwStep scalars = step;
+    if (!range.decays) scalars.weight_decay = 0;
+    split(range.size(), element_piece, [&](std::size_t begin, std::size_t end) {
+      kernels_.adamw(scalars, range.begin + begin, range.begin + end, source, gradient, target);
+    });
+  }
 }
 
 void CpuDevice::tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) {

@@ -65,8 +65,8 @@ class CpuDevice final : public TensorDevice {
                const float* residual, float* y) override;
   void cross_entropy(const CrossEntropyShape& shape, const float* logits, const std::int32_t* targets, double* losses,
                      float* d_logits) override;
-  void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
-             const AdamwTarget& target) override;
+  void adamw(const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
+             const float* gradient, const AdamwTarget& target) override;
   void tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) override;
   void add(std::size_t count, const float* a, const float* b, float* out) override;
   void fold(std::size_t count, std::span<const float* const> parts, float* out) override;

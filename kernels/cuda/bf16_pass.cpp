@@ -57,11 +57,12 @@ Result<std::unique_ptr<ModelPass>> Bf16Pass::create(Bf16Engine& engine, BlockRan
   std::unique_ptr<Bf16Pass> pass(new Bf16Pass(engine));
   CudaDevice& device = engine.device_;
   const std::size_t rows = engine.shape_.rows();
-  PLANARIA_ASSIGN(pass->tokens_, device.reserve(rows * sizeof(std::int32_t)));
-  PLANARIA_ASSIGN(pass->targets_, device.reserve(rows * sizeof(std::int32_t)));
-  PLANARIA_ASSIGN(pass->samples_, device.reserve(engine.shape_.sequences * sizeof(std::uint64_t)));
-  // Rows, groups, distinct tokens, and an end of both.
-  PLANARIA_ASSIGN(pass->occurrences_, device.reserve((4 * rows + 2) * sizeof(std::int32_t)));
+  // Tokens and targets; occurrences: rows, groups, distinct tokens, and an end of both.
+  const std::size_t batch_bytes =
+      engine.shape_.sequences * sizeof(std::uint64_t) + (2 * rows + 4 * rows + 2) * sizeof(std::int32_t);
+  PLANARIA_ASSIGN(pass->batch_, device.reserve(batch_bytes));
+  PLANARIA_ASSIGN(pass->host_batch_, device.allocate_host(batch_bytes));
+  PLANARIA_TRY(status_of(cudaEventCreateWithFlags(&pass->uploaded_, cudaEventDisableTiming), "making an event"));
   pass->boundaries_.resize(engine.head());
   pass->saved_.resize(engine.head() + 1);
   pass->took_.resize(engine.head() + 1);
@@ -72,6 +73,9 @@ Result<std::unique_ptr<ModelPass>> Bf16Pass::create(Bf16Engine& engine, BlockRan
 Bf16Pass::~Bf16Pass() {
   for (const Timed& timed : timed_) free_events_.insert(free_events_.end(), {timed.begun, timed.ended});
   for (const cudaEvent_t event : free_events_) cudaEventDestroy(event);
+  if (uploaded_ == nullptr) return;
+  cudaEventSynchronize(uploaded_);
+  cudaEventDestroy(uploaded_);
 }
 
 Status Bf16Pass::cover(BlockRange blocks) {
@@ -118,30 +122,51 @@ std::span<const Duration> Bf16Pass::took() const {
   return took_;
 }
 
+Bf16Pass::BatchPlaces Bf16Pass::batch_places(void* base) const {
+  auto* const samples = static_cast<std::uint64_t*>(base);
+  auto* const tokens = reinterpret_cast<std::int32_t*>(samples + engine_.shape_.sequences);
+  return {samples, tokens, tokens + engine_.shape_.rows(), tokens + 2 * engine_.shape_.rows()};
+}
+
+void Bf16Pass::upload(const void* host, std::size_t bytes) {
+  CudaDevice& device = engine_.device_;
+  const std::ptrdiff_t place = static_cast<const std::byte*>(host) - host_batch_.get();
+  device.copy_in(static_cast<std::byte*>(batch_.data()) + place, host, bytes);
+  device.note(cudaEventRecord(uploaded_, stream()), "marking an upload");
+}
+
 void Bf16Pass::load(const HostBatch& batch, Step step) {
   assert(batch.tokens.size() == engine_.shape_.rows() && batch.samples.size() == engine_.shape_.sequences);
-  CudaDevice& device = engine_.device_;
-  const auto upload = [&](void* target, const auto& values) {
-    device.copy_in(target, values.data(), values.size() * sizeof(values[0]));
-  };
-  upload(tokens_.data(), batch.tokens);
-  upload(targets_.data(), batch.targets);
-  upload(samples_.data(), batch.samples);
-  find_occurrences(batch.tokens, engine_.model_.vocab, host_occurrences_);
-  auto* place = static_cast<std::int32_t*>(occurrences_.data());
-  const auto put = [&](const std::vector<std::int32_t>& values) {
-    upload(place, values);
-    return std::exchange(place, place + values.size());
-  };
-  device_occurrences_ = {.rows = put(host_occurrences_.rows),
-                         .begin = put(host_occurrences_.begin),
-                         .tokens = put(host_occurrences_.tokens),
-                         .first = put(host_occurrences_.first),
-                         .groups = host_occurrences_.begin.size() - 1,
-                         .distinct = host_occurrences_.tokens.size()};
+  engine_.device_.note(cudaEventSynchronize(uploaded_), "waiting for an upload");
+  const BatchPlaces to = batch_places(host_batch_.get());
+  std::ranges::copy(batch.samples, to.samples);
+  std::ranges::copy(batch.tokens, to.tokens);
+  std::ranges::copy(batch.targets, to.targets);
+  upload(host_batch_.get(), static_cast<std::size_t>(reinterpret_cast<std::byte*>(to.occurrences) - host_batch_.get()));
   static_cast<void>(took());
   std::ranges::fill(took_, Duration(0));
   step_ = step;
+}
+
+// Found when the layers' backward pass is queued: the host has nothing else to do then.
+DeviceOccurrences Bf16Pass::upload_occurrences() {
+  const BatchPlaces host = batch_places(host_batch_.get());
+  find_occurrences({host.tokens, engine_.shape_.rows()}, engine_.model_.vocab, occurrences_);
+  engine_.device_.note(cudaEventSynchronize(uploaded_), "waiting for an upload");
+  std::int32_t* to = host.occurrences;
+  const auto put = [&](const std::vector<std::int32_t>& values) {
+    const std::ptrdiff_t place = to - host.occurrences;
+    to = std::ranges::copy(values, to).out;
+    return batch_places(batch_.data()).occurrences + place;
+  };
+  const DeviceOccurrences there = {.rows = put(occurrences_.rows),
+                                   .begin = put(occurrences_.begin),
+                                   .tokens = put(occurrences_.tokens),
+                                   .first = put(occurrences_.first),
+                                   .groups = occurrences_.begin.size() - 1,
+                                   .distinct = occurrences_.tokens.size()};
+  upload(host.occurrences, static_cast<std::size_t>(to - host.occurrences) * sizeof(std::int32_t));
+  return there;
 }
 
 void Bf16Pass::multiply(const MatmulShape& shape, const MatmulOperands& operands) {
@@ -174,7 +199,7 @@ void Bf16Pass::forward(BlockRange blocks, const float* parameters, bool training
 void Bf16Pass::forward_embedding(const float* parameters, Bf16* output) {
   const EmbeddingShape shape{engine_.shape_.sequences, engine_.shape_.context, engine_.model_.width,
                              engine_.model_.vocab};
-  embedding_forward(stream(), shape, static_cast<const std::int32_t*>(tokens_.data()), parameters,
+  embedding_forward(stream(), shape, batch_places(batch_.data()).tokens, parameters,
                     optional(parameters, engine_.position_table_), output);
   if (drops()) drop(0, 0, output, nullptr, output);
 }
@@ -273,7 +298,7 @@ void Bf16Pass::forward_head(const float* parameters, Stream input, double* losse
                       .vocab = engine_.model_.vocab,
                       .stride = engine_.padded_vocab(),
                       .logits = logits,
-                      .targets = static_cast<const std::int32_t*>(targets_.data()),
+                      .targets = batch_places(batch_.data()).targets,
                       .losses = row_losses,
                       .gradient = training_});
   double* const sums = engine_.device_.result(engine_.shape_.sequences, losses);
@@ -282,29 +307,32 @@ void Bf16Pass::forward_head(const float* parameters, Stream input, double* losse
 
 // ---- backward ----
 
-void Bf16Pass::backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+void Bf16Pass::backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                         float* d_input, const BlockDone& block_done) {
   run_backward(blocks, parameters, gradient, d_output, d_input, nullptr, block_done);
 }
 
-void Bf16Pass::backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+void Bf16Pass::backward_input(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                               float* d_input, LinearDeltas& deltas, const BlockDone& block_done) {
   assert(blocks.begin > 0);
   run_backward(blocks, parameters, gradient, d_output, d_input, &deltas, block_done);
 }
 
-void Bf16Pass::run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+void Bf16Pass::run_backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                             float* d_input, LinearDeltas* deltas, const BlockDone& block_done) {
   OutputGradient d{reinterpret_cast<const Bf16*>(d_output), nullptr};
   int current = 0;
+  begin_ = gradient.begin;
   for (std::uint32_t b = blocks.end; b-- > blocks.begin; current ^= 1) {
-    const std::uint64_t offset = engine_.map_.blocks()[b].offset;
-    float* const sums = gradient + offset;
+    const BlockInfo& block = engine_.map_.blocks()[b];
+    const std::uint64_t offset = block.offset;
+    float* const sums = gradient.values + offset;
     const InputGradient to{
         b == blocks.begin && b > 0 ? reinterpret_cast<Bf16*>(d_input) : bf16(engine_.d_boundary_[current]),
         engine_.d_boundary_chunks_[current].floats()};
     {
       const BlockTimer timer(*this, b);
+      clear_padding(block, sums);
       if (b == engine_.head()) {
         if (deltas == nullptr) backward_head_weights(sums);
         backward_head_input(parameters + offset, to, sums);
@@ -320,14 +348,15 @@ void Bf16Pass::run_backward(BlockRange blocks, const float* parameters, float* g
   }
 }
 
-void Bf16Pass::backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+void Bf16Pass::backward_weights(BlockRange blocks, GradientSums gradient, const LinearDeltas& deltas,
                                 const BlockDone& block_done) {
   const LayerTensors& tensor = engine_.layer_;
   const LayerPlaces& place = engine_.layer_places_;
   const DeltaPlaces& delta = engine_.delta_places_;
   const std::size_t width = engine_.model_.width;
+  begin_ = gradient.begin;
   for (std::uint32_t b = blocks.end; b-- > blocks.begin;) {
-    float* const sums = gradient + engine_.map_.blocks()[b].offset;
+    float* const sums = gradient.values + engine_.map_.blocks()[b].offset;
     {
       const BlockTimer timer(*this, b);
       if (b == engine_.head()) {
@@ -338,7 +367,7 @@ void Bf16Pass::backward_weights(BlockRange blocks, float* gradient, const Linear
         const auto accumulate = [&](std::size_t in, std::size_t out, std::size_t x, std::size_t dy,
                                     std::size_t weight) {
           multiply(engine_.matmul_shape(MatmulKind::weight_gradient, in, out),
-                   {.x = at<Bf16>(kept, x), .dy = at<Bf16>(d, dy), .d_weight = sums + weight});
+                   {.x = at<Bf16>(kept, x), .dy = at<Bf16>(d, dy), .d_weight = sums + weight, .begin = begin_});
         };
         accumulate(engine_.model_.ffn_width, width, place.active, delta.down, tensor.down);
         accumulate(width, engine_.model_.up_width(), place.normed2, delta.up, tensor.up);
@@ -352,7 +381,20 @@ void Bf16Pass::backward_weights(BlockRange blocks, float* gradient, const Linear
 
 // One launch adds up all that a block has to: each alone is too small to fill the device.
 void Bf16Pass::sum_later(const float* chunks, std::size_t count, std::size_t width, float* target) {
-  later_.push_back({chunks, count, width, target});
+  later_.push_back({chunks, count, width, target, begin_});
+}
+
+void Bf16Pass::clear_padding(const BlockInfo& block, float* sums) {
+  if (!begin_) return;
+  std::size_t end = 0;
+  const auto clear_until = [&](std::size_t begin) {
+    if (end < begin) sum_later(nullptr, 0, begin - end, sums + end);
+  };
+  for (const TensorInfo& tensor : block.tensors) {
+    clear_until(tensor.offset);
+    end = tensor.offset + tensor.elements();
+  }
+  clear_until(block.elements);
 }
 
 void Bf16Pass::add_sums() {
@@ -399,7 +441,7 @@ void Bf16Pass::backward_layer(std::uint32_t block, const float* parameters, Outp
   const auto accumulate = [&](std::size_t in, std::size_t out, std::size_t x, const Bf16* dy, std::size_t weight) {
     if (deltas != nullptr) return;
     multiply(engine_.matmul_shape(MatmulKind::weight_gradient, in, out),
-             {.x = at<Bf16>(kept, x), .dy = dy, .d_weight = sums + weight});
+             {.x = at<Bf16>(kept, x), .dy = dy, .d_weight = sums + weight, .begin = begin_});
   };
 
   const OutputGradient d_down = dropped(block, 2, d_output, kept_delta(delta.down));
@@ -473,11 +515,16 @@ void Bf16Pass::backward_head_weights(float* sums) {
   float* const padded = engine_.head_gradient_.floats();
   float* const target = sums + engine_.head_.token;
   const std::size_t width = engine_.model_.width;
-  engine_.device_.zero(engine_.padded_vocab() * width, padded);
   multiply(engine_.head_shape(MatmulKind::weight_gradient), {.x = at<Bf16>(kept, engine_.head_places_.normed),
                                                              .dy = at<Bf16>(kept, engine_.head_places_.logits),
-                                                             .d_weight = padded});
-  engine_.device_.add(engine_.model_.vocab * width, target, padded, target);
+                                                             .d_weight = padded,
+                                                             .begin = true});
+  const std::size_t elements = engine_.model_.vocab * width;
+  if (begin_) {
+    engine_.device_.copy(target, padded, elements * sizeof(float));
+  } else {
+    engine_.device_.add(elements, target, padded, target);
+  }
 }
 
 void Bf16Pass::backward_head_input(const float* parameters, InputGradient d_input, float* sums) {
@@ -500,8 +547,9 @@ void Bf16Pass::backward_head_input(const float* parameters, InputGradient d_inpu
 void Bf16Pass::backward_embedding(const Bf16* d_output, float* sums) {
   const EmbeddingShape shape{engine_.shape_.sequences, engine_.shape_.context, engine_.model_.width,
                              engine_.model_.vocab};
+  if (begin_) engine_.device_.zero(engine_.map_.blocks().front().elements, sums);
   const OutputGradient d = dropped(0, 0, {d_output, nullptr}, nullptr);
-  embedding_backward(stream(), shape, device_occurrences_, d.values, engine_.occurrence_sums_.floats(), sums,
+  embedding_backward(stream(), shape, upload_occurrences(), d.values, engine_.occurrence_sums_.floats(), sums,
                      optional(sums, engine_.position_table_));
 }
 
@@ -512,7 +560,7 @@ void Bf16Pass::drop(std::uint32_t block, std::uint32_t which, const Bf16* x, con
   const DropoutShape shape{.sequences = engine_.shape_.sequences,
                            .elements = engine_.shape_.context * engine_.model_.width,
                            .probability = static_cast<float>(engine_.model_.dropout)};
-  dropout(stream(), key, shape, static_cast<const std::uint64_t*>(samples_.data()), x, residual, y);
+  dropout(stream(), key, shape, batch_places(batch_.data()).samples, x, residual, y);
 }
 
 Bf16Pass::OutputGradient Bf16Pass::dropped(std::uint32_t block, std::uint32_t which, OutputGradient d,

@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -29,12 +30,12 @@ class Bf16Pass final : public ModelPass {
   void load(const HostBatch& batch, Step step) override;
   void forward(BlockRange blocks, const float* parameters, bool training, const float* input, float* output,
                double* losses) override;
-  void backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
-                const BlockDone& block_done) override;
+  void backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
+                float* d_input, const BlockDone& block_done) override;
   [[nodiscard]] Status cover_deltas(BlockRange blocks, LinearDeltas& deltas) const override;
-  void backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+  void backward_input(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                       float* d_input, LinearDeltas& deltas, const BlockDone& block_done) override;
-  void backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+  void backward_weights(BlockRange blocks, GradientSums gradient, const LinearDeltas& deltas,
                         const BlockDone& block_done) override;
   [[nodiscard]] std::span<const Duration> took() const override;
 
@@ -64,12 +65,21 @@ class Bf16Pass final : public ModelPass {
   explicit Bf16Pass(Bf16Engine& engine) : engine_(engine) {}
   [[nodiscard]] cudaStream_t stream() const { return engine_.device_.stream(); }
   [[nodiscard]] cudaEvent_t take_event();
+  // Sequences come first, occurrences last.
+  struct BatchPlaces {
+    std::uint64_t* samples;
+    std::int32_t *tokens, *targets, *occurrences;
+  };
+  [[nodiscard]] BatchPlaces batch_places(void* base) const;
+  // The same bytes of the device's memory as of the host's.
+  void upload(const void* host, std::size_t bytes);
+  [[nodiscard]] DeviceOccurrences upload_occurrences();
   void multiply(const MatmulShape& shape, const MatmulOperands& operands);
   void forward_embedding(const float* parameters, Bf16* output);
   [[nodiscard]] Stream forward_layer(std::uint32_t block, const float* parameters, Stream input, Bf16* output);
   void forward_head(const float* parameters, Stream input, double* losses);
-  void run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
-                    LinearDeltas* deltas, const BlockDone& block_done);
+  void run_backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
+                    float* d_input, LinearDeltas* deltas, const BlockDone& block_done);
   void backward_embedding(const Bf16* d_output, float* sums);
   void backward_layer(std::uint32_t block, const float* parameters, OutputGradient d_output, InputGradient d_input,
                       float* sums, std::byte* deltas);
@@ -82,6 +92,8 @@ class Bf16Pass final : public ModelPass {
   void norm_gradient(NormBackward call, std::size_t which, float* d_gain, float* d_bias);
   // `chunks`: for d's column sums where nobody has made them.
   void bias_gradient(const OutputGradient& d, std::size_t width, DeviceBuffer& chunks, float* target);
+  // What of a block's part of the sums is no tensor's.
+  void clear_padding(const BlockInfo& block, float* sums);
   // The chunks stay as they are until add_sums.
   void sum_later(const float* chunks, std::size_t count, std::size_t width, float* target);
   void add_sums();
@@ -96,11 +108,12 @@ class Bf16Pass final : public ModelPass {
 
   Bf16Engine& engine_;
   bool training_ = true;
+  bool begin_ = false;  // as in the sums of the backward pass under way
   Step step_;
-  DeviceBuffer tokens_, targets_, samples_;
-  TokenOccurrences host_occurrences_;
-  DeviceBuffer occurrences_;
-  DeviceOccurrences device_occurrences_;
+  DeviceBuffer batch_;
+  std::shared_ptr<std::byte> host_batch_;  // page-locked, of the same geometry
+  cudaEvent_t uploaded_ = nullptr;         // what was last written there has been read
+  TokenOccurrences occurrences_;
   std::vector<DeviceBuffer> boundaries_;  // [b]: the output of block b, for all but the head; empty until covered
   std::vector<DeviceBuffer> saved_;       // [b]
   std::vector<ChunkSum> later_;           // of the block at hand

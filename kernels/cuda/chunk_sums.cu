@@ -71,7 +71,9 @@ __global__ void __launch_bounds__(kAddThreads) add_up_chunks(const __grid_consta
       for (unsigned r = 0; r < rows; ++r) sum += batch[r][lane];
     }
   }
-  if (part == 0 && column < width) table.sums[which].target[column] += sum;
+  if (part != 0 || column >= width) return;
+  float& target = table.sums[which].target[column];
+  target = table.sums[which].begin ? sum : target + sum;
 }
 
 }  // namespace
@@ -93,7 +95,7 @@ void add_chunks(cudaStream_t stream, std::span<const ChunkSum> sums) {
     unsigned blocks = 0;
     for (std::size_t i = 0; i < now.size(); ++i) {
       table.sums[i] = now[i];
-      if (now[i].count > 0) blocks += blocks_for(now[i].width, kAddColumns);
+      if (now[i].count > 0 || now[i].begin) blocks += blocks_for(now[i].width, kAddColumns);
       table.end[i] = blocks;
     }
     if (blocks > 0) add_up_chunks<<<blocks, kAddThreads, 0, stream>>>(table);

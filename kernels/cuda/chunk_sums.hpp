@@ -27,6 +27,7 @@ struct ChunkSum {
   std::size_t count = 0;
   std::size_t width = 0;
   float* target = nullptr;  // [width]
+  bool begin = false;       // the target counts as 0
 };
 // Of each: target[column] += the sum of chunks[c][column] over c, in ascending order. Targets don't overlap. Up to
 // kChunkSumsAtOnce of them are one launch.

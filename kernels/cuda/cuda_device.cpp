@@ -211,9 +211,9 @@ double* CudaDevice::result(std::size_t count, double* target) {
   return values;
 }
 
-void CudaDevice::adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
-                       const AdamwTarget& target) {
-  cuda::adamw(stream_, step, count, source, gradient, target);
+void CudaDevice::adamw(const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
+                       const float* gradient, const AdamwTarget& target) {
+  cuda::adamw(stream_, step, ranges, source, gradient, target);
 }
 
 void CudaDevice::tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) {

@@ -50,8 +50,8 @@ class CudaDevice final : public Device {
   [[nodiscard]] Status adopt_kernel_choices(std::span<const std::byte> choices) override;
   [[nodiscard]] Status synchronize() override;
 
-  void adamw(const AdamwStep& step, std::size_t count, const AdamwSource& source, const float* gradient,
-             const AdamwTarget& target) override;
+  void adamw(const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
+             const float* gradient, const AdamwTarget& target) override;
   void tile_sums_of_squares(std::size_t tile_elements, std::size_t count, const float* x, double* sums) override;
   void add(std::size_t count, const float* a, const float* b, float* out) override;
   void fold(std::size_t count, std::span<const float* const> parts, float* out) override;

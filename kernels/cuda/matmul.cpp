@@ -73,7 +73,6 @@ Result<MatmulPlan> make_plan(const MatmulShape& s) {
   const bool forward = is_forward(s.kind);
   const bool weight = s.kind == MatmulKind::weight_gradient;
   plan.output = weight ? CUDA_R_32F : CUDA_R_16BF;
-  plan.beta = weight ? 1.0F : 0.0F;
   plan.bias = s.bias;
   plan.auxiliary = s.kind == MatmulKind::forward_gelu || s.kind == MatmulKind::input_dgelu;
 
@@ -119,9 +118,10 @@ cublasStatus_t launch(const Library& library, MatmulKind kind, MatmulPlan& plan,
   const void* b = forward ? o.x : o.dy;
   void* d = forward ? static_cast<void*>(o.y) : weight ? static_cast<void*>(o.d_weight) : o.dx;
   const float alpha = 1;
+  const float beta = weight && !o.begin ? 1 : 0;
   if (const auto status = set_pointers(plan, o.bias, o.u)) return status;
-  return cublasLtMatmul(library.handle, &plan.operation, &alpha, a, &plan.a, b, &plan.b, &plan.beta, d, &plan.d, d,
-                        &plan.d, &entry.algorithm, library.workspace, entry.workspace_bytes, library.stream);
+  return cublasLtMatmul(library.handle, &plan.operation, &alpha, a, &plan.a, b, &plan.b, &beta, d, &plan.d, d, &plan.d,
+                        &entry.algorithm, library.workspace, entry.workspace_bytes, library.stream);
 }
 
 Result<MatmulTable> MatmulTable::create(cudaStream_t stream) {

@@ -37,7 +37,8 @@ struct MatmulOperands {
   __nv_bfloat16* y = nullptr;         // forward kinds
   __nv_bfloat16* u = nullptr;         // forward_gelu writes it as y; input_dgelu reads it, [rows, in] as dx
   __nv_bfloat16* dx = nullptr;        // input kinds
-  float* d_weight = nullptr;          // weight_gradient: accumulated
+  float* d_weight = nullptr;          // weight_gradient: accumulated,
+  bool begin = false;                 // or taken as 0 before
 };
 
 struct MatmulEntry {

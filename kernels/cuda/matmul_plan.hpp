@@ -17,7 +17,6 @@ struct MatmulPlan {
   cublasLtMatmulDescOpaque_t operation{};
   cublasLtMatrixLayoutOpaque_t a{}, b{}, d{};
   cudaDataType_t output = CUDA_R_16BF;
-  float beta = 0;
   bool bias = false;
   bool auxiliary = false;  // u
 };

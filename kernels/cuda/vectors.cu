@@ -79,7 +79,6 @@ __device__ float multiply_add(float a, float b, float c) {
 }
 
 struct UpdateVectors {
-  static constexpr int kDepth = 1;  // four streams: enough under way
   AdamwStep step;
   float rest1, rest2;  // 1 - beta
   float inverse_correction1, inverse_correction2;
@@ -88,33 +87,58 @@ struct UpdateVectors {
   AdamwTarget target;
 
   template <int N>
-  struct Loaded {
-    Floats<N> parameter, moment1, moment2, gradient;
-  };
-  template <int N>
-  __device__ Loaded<N> load(std::size_t, std::size_t i) const {
-    return {cuda::load<N>(source.parameter + i), cuda::load<N>(source.moment1 + i), cuda::load<N>(source.moment2 + i),
-            cuda::load<N>(gradient + i)};
-  }
-  template <int N>
-  __device__ void finish(std::size_t, std::size_t i, Loaded<N> s) const {
+  __device__ void update(std::size_t i, float weight_decay) const {
+    Floats<N> parameter = load<N>(source.parameter + i);
+    Floats<N> moment1 = load<N>(source.moment1 + i);
+    Floats<N> moment2 = load<N>(source.moment2 + i);
+    const Floats<N> sums = load<N>(gradient + i);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const float g = __fmul_rn(s.gradient.at[j], step.gradient_scale);
-      const float m = multiply_add(step.beta1, s.moment1.at[j], __fmul_rn(rest1, g));
-      const float v = multiply_add(step.beta2, s.moment2.at[j], __fmul_rn(rest2, __fmul_rn(g, g)));
-      const float p = s.parameter.at[j];
+      const float g = __fmul_rn(sums.at[j], step.gradient_scale);
+      const float m = multiply_add(step.beta1, moment1.at[j], __fmul_rn(rest1, g));
+      const float v = multiply_add(step.beta2, moment2.at[j], __fmul_rn(rest2, __fmul_rn(g, g)));
+      const float p = parameter.at[j];
       const float deviation = __fadd_rn(__fsqrt_rn(__fmul_rn(v, inverse_correction2)), step.epsilon);
       const float direction = __fdiv_rn(__fmul_rn(m, inverse_correction1), deviation);
-      s.moment1.at[j] = m;
-      s.moment2.at[j] = v;
-      s.parameter.at[j] = multiply_add(-step.learning_rate, multiply_add(step.weight_decay, p, direction), p);
+      moment1.at[j] = m;
+      moment2.at[j] = v;
+      parameter.at[j] = multiply_add(-step.learning_rate, multiply_add(weight_decay, p, direction), p);
     }
-    store<N>(target.moment1 + i, s.moment1);
-    store<N>(target.moment2 + i, s.moment2);
-    store<N>(target.parameter + i, s.parameter);
+    store<N>(target.moment1 + i, moment1);
+    store<N>(target.moment2 + i, moment2);
+    store<N>(target.parameter + i, parameter);
   }
 };
+
+// The ranges of a launch: a model has hundreds, most of them too small to fill the device.
+constexpr std::size_t kRangesAtOnce = 128;
+constexpr unsigned kUpdateThreads = 256;
+constexpr std::size_t kElementsOfBlock = 16 * kUpdateThreads;
+
+struct RangeTable {
+  unsigned count = 0;
+  unsigned first_block[kRangesAtOnce + 1] = {};  // of each range's blocks, and where the last one's end
+  UpdateRange ranges[kRangesAtOnce];
+};
+
+template <int N>
+__global__ void __launch_bounds__(kUpdateThreads, 3)
+    update_ranges(const UpdateVectors op, const __grid_constant__ RangeTable table) {
+  unsigned low = 0;
+  for (unsigned high = table.count; high - low > 1;) {
+    const unsigned middle = (low + high) / 2;
+    (table.first_block[middle] <= blockIdx.x ? low : high) = middle;
+  }
+  const UpdateRange& range = table.ranges[low];
+  const float weight_decay = range.decays ? op.step.weight_decay : 0.0F;
+  const std::size_t begin = range.begin + (blockIdx.x - table.first_block[low]) * kElementsOfBlock;
+  const std::size_t end = range.end - begin < kElementsOfBlock ? range.end : begin + kElementsOfBlock;
+  std::size_t i = begin + std::size_t{N} * threadIdx.x;
+  for (; i + N <= end; i += std::size_t{N} * kUpdateThreads) op.update<N>(i, weight_decay);
+  if constexpr (N > 1) {
+    for (; i < end; ++i) op.update<1>(i, weight_decay);
+  }
+}
 
 constexpr unsigned kTileThreads = 256;
 
@@ -178,19 +202,35 @@ void scale(cudaStream_t stream, std::size_t count, float factor, const float* x,
   map<4>(stream, 1, count, aligned_to_16(x, out), ScaleVector{factor, x, out});
 }
 
-void adamw(cudaStream_t stream, const AdamwStep& step, std::size_t count, const AdamwSource& source,
+void adamw(cudaStream_t stream, const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
            const float* gradient, const AdamwTarget& target) {
-  const bool aligned = aligned_to_16(source.parameter, source.moment1, source.moment2, gradient, target.parameter,
-                                     target.moment1, target.moment2);
-  map<4>(stream, 1, count, aligned,
-         UpdateVectors{.step = step,
-                       .rest1 = 1.0F - step.beta1,
-                       .rest2 = 1.0F - step.beta2,
-                       .inverse_correction1 = 1.0F / step.bias_correction1,
-                       .inverse_correction2 = 1.0F / step.bias_correction2,
-                       .source = source,
-                       .gradient = gradient,
-                       .target = target});
+  const UpdateVectors op{.step = step,
+                         .rest1 = 1.0F - step.beta1,
+                         .rest2 = 1.0F - step.beta2,
+                         .inverse_correction1 = 1.0F / step.bias_correction1,
+                         .inverse_correction2 = 1.0F / step.bias_correction2,
+                         .source = source,
+                         .gradient = gradient,
+                         .target = target};
+  bool aligned = aligned_to_16(source.parameter, source.moment1, source.moment2, gradient, target.parameter,
+                               target.moment1, target.moment2);
+  for (const UpdateRange& range : ranges) aligned = aligned && range.begin % 4 == 0;
+  while (!ranges.empty()) {
+    RangeTable table;
+    unsigned blocks = 0;
+    for (; !ranges.empty() && table.count < kRangesAtOnce; ranges = ranges.subspan(1)) {
+      if (ranges.front().size() == 0) continue;
+      table.ranges[table.count] = ranges.front();
+      blocks += blocks_for(ranges.front().size(), kElementsOfBlock);
+      table.first_block[++table.count] = blocks;
+    }
+    if (table.count == 0) return;
+    if (aligned) {
+      update_ranges<4><<<blocks, kUpdateThreads, 0, stream>>>(op, table);
+    } else {
+      update_ranges<1><<<blocks, kUpdateThreads, 0, stream>>>(op, table);
+    }
+  }
 }
 
 void tile_sums_of_squares(cudaStream_t stream, std::size_t tile_elements, std::size_t count, const float* x,

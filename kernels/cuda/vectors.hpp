@@ -21,7 +21,7 @@ void fold(cudaStream_t stream, std::size_t count, std::span<const float* const> 
 void scale(cudaStream_t stream, std::size_t count, float factor, const float* x, float* out);
 
 // As Device::adamw.
-void adamw(cudaStream_t stream, const AdamwStep& step, std::size_t count, const AdamwSource& source,
+void adamw(cudaStream_t stream, const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
            const float* gradient, const AdamwTarget& target);
 
 // sums[i] = the sum of squares of tile i of x, in double, in an order that depends on the tile's length alone; device

@@ -147,8 +147,9 @@ void adamw(benchmark::State& state) {
   Bench bench(state);
   float* f[7];
   for (float*& part : f) part = bench.floats(state_floats);
+  const UpdateRange all[] = {{0, state_floats, true}};
   for (auto _ : state) {
-    bench.device().adamw({.learning_rate = 1e-3F}, state_floats, {f[0], f[1], f[2]}, f[3], {f[4], f[5], f[6]});
+    bench.device().adamw({.learning_rate = 1e-3F}, all, {f[0], f[1], f[2]}, f[3], {f[4], f[5], f[6]});
   }
   report_floats(state, 7 * state_floats);
 }

@@ -110,10 +110,13 @@ TEST(Bits, OfTheUpdateDontDependOnWhereARangeIsCut) {
   Floats whole(3 * n), cut(3 * n);
   const AdamwStep step{.learning_rate = 0.1F, .weight_decay = 0.1F};
   const auto device = make_device(1);
-  device->adamw(step, n, {p.data(), m.data(), v.data()}, g.data(), {&whole[0], &whole[n], &whole[2 * n]});
-  for (const auto& [at, count] : {std::pair<std::size_t, std::size_t>{0, 13}, {13, 501}, {514, 486}}) {
-    device->adamw(step, count, {&p[at], &m[at], &v[at]}, &g[at], {&cut[at], &cut[n + at], &cut[2 * n + at]});
-  }
+  const auto update = [&](std::span<const UpdateRange> ranges, Floats& out) {
+    device->adamw(step, ranges, {p.data(), m.data(), v.data()}, g.data(), {&out[0], &out[n], &out[2 * n]});
+  };
+  const UpdateRange one[] = {{0, n, true}};
+  const UpdateRange three[] = {{514, n, true}, {0, 13, true}, {13, 514, true}};
+  update(one, whole);
+  update(three, cut);
   EXPECT_EQ(cut, whole);
 }
 

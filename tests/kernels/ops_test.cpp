@@ -203,7 +203,8 @@ TEST_P(CpuOps, AdamwAgreesWithReference) {
                        .bias_correction2 = 0.1426F,
                        .gradient_scale = 0.25F};
   Floats p2(n), m2(n), v2(n);
-  device->adamw(step, n, {p.data(), m.data(), v.data()}, g.data(), {p2.data(), m2.data(), v2.data()});
+  const UpdateRange all[] = {{0, n, true}};
+  device->adamw(step, all, {p.data(), m.data(), v.data()}, g.data(), {p2.data(), m2.data(), v2.data()});
   const auto expected = reference::adamw(step, {widen(p), widen(m), widen(v)}, widen(g));
   expect_near(p2, expected.parameter, 8);
   expect_near(m2, expected.moment1, 8);

@@ -10,16 +10,10 @@
 
 namespace planaria {
 
-BatchSource dataset_source(const Dataset& dataset, const WindowOrder& order, BatchShape shape) {
-  return [&dataset, &order, shape](Step step, MicroBatchIndex micro_batch, HostBatch& out) {
-    read_training_batch(dataset, order, shape, step, micro_batch, out);
-  };
-}
-
 BareTrainer::BareTrainer(Device& device, const JobSpec& job, BatchSource source)
     : device_(device),
       job_(job),
-      source_(std::move(source)),
+      batches_(std::move(source)),
       map_(job.model, job.train.tile_elements),
       ranges_(update_ranges(map_, {0, map_.tile_count()})),
       losses_(job.batch.sequences),
@@ -72,20 +66,27 @@ Result<double> BareTrainer::accumulate_gradient() {
   const std::uint32_t per_slot = job_.micro_batches_per_slot();
   for (std::uint32_t slot = 0; slot < job_.batch.slots; ++slot) {
     slot_losses_[slot] = 0.0;
-    float* own = nodes_[static_cast<std::size_t>(std::popcount(slot))].floats();
-    device_.zero(map_.vector_elements(), own);
     for (std::uint32_t i = 0; i < per_slot; ++i) {
-      source_(step, MicroBatchIndex(slot * per_slot + i), batch_);
-      pass_->load(batch_, step);
-      ModelPass::BlockDone done;
-      if (i + 1 == per_slot) done = [&](BlockIndex block) { fold_block(slot, block); };
-      pass_->forward(all_blocks(), parameters_.floats(), true, nullptr, nullptr, losses_.data());
-      pass_->backward(all_blocks(), parameters_.floats(), own, nullptr, nullptr, done);
-      PLANARIA_TRY(device_.synchronize());
-      for (const double loss : losses_) slot_losses_[slot] += loss;
+      PLANARIA_TRY(accumulate(step, MicroBatchIndex(slot * per_slot + i), slot));
     }
   }
   return tree_sum(slot_losses_) / static_cast<double>(job_.tokens_per_step());
+}
+
+Status BareTrainer::accumulate(Step step, MicroBatchIndex micro_batch, std::uint32_t slot) {
+  const std::uint32_t next = micro_batch.value() + 1;
+  const GradientSums own{nodes_[static_cast<std::size_t>(std::popcount(slot))].floats(),
+                         micro_batch.value() % job_.micro_batches_per_slot() == 0};
+  ModelPass::BlockDone done;
+  if (next % job_.micro_batches_per_slot() == 0) done = [&](BlockIndex block) { fold_block(slot, block); };
+  pass_->load(batches_.read(step, micro_batch), step);
+  pass_->forward(all_blocks(), parameters_.floats(), true, nullptr, nullptr, losses_.data());
+  pass_->backward(all_blocks(), parameters_.floats(), own, nullptr, nullptr, done);
+  const bool last = next == job_.batch.micro_batches;
+  batches_.read_ahead(last ? step.next() : step, MicroBatchIndex(last ? 0 : next));
+  PLANARIA_TRY(device_.synchronize());
+  for (const double loss : losses_) slot_losses_[slot] += loss;
+  return ok_status();
 }
 
 Result<BareStepReport> BareTrainer::step() {
@@ -100,12 +101,11 @@ Result<BareStepReport> BareTrainer::step() {
   const ClipDecision clip =
       clip_decision(sum_of_tiles(map_, tile_sums_), job_.tokens_per_step(), job_.optimizer.clip_norm);
   if (clip.finite) {
-    update(device_, adamw_step(job_.optimizer, job_.train.steps, last_step_, clip.scale), ranges_,
-           {parameters_.floats(), moment1_.floats(), moment2_.floats()}, gradient,
-           {parameters_.floats(), moment1_.floats(), moment2_.floats()});
+    device_.adamw(adamw_step(job_.optimizer, job_.train.steps, last_step_, clip.scale), ranges_,
+                  {parameters_.floats(), moment1_.floats(), moment2_.floats()}, gradient,
+                  {parameters_.floats(), moment1_.floats(), moment2_.floats()});
     after_update(device_, map_, parameters_.floats());
     engine_->parameters_changed();
-    PLANARIA_TRY(device_.synchronize());
   }
   return BareStepReport{last_step_, loss, clip.norm,
                         planaria::learning_rate(job_.optimizer, job_.train.steps, last_step_), clip.finite};
@@ -114,8 +114,8 @@ Result<BareStepReport> BareTrainer::step() {
 Result<double> BareTrainer::evaluate(const Dataset& dataset, std::uint32_t count) {
   std::vector<double> sums;
   for (std::uint32_t i = 0; i < count; ++i) {
-    read_validation_batch(dataset, job_.batch.sequences, i, count, batch_);
-    pass_->load(batch_, last_step_);
+    read_validation_batch(dataset, job_.batch.sequences, i, count, validation_);
+    pass_->load(validation_, last_step_);
     pass_->forward(all_blocks(), parameters_.floats(), false, nullptr, nullptr, losses_.data());
     PLANARIA_TRY(device_.synchronize());
     sums.insert(sums.end(), losses_.begin(), losses_.end());

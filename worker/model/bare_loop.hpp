@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -20,12 +19,10 @@
 #include "proto/job_spec.hpp"
 #include "proto/state_map.hpp"
 #include "worker/data/batch.hpp"
+#include "worker/data/batch_reader.hpp"
 #include "worker/model/update.hpp"
 
 namespace planaria {
-
-// Fills a micro-batch of a step.
-using BatchSource = std::function<void(Step, MicroBatchIndex, HostBatch&)>;
 
 struct BareStepReport {
   Step step;
@@ -62,12 +59,13 @@ class BareTrainer {
  private:
   BareTrainer(Device& device, const JobSpec& job, BatchSource source);
   Status allocate();
+  [[nodiscard]] Status accumulate(Step step, MicroBatchIndex micro_batch, std::uint32_t slot);
   void fold_block(std::uint32_t slot, BlockIndex block);
   [[nodiscard]] BlockRange all_blocks() const { return {0, static_cast<std::uint32_t>(map_.blocks().size())}; }
 
   Device& device_;
   JobSpec job_;
-  BatchSource source_;
+  BatchReader batches_;
   StateMap map_;
   std::vector<UpdateRange> ranges_;
   std::unique_ptr<ModelEngine> engine_;
@@ -76,12 +74,9 @@ class BareTrainer {
   // nodes_[k]: the k-th finished subtree, oldest (largest) first; behind them the gradient of the slot that is
   // computed.
   std::vector<DeviceBuffer> nodes_;
-  HostBatch batch_;
+  HostBatch validation_;
   std::vector<double> losses_, slot_losses_, tile_sums_;
   Step last_step_;
 };
-
-// A source that reads a dataset; both must outlive it.
-[[nodiscard]] BatchSource dataset_source(const Dataset& dataset, const WindowOrder& order, BatchShape shape);
 
 }  // namespace planaria

@@ -97,26 +97,29 @@ void TransformerPass::forward(BlockRange blocks, const float* parameters, bool t
   }
 }
 
-void TransformerPass::backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+void TransformerPass::backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                                float* d_input, const BlockDone& block_done) {
   run_backward(blocks, parameters, gradient, d_output, d_input, nullptr, block_done);
 }
 
-void TransformerPass::backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                                     float* d_input, LinearDeltas& deltas, const BlockDone& block_done) {
+void TransformerPass::backward_input(BlockRange blocks, const float* parameters, GradientSums gradient,
+                                     const float* d_output, float* d_input, LinearDeltas& deltas,
+                                     const BlockDone& block_done) {
   assert(blocks.begin > 0);
   run_backward(blocks, parameters, gradient, d_output, d_input, &deltas, block_done);
 }
 
-void TransformerPass::run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
-                                   float* d_input, LinearDeltas* deltas, const BlockDone& block_done) {
+void TransformerPass::run_backward(BlockRange blocks, const float* parameters, GradientSums gradient,
+                                   const float* d_output, float* d_input, LinearDeltas* deltas,
+                                   const BlockDone& block_done) {
   int current = 0;
   for (std::uint32_t b = blocks.end; b-- > blocks.begin; current ^= 1) {
     const BlockIndex block(b);
     const Instant begun = now();
     const float* const own = block_at(parameters, block);
     const float* const saved = saved_[b].floats();
-    float* const sums = gradient + transformer_->map().block(block).offset;
+    float* const sums = gradient.values + transformer_->map().block(block).offset;
+    if (gradient.begin) transformer_->device().zero(transformer_->map().block(block).elements, sums);
     float* const to = b == blocks.begin && b > 0 ? d_input : transformer_->d_boundary(current);
     if (block == transformer_->head()) {
       if (deltas == nullptr) transformer_->backward_head_weights(batch_, saved, sums);
@@ -133,12 +136,12 @@ void TransformerPass::run_backward(BlockRange blocks, const float* parameters, f
   }
 }
 
-void TransformerPass::backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+void TransformerPass::backward_weights(BlockRange blocks, GradientSums gradient, const LinearDeltas& deltas,
                                        const BlockDone& block_done) {
   for (std::uint32_t b = blocks.end; b-- > blocks.begin;) {
     const BlockIndex block(b);
     const Instant begun = now();
-    float* const sums = gradient + transformer_->map().block(block).offset;
+    float* const sums = gradient.values + transformer_->map().block(block).offset;
     if (block == transformer_->head()) {
       transformer_->backward_head_weights(batch_, saved_[b].floats(), sums);
     } else {

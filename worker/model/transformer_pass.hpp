@@ -26,20 +26,20 @@ class TransformerPass final : public ModelPass {
   void load(const HostBatch& batch, Step step) override;
   void forward(BlockRange blocks, const float* parameters, bool training, const float* input, float* output,
                double* losses) override;
-  void backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
-                const BlockDone& block_done = {}) override;
+  void backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
+                float* d_input, const BlockDone& block_done = {}) override;
   [[nodiscard]] Status cover_deltas(BlockRange blocks, LinearDeltas& deltas) const override;
-  void backward_input(BlockRange blocks, const float* parameters, float* gradient, const float* d_output,
+  void backward_input(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
                       float* d_input, LinearDeltas& deltas, const BlockDone& block_done = {}) override;
-  void backward_weights(BlockRange blocks, float* gradient, const LinearDeltas& deltas,
+  void backward_weights(BlockRange blocks, GradientSums gradient, const LinearDeltas& deltas,
                         const BlockDone& block_done = {}) override;
   // On a device that queues its work, the queueing.
   [[nodiscard]] std::span<const Duration> took() const override { return took_; }
 
  private:
   explicit TransformerPass(Transformer& transformer) : transformer_(&transformer) {}
-  void run_backward(BlockRange blocks, const float* parameters, float* gradient, const float* d_output, float* d_input,
-                    LinearDeltas* deltas, const BlockDone& block_done);
+  void run_backward(BlockRange blocks, const float* parameters, GradientSums gradient, const float* d_output,
+                    float* d_input, LinearDeltas* deltas, const BlockDone& block_done);
   [[nodiscard]] Instant now() const { return clock_ == nullptr ? Instant{} : clock_->now(); }
   [[nodiscard]] const float* block_at(const float* vector, BlockIndex block) const {
     return vector + transformer_->map().block(block).offset;

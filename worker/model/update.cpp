@@ -85,10 +85,10 @@ std::vector<UpdateRange> update_ranges(const StateMap& map, TileRange range) {
   std::vector<UpdateRange> ranges;
   const auto append = [&](std::uint64_t begin, std::uint64_t end, bool decays) {
     if (begin >= end) return;
-    if (!ranges.empty() && ranges.back().elements.end == begin && ranges.back().decays == decays) {
-      ranges.back().elements.end = end;
+    if (!ranges.empty() && ranges.back().end == begin && ranges.back().decays == decays) {
+      ranges.back().end = end;
     } else {
-      ranges.push_back({{begin, end}, decays});
+      ranges.push_back({begin, end, decays});
     }
   };
   for (std::uint32_t index = range.begin; index < range.end; ++index) {
@@ -108,17 +108,6 @@ std::vector<UpdateRange> update_ranges(const StateMap& map, TileRange range) {
     append(at, elements.end, false);
   }
   return ranges;
-}
-
-void update(Device& device, const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
-            const float* gradient, const AdamwTarget& target) {
-  for (const UpdateRange& range : ranges) {
-    AdamwStep scalars = step;
-    if (!range.decays) scalars.weight_decay = 0.0F;
-    const std::uint64_t at = range.elements.begin;
-    device.adamw(scalars, range.elements.size(), {source.parameter + at, source.moment1 + at, source.moment2 + at},
-                 gradient + at, {target.parameter + at, target.moment1 + at, target.moment2 + at});
-  }
 }
 
 }  // namespace planaria

@@ -55,17 +55,8 @@ struct ClipDecision {
 // The step's scalars; weight_decay is that of decaying ranges.
 [[nodiscard]] AdamwStep adamw_step(const OptimizerSpec& optimizer, std::uint64_t total_steps, Step step, float scale);
 
-struct UpdateRange {
-  ElementRange elements;  // in the whole flat vector
-  bool decays = false;
-};
-
 // The elements of the tiles [range) that the optimizer updates, cut where weight decay begins or ends, ascending.
 // Tied tiles are left out. Padding inside blocks is part of a range; its gradient and moments are zero for ever.
 [[nodiscard]] std::vector<UpdateRange> update_ranges(const StateMap& map, TileRange range);
-
-// Pointers to the first element of the whole flat vectors.
-void update(Device& device, const AdamwStep& step, std::span<const UpdateRange> ranges, const AdamwSource& source,
-            const float* gradient, const AdamwTarget& target);
 
 }  // namespace planaria

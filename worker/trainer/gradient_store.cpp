@@ -67,8 +67,6 @@ Result<float*> GradientStore::begin_slot(BlockRange blocks, SlotIndex slot) {
   const StageNode leaf{blocks, {0, slot.value()}};
   sums_.nodes.erase(leaf);
   PLANARIA_ASSIGN(Buffer buffer, pool_->take());
-  const ElementRange elements = elements_of(blocks);
-  device_.zero(elements.size(), buffer.floats() + elements.begin);
   auto shared = std::make_shared<Buffer>(std::move(buffer));
   float* values = shared->floats();
   sums_.nodes[leaf] = std::move(shared);

@@ -40,7 +40,7 @@ class GradientStore {
   [[nodiscard]] Status keep(Step step);
   [[nodiscard]] Status return_to(Step step);
 
-  // An accumulator of the blocks for the slot, zeroed; one that it had is given up.
+  // An accumulator of the blocks for the slot, with no sums in it; one that it had is given up.
   [[nodiscard]] Result<float*> begin_slot(BlockRange blocks, SlotIndex slot);
   [[nodiscard]] Result<float*> slot(BlockRange blocks, SlotIndex slot);
 

@@ -20,7 +20,7 @@ MicroBatchRunner::MicroBatchRunner(std::shared_ptr<Device> device, const JobSpec
       map_(map),
       gradients_(gradients),
       order_(job.train.seed, dataset.windows(Split::train)),
-      shape_{job.batch.micro_batches, job.batch.sequences},
+      batches_(dataset_source(dataset_, order_, {job.batch.micro_batches, job.batch.sequences})),
       losses_(job.batch.sequences),
       slot_losses_(job.batch.slots),
       slot_tile_sums_(map.tile_count()) {}
@@ -59,7 +59,9 @@ Result<worker_event::MicroBatchDone> MicroBatchRunner::compute(const Compute& ac
   const Instant before = clock_.now();
   const Duration finished_before = finishing_;
   if (action.pass != Pass::backward) PLANARIA_TRY(forward(action, parameters));
+  if (action.pass == Pass::forward) PLANARIA_TRY(device_->synchronize());
   if (action.pass != Pass::forward) PLANARIA_TRY(backward(action, parameters, poisoned, backward_begins, done));
+  if (action.pass != Pass::backward && blocks.end == map_.blocks().size()) add_loss(action);
   done.elapsed = clock_.now() - before;
   if (is_training(action)) done.took = done.elapsed - (finishing_ - finished_before);
   if (action.pass != Pass::forward) tell_untold(done);
@@ -73,8 +75,7 @@ Status MicroBatchRunner::rehearse(Step step, StageWork work, const float* parame
   first.step = step;
   first.item.slot = work.slots.begin;
   PLANARIA_ASSIGN(auto pass, take_pass(blocks));
-  read_batch(first);
-  pass->load(batch_, step);
+  pass->load(read_batch(first), step);
   std::vector<Buffer> borders;
   const auto border = [&](bool needed) -> Result<float*> {
     if (!needed) return static_cast<float*>(nullptr);
@@ -90,7 +91,7 @@ Status MicroBatchRunner::rehearse(Step step, StageWork work, const float* parame
   PLANARIA_ASSIGN(float* const d_output, border(above));
   PLANARIA_ASSIGN(float* const d_input, border(below));
   pass->forward(blocks, parameters, true, input, output, losses_.data());
-  pass->backward(blocks, parameters, gradient, d_output, d_input);
+  pass->backward(blocks, parameters, {gradient, true}, d_output, d_input);
   free_passes_.push_back(std::move(pass));
   return device_->synchronize();
 }
@@ -107,17 +108,28 @@ bool MicroBatchRunner::is_training(const Compute& action) const {
   return action.item.position < job_.micro_batches_per_slot();
 }
 
+MicroBatchIndex MicroBatchRunner::index_of(SlotItem item) const {
+  return MicroBatchIndex(item.slot * job_.micro_batches_per_slot() + item.position);
+}
+
 // The micro-batch's sequences, in the order in which training or an evaluation reads them.
-void MicroBatchRunner::read_batch(const Compute& action) {
-  if (is_training(action)) {
-    const MicroBatchIndex index(action.item.slot * job_.micro_batches_per_slot() + action.item.position);
-    read_training_batch(dataset_, order_, shape_, action.step, index, batch_);
-    return;
-  }
+const HostBatch& MicroBatchRunner::read_batch(const Compute& action) {
+  if (is_training(action)) return batches_.read(action.step, index_of(action.item));
   const std::uint32_t count = job_.train.evaluation_batches;
   const SlotRange riding = evaluation_batches_of(SlotIndex(action.item.slot), job_.batch.slots, count);
   const std::uint32_t index = riding.begin + action.item.position - job_.micro_batches_per_slot();
-  read_validation_batch(dataset_, job_.batch.sequences, index, count, batch_);
+  read_validation_batch(dataset_, job_.batch.sequences, index, count, validation_);
+  return validation_;
+}
+
+// What the stage takes after this one, unless the layout changes.
+void MicroBatchRunner::read_ahead(const Compute& action) {
+  if (!is_training(action)) return;
+  SlotItem next{action.item.slot, action.item.position + 1};
+  if (next.position == job_.micro_batches_per_slot()) next = {next.slot + 1, 0};
+  const bool last = next.slot >= action.work.slots.end;
+  if (last) next.slot = action.work.slots.begin;
+  batches_.read_ahead(last ? action.step.next() : action.step, index_of(next));
 }
 
 Result<std::unique_ptr<ModelPass>> MicroBatchRunner::take_pass(BlockRange blocks) {
@@ -152,21 +164,18 @@ Result<const float*> MicroBatchRunner::input_of(const Compute& action, const Bou
 Status MicroBatchRunner::forward(const Compute& action, const float* parameters) {
   const BlockRange blocks = action.work.blocks;
   const bool training = is_training(action);
-  const bool at_head = blocks.end == map_.blocks().size();
   PLANARIA_ASSIGN(auto pass, take_pass(blocks));
-  read_batch(action);
-  pass->load(batch_, training ? action.step : Step(0));
+  pass->load(read_batch(action), training ? action.step : Step(0));
   const float* input = nullptr;
   if (blocks.begin > 0) {
     PLANARIA_ASSIGN(input, input_of(action, {BoundaryKind::activation, blocks.begin, action.item}));
   }
   float* output = nullptr;
-  if (!at_head) {
+  if (blocks.end < map_.blocks().size()) {
     PLANARIA_ASSIGN(output, boundaries_->make({BoundaryKind::activation, blocks.end, action.item}));
   }
   pass->forward(blocks, parameters, training, input, output, losses_.data());
-  PLANARIA_TRY(device_->synchronize());
-  if (at_head) add_loss(action);
+  read_ahead(action);
   if (training) {
     in_flight_[{blocks, action.item}] = std::move(pass);
   } else {
@@ -189,11 +198,7 @@ Status MicroBatchRunner::backward(const Compute& action, const float* parameters
                                   const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done) {
   const BlockRange blocks = action.work.blocks;
   PLANARIA_ASSIGN(auto pass, end_flight(action));
-  PLANARIA_ASSIGN(float* const gradient, accumulator(action));
-  if (poisoned) {
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    device_->copy_in(gradient + map_.blocks()[std::min(blocks.begin + 1, blocks.end - 1)].offset, &nan, sizeof nan);
-  }
+  PLANARIA_ASSIGN(const GradientSums gradient, accumulator(action));
   const float* d_output = nullptr;
   if (blocks.end < map_.blocks().size()) {
     PLANARIA_ASSIGN(d_output, input_of(action, {BoundaryKind::gradient, blocks.end, action.item}));
@@ -203,8 +208,11 @@ Status MicroBatchRunner::backward(const Compute& action, const float* parameters
   if (blocks.begin > 0) {
     PLANARIA_ASSIGN(d_input, boundaries_->make({BoundaryKind::gradient, blocks.begin, action.item}));
   }
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const BlockIndex victim(std::min(blocks.begin + 1, blocks.end - 1));
   const auto begun = [&](BlockIndex index) {
     if (index.value() + 1 == map_.blocks().size() && backward_begins) backward_begins();
+    if (poisoned && index == victim) device_->copy_in(gradient.values + map_.block(index).offset, &nan, sizeof nan);
   };
   // An attempt after a nonfinite one tells which slots it came from, when they end.
   const bool looks = ends_slot(action.item) && action.attempt > 0;
@@ -228,7 +236,7 @@ Status MicroBatchRunner::backward(const Compute& action, const float* parameters
     begun(index);
     const BlockInfo& block = map_.block(index);
     if (looks) {
-      device_->tile_sums_of_squares(map_.tile_elements(), block.elements, gradient + block.offset,
+      device_->tile_sums_of_squares(map_.tile_elements(), block.elements, gradient.values + block.offset,
                                     slot_tile_sums_.data() + block.first_tile);
     }
     if (fold) gradients_.fold(*fold, {block.offset, block.offset + block.elements});
@@ -257,11 +265,11 @@ Result<std::unique_ptr<ModelPass>> MicroBatchRunner::end_flight(const Compute& a
 }
 
 // Of the micro-batch's slot; the slot's first one begins it.
-Result<float*> MicroBatchRunner::accumulator(const Compute& action) {
+Result<GradientSums> MicroBatchRunner::accumulator(const Compute& action) {
   const BlockRange blocks = action.work.blocks;
   const SlotIndex slot(action.item.slot);
   std::uint32_t& next = next_positions_[{blocks, slot.value()}];
-  if (action.item.position == 0) {
+  if (begins_slot(action.item)) {
     if (next != 0 && is_behind(blocks)) PLANARIA_TRY(finish_waiting());  // what it was so far is given up as a whole
     next = 0;
   }
@@ -269,7 +277,9 @@ Result<float*> MicroBatchRunner::accumulator(const Compute& action) {
     return Error(ErrorCode::internal, "micro-batch " + std::to_string(action.item.position) + " of slot " +
                                           std::to_string(slot.value()) + " is not the accumulator's next");
   }
-  return action.item.position == 0 ? gradients_.begin_slot(blocks, slot) : gradients_.slot(blocks, slot);
+  const bool begin = begins_slot(action.item);
+  PLANARIA_ASSIGN(float* const values, begin ? gradients_.begin_slot(blocks, slot) : gradients_.slot(blocks, slot));
+  return GradientSums{values, begin};
 }
 
 bool MicroBatchRunner::ends_slot(SlotItem item) const {
@@ -344,7 +354,8 @@ Status MicroBatchRunner::finish_oldest() {
 Status MicroBatchRunner::finish(WaitingWeights& weights) {
   --waiting_weights_;
   const BlockRange blocks = weights.work.blocks;
-  PLANARIA_ASSIGN(float* const gradient, gradients_.slot(blocks, SlotIndex(weights.item.slot)));
+  PLANARIA_ASSIGN(float* const values, gradients_.slot(blocks, SlotIndex(weights.item.slot)));
+  const GradientSums gradient{values, begins_slot(weights.item)};
   PLANARIA_ASSIGN(auto fold, begin_cascade(weights.work, weights.item));
   const std::vector<Duration> before(weights.pass->took().begin(), weights.pass->took().end());
   weights.pass->backward_weights(blocks, gradient, weights.deltas, [&](BlockIndex index) {

@@ -26,7 +26,7 @@
 #include "proto/job_spec.hpp"
 #include "proto/state_map.hpp"
 #include "worker/core/events.hpp"
-#include "worker/data/batch.hpp"
+#include "worker/data/batch_reader.hpp"
 #include "worker/data/dataset.hpp"
 #include "worker/trainer/boundary_store.hpp"
 #include "worker/trainer/gradient_store.hpp"
@@ -90,15 +90,19 @@ class MicroBatchRunner {
   Status allocate();
   void enter(Step step);
   [[nodiscard]] bool is_training(const Compute& action) const;
-  void read_batch(const Compute& action);
+  [[nodiscard]] MicroBatchIndex index_of(SlotItem item) const;
+  [[nodiscard]] const HostBatch& read_batch(const Compute& action);
+  void read_ahead(const Compute& action);
   [[nodiscard]] Result<std::unique_ptr<ModelPass>> take_pass(BlockRange blocks);
   [[nodiscard]] Result<const float*> input_of(const Compute& action, const BoundaryId& id);
+  // Queued: its losses aren't there yet.
   [[nodiscard]] Status forward(const Compute& action, const float* parameters);
-  // Tells in `done` what it found.
+  // Waits for the device, and tells in `done` what it found.
   [[nodiscard]] Status backward(const Compute& action, const float* parameters, bool poisoned,
                                 const std::function<void()>& backward_begins, worker_event::MicroBatchDone& done);
-  [[nodiscard]] Result<float*> accumulator(const Compute& action);
+  [[nodiscard]] Result<GradientSums> accumulator(const Compute& action);
   [[nodiscard]] Result<std::unique_ptr<ModelPass>> end_flight(const Compute& action);
+  [[nodiscard]] static bool begins_slot(SlotItem item) { return item.position == 0; }
   [[nodiscard]] bool ends_slot(SlotItem item) const;
   [[nodiscard]] bool is_behind(BlockRange blocks) const;
   [[nodiscard]] Result<std::optional<GradientStore::Fold>> begin_cascade(const StageWork& work, SlotItem item);
@@ -115,7 +119,6 @@ class MicroBatchRunner {
   const StateMap& map_;
   GradientStore& gradients_;
   const WindowOrder order_;
-  const BatchShape shape_;
   SteadyClock clock_;
   std::unique_ptr<ModelEngine> engine_;
   std::shared_ptr<BufferPool> boundary_pool_;
@@ -133,7 +136,8 @@ class MicroBatchRunner {
   // An accumulator takes its next micro-batch and no other.
   std::map<std::pair<BlockRange, std::uint32_t>, std::uint32_t> next_positions_;
 
-  HostBatch batch_;
+  BatchReader batches_;
+  HostBatch validation_;
   std::vector<double> losses_;          // of a micro-batch's sequences
   std::vector<SlotLoss> slot_losses_;   // of the head's slots, as far as they are computed
   std::vector<double> slot_tile_sums_;  // of the slot that is being finished, when somebody asks whether it is finite

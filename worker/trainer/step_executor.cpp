@@ -209,10 +209,9 @@ Result<WorkerEvent> StepExecutor::update(const worker_action::ApplyUpdate& actio
     const AdamwTarget target{next->master.floats(), next->first_moment.floats(), next->second_moment.floats()};
     const std::vector<UpdateRange>& ranges = update_ranges_of(action.tiles);
     const std::uint64_t embed_end = map_.blocks().front().elements;
-    const auto others =
-        std::ranges::find_if(ranges, [&](const UpdateRange& r) { return r.elements.begin >= embed_end; });
-    planaria::update(device, scalars, {ranges.begin(), others}, source, gradient_of(BlockIndex(0), reduced), target);
-    planaria::update(device, scalars, {others, ranges.end()}, source, reduced, target);
+    const auto others = std::ranges::find_if(ranges, [&](const UpdateRange& r) { return r.begin >= embed_end; });
+    device.adamw(scalars, {ranges.begin(), others}, source, gradient_of(BlockIndex(0), reduced), target);
+    device.adamw(scalars, {others, ranges.end()}, source, reduced, target);
   }
   PLANARIA_TRY(states_->copy_tied(action.step, action.copies));
   states_->add(action.step, TileSet(action.tiles), {});

@@ -274,12 +274,14 @@ void measure_vectors(Bench& bench) {
   bench.measure("adamw", 1, count, 7 * unit, {bytes, bytes, bytes, bytes, bytes, bytes, bytes}, [](const Buffers& b) {
     const AdamwStep step{
         .learning_rate = 1e-3F, .weight_decay = 0.1F, .bias_correction1 = 0.5F, .bias_correction2 = 0.5F};
-    cuda::adamw(nullptr, step, count, {b.fp32(0), b.fp32(1), b.fp32(2)}, b.fp32(3), {b.fp32(4), b.fp32(5), b.fp32(6)});
+    const UpdateRange all[] = {{0, count, true}};
+    cuda::adamw(nullptr, step, all, {b.fp32(0), b.fp32(1), b.fp32(2)}, b.fp32(3), {b.fp32(4), b.fp32(5), b.fp32(6)});
   });
   bench.measure("adamw in place", 1, count, 7 * unit, {bytes, bytes, bytes, bytes}, [](const Buffers& b) {
     const AdamwStep step{
         .learning_rate = 1e-3F, .weight_decay = 0.1F, .bias_correction1 = 0.5F, .bias_correction2 = 0.5F};
-    cuda::adamw(nullptr, step, count, {b.fp32(0), b.fp32(1), b.fp32(2)}, b.fp32(3), {b.fp32(0), b.fp32(1), b.fp32(2)});
+    const UpdateRange all[] = {{0, count, true}};
+    cuda::adamw(nullptr, step, all, {b.fp32(0), b.fp32(1), b.fp32(2)}, b.fp32(3), {b.fp32(0), b.fp32(1), b.fp32(2)});
   });
   bench.measure("add (fp32)", 1, count, 3 * unit, {bytes, bytes, bytes},
                 [](const Buffers& b) { cuda::add(nullptr, count, b.fp32(0), b.fp32(1), b.fp32(2)); });

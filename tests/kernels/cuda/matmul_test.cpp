@@ -167,7 +167,7 @@ class CudaMatmul : public testing::Test {
   }
 
   // What lies between the rows of dy must not be read: it is NaN.
-  static Outputs compute(MatmulTable& table, const Problem& p) {
+  static Outputs compute(MatmulTable& table, const Problem& p, bool begin = false) {
     const MatmulShape& s = p.shape;
     const std::size_t rows = s.rows;
     const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -184,7 +184,7 @@ class CudaMatmul : public testing::Test {
     o.x = x.get(), o.weight = weight.get(), o.dy = dy.get();
     o.bias = s.bias ? bias.get() : nullptr;
     o.u = p.is_forward() ? u_out.get() : u_in.get();
-    o.y = y.get(), o.dx = dx.get(), o.d_weight = d_weight.get();
+    o.y = y.get(), o.dx = dx.get(), o.d_weight = d_weight.get(), o.begin = begin;
     const Status status = table.multiply(s, o);
     EXPECT_TRUE(status.ok()) << status.error().describe();
     return {y.read(), u_out.read(), dx.read(), d_weight.read()};
@@ -307,6 +307,17 @@ TEST_F(CudaMatmul, WeightGradientAddsToWhatIsThere) {
     }
     expect_within(reference::widen(out.d_weight), expected,
                   [&](std::size_t i) { return accumulation(s.rows + 1, sums[i]); });
+  }
+}
+
+TEST_F(CudaMatmul, AWeightGradientThatBeginsIsOneThatIsAddedToZeros) {
+  for (const MatmulShape& s : {with(dense, MatmulKind::weight_gradient), with(padded, MatmulKind::weight_gradient)}) {
+    SCOPED_TRACE(describe(s));
+    Problem p(s);
+    p.d_weight.assign(p.d_weight.size(), 0);
+    const Outputs added = choose_and_compute(p);
+    p.d_weight.assign(p.d_weight.size(), std::numeric_limits<double>::quiet_NaN());
+    EXPECT_EQ(compute(*table, p, true).d_weight, added.d_weight);
   }
 }
 

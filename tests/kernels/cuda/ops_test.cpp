@@ -242,14 +242,42 @@ TEST_F(CudaVectors, AdamwHasTheBitsOfTheCpu) {
     for (float& value : v) value = std::abs(value);
     const OnDevice<float> p0(p, offset), m0(m), v0(v), gradient(g);
     OnDevice<float> p1(n), m1(n), v1(n);
-    cuda::adamw(nullptr, step, n, {p0, m0, v0}, gradient, {p1, m1, v1});
+    const UpdateRange all[] = {{0, n, true}};
+    cuda::adamw(nullptr, step, all, {p0, m0, v0}, gradient, {p1, m1, v1});
     Floats p2(n), m2(n), v2(n);
-    cpu->adamw(step, n, {p.data(), m.data(), v.data()}, g.data(), {p2.data(), m2.data(), v2.data()});
+    cpu->adamw(step, all, {p.data(), m.data(), v.data()}, g.data(), {p2.data(), m2.data(), v2.data()});
     EXPECT_TRUE(same_bits(p1.read(), p2));
     EXPECT_TRUE(same_bits(m1.read(), m2));
     EXPECT_TRUE(same_bits(v1.read(), v2));
-    cuda::adamw(nullptr, step, n, {p0, m0, v0}, gradient, {p0, m0, v0});
+    cuda::adamw(nullptr, step, all, {p0, m0, v0}, gradient, {p0, m0, v0});
     EXPECT_TRUE(same_bits(p0.read(), p2));
+  }
+}
+
+// More ranges than one launch takes, of all lengths, empty ones too; between them nothing is touched.
+TEST_F(CudaVectors, AdamwOfRangesHasTheBitsOfTheCpu) {
+  const auto cpu = kernels_test::make_device(1, CpuIsa::baseline);
+  const AdamwStep step{.learning_rate = 0.01F, .weight_decay = 0.1F};
+  for (const std::uint64_t unit : {4U, 1U}) {  // with and without aligned begins
+    std::vector<UpdateRange> ranges;
+    std::uint64_t at = 0;
+    for (std::uint64_t i = 0; i < 300; ++i) {
+      const std::uint64_t length = i % 50 == 7 ? 10'000 + i : i;
+      ranges.push_back({at, at + length, i % 3 == 0});
+      at = (at + length) / unit * unit + unit * (1 + i % 2);
+    }
+    const std::size_t n = at;
+    const Floats p = draw.floats(n), m = draw.floats(n, 0.1F), g = draw.floats(n);
+    Floats v = draw.floats(n, 0.1F);
+    for (float& value : v) value = std::abs(value);
+    const OnDevice<float> p0(p), m0(m), v0(v), gradient(g);
+    OnDevice<float> p1(p), m1(m), v1(v);
+    cuda::adamw(nullptr, step, ranges, {p0, m0, v0}, gradient, {p1, m1, v1});
+    Floats p2 = p, m2 = m, v2 = v;
+    cpu->adamw(step, ranges, {p.data(), m.data(), v.data()}, g.data(), {p2.data(), m2.data(), v2.data()});
+    EXPECT_TRUE(same_bits(p1.read(), p2));
+    EXPECT_TRUE(same_bits(m1.read(), m2));
+    EXPECT_TRUE(same_bits(v1.read(), v2));
   }
 }
 

@@ -2,6 +2,7 @@
 // bit by bit against a host model wherever a header promises an order.
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -208,10 +209,17 @@ TEST_F(CudaSums, ManyTogetherHaveTheBitsOfEachAlone) {
     sums.push_back({*chunks.back(), count, width, *targets.back()});
   }
   cuda::add_chunks(nullptr, sums);
+  const auto begun_with = [&](std::size_t count, std::size_t width, const OnDevice<float>& of) {
+    const OnDevice<float> target(Floats(width, std::numeric_limits<float>::quiet_NaN()));
+    const cuda::ChunkSum sum{of, count, width, target, true};
+    cuda::add_chunks(nullptr, {&sum, 1});
+    return target.read();
+  };
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     const auto& [count, width] = shapes[i];
     EXPECT_TRUE(same_bits(targets[i]->read(), added_in_order(width, chunks[i]->read(), 1.0F))) << i;
     EXPECT_TRUE(same_bits(targets[i]->read(), added(width, *chunks[i], count))) << i;
+    EXPECT_EQ(begun_with(count, width, *chunks[i]), added_in_order(width, chunks[i]->read(), 0.0F)) << i;
   }
 }
 

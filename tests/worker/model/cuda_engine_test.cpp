@@ -119,11 +119,14 @@ TEST_P(CudaEngine, AnyCutIntoStagesGivesTheSameGradient) {
   const auto blocks = static_cast<std::uint32_t>(map.blocks().size());
   HostBatch batch;
   pattern_source(spec)(Step(1), MicroBatchIndex(0), batch);
-  const auto gradient = [&](const std::vector<BlockRange>& stages, bool split) {
+  const auto gradient = [&](const std::vector<BlockRange>& stages, bool split, bool begin) {
     auto sum = gpu_->allocate_floats(map.vector_elements());
     auto boundary = gpu_->allocate_floats((*engine)->boundary_elements());
     auto next = gpu_->allocate_floats((*engine)->boundary_elements());
     EXPECT_TRUE(sum.ok() && boundary.ok() && next.ok());
+    const GradientSums sums{sum->floats(), begin};
+    const Vector before = garbage(map);
+    if (begin) gpu_->copy_in(sum->floats(), before.data(), before.size() * sizeof(float));
     std::vector<double> losses(spec.batch.sequences);
     std::vector<std::unique_ptr<ModelPass>> passes;
     std::vector<LinearDeltas> deltas(stages.size());
@@ -136,23 +139,27 @@ TEST_P(CudaEngine, AnyCutIntoStagesGivesTheSameGradient) {
     for (std::size_t s = stages.size(); s-- > 0;) {
       if (split && stages[s].begin > 0) {
         EXPECT_TRUE(passes[s]->cover_deltas(stages[s], deltas[s]).ok());
-        passes[s]->backward_input(stages[s], trainer->parameters(), sum->floats(), boundary->floats(), next->floats(),
+        passes[s]->backward_input(stages[s], trainer->parameters(), sums, boundary->floats(), next->floats(),
                                   deltas[s]);
       } else {
-        passes[s]->backward(stages[s], trainer->parameters(), sum->floats(), boundary->floats(), next->floats());
+        passes[s]->backward(stages[s], trainer->parameters(), sums, boundary->floats(), next->floats());
       }
       std::swap(boundary, next);
     }
     for (std::size_t s = 0; split && s < stages.size(); ++s) {
-      if (stages[s].begin > 0) passes[s]->backward_weights(stages[s], sum->floats(), deltas[s]);
+      if (stages[s].begin > 0) passes[s]->backward_weights(stages[s], sums, deltas[s]);
     }
     const Status done = gpu_->synchronize();
     EXPECT_TRUE(done.ok()) << (done ? "" : done.error().describe());
     return on_host(*gpu_, sum->floats(), map.vector_elements());
   };
-  const Vector whole = gradient({{0, blocks}}, false);
+  const Vector whole = gradient({{0, blocks}}, false, true);
   for (std::uint32_t cut = 1; cut < blocks; ++cut) {
-    for (const bool split : {false, true}) EXPECT_EQ(gradient({{0, cut}, {cut, blocks}}, split), whole) << cut;
+    for (const bool split : {false, true}) {
+      for (const bool begin : {false, true}) {
+        EXPECT_EQ(gradient({{0, cut}, {cut, blocks}}, split, begin), whole) << cut << split << begin;
+      }
+    }
   }
 }
 

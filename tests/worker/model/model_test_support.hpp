@@ -5,7 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -68,6 +70,16 @@ inline std::unique_ptr<BareTrainer> trainer_of(Device& device, const JobSpec& jo
   auto trainer = BareTrainer::create(device, job, pattern_source(job));
   EXPECT_TRUE(trainer.ok()) << (trainer.ok() ? "" : trainer.error().describe());
   return std::move(trainer).value();
+}
+
+// What a vector of sums may hold before they begin.
+inline std::vector<float> garbage(const StateMap& map) {
+  std::vector<float> values(map.vector_elements());
+  for (const BlockInfo& block : map.blocks()) {
+    std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(block.offset), block.elements,
+                std::numeric_limits<float>::quiet_NaN());
+  }
+  return values;
 }
 
 inline std::string name_of(ModelFamily family, bool tied) {

@@ -138,7 +138,7 @@ TEST(UpdateRanges, CoverEachUntiedElementOnceWithItsDecay) {
     // In pieces of three tiles: cuts must not matter.
     for (std::uint32_t tile = 0; tile < map.tile_count(); tile += 3) {
       for (const UpdateRange& range : update_ranges(map, {tile, std::min(tile + 3, map.tile_count())})) {
-        for (std::uint64_t i = range.elements.begin; i < range.elements.end; ++i) {
+        for (std::uint64_t i = range.begin; i < range.end; ++i) {
           ASSERT_EQ(decays[i], -1);
           decays[i] = range.decays ? 1 : 0;
         }
