@@ -30,6 +30,10 @@ Result<std::unique_ptr<ModelEngine>> Device::make_engine(const ModelSpec&, const
   return std::unique_ptr<ModelEngine>();
 }
 
+Result<std::shared_ptr<void>> Device::lock_host(std::span<std::byte>) {
+  return std::shared_ptr<void>();
+}
+
 Result<std::vector<std::byte>> Device::kernel_choices() {
   return std::vector<std::byte>();
 }

@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -91,11 +92,22 @@ class Device {
   virtual void copy_in(void* device_target, const void* host_source, std::size_t bytes) = 0;
   virtual void copy_out(void* host_target, const void* device_source, std::size_t bytes) = 0;
   virtual void copy(void* target, const void* source, std::size_t bytes) = 0;
-  // Copies memory that no queued op writes to. From any thread, beside the owner's ops; done when it returns.
-  [[nodiscard]] virtual Status read(std::span<const HostRead> parts) = 0;
+  // Copies memory that no queued op writes to. From any thread, beside the owner's ops; done when it returns. Fast
+  // where the targets are page-locked.
+  [[nodiscard]] Status read(std::span<const HostRead> parts) {
+    return read(parts, [](std::size_t) {});
+  }
+  // The same. `arrived` is called from this thread, while what follows is copied, with how many bytes of the parts,
+  // from the first on, are there.
+  using Arrived = std::function<void(std::size_t)>;
+  [[nodiscard]] virtual Status read(std::span<const HostRead> parts, const Arrived& arrived) = 0;
   // Host memory that copies from and to this device are fast with (page-locked). From any thread; must not outlive the
   // device. exhausted when there isn't enough.
   [[nodiscard]] virtual Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) = 0;
+  // Makes memory that the host has already fast in the same way, until the last owner of what is returned lets go; null
+  // where nothing is to be done. Takes a third of a second a GiB. From any thread, as is letting go; must not outlive
+  // the device or the memory. exhausted, unsupported: the system doesn't lock it.
+  [[nodiscard]] virtual Result<std::shared_ptr<void>> lock_host(std::span<std::byte> memory);
   // What trains models on this device; null where a TensorDevice's ops do (worker/model/transformer_pass.hpp).
   // unsupported: the device can't train this model. Device and map outlive the engine. All choices of kernels are made
   // here: a step makes none.

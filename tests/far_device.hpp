@@ -6,6 +6,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -17,11 +22,14 @@ namespace planaria {
 
 class FarDevice final : public TensorDevice {
  public:
-  // locks: it has page-locked memory to give.
+  // locks: it has page-locked memory to give, and locks others'.
   explicit FarDevice(std::unique_ptr<TensorDevice> cpu, bool locks = true) : cpu_(std::move(cpu)), locks_(locks) {
     memory_ = ::mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   }
-  ~FarDevice() override { ::munmap(memory_, kBytes); }
+  ~FarDevice() override {
+    if (locked_bytes() > 0) std::abort();  // a lock must not outlive it
+    ::munmap(memory_, kBytes);
+  }
 
   [[nodiscard]] std::string name() const override { return "far"; }
   [[nodiscard]] std::string numeric_class() const override { return cpu_->numeric_class(); }
@@ -44,16 +52,46 @@ class FarDevice final : public TensorDevice {
   void copy(void* target, const void* source, std::size_t bytes) override {
     within([&] { cpu_->copy(target, source, bytes); });
   }
-  [[nodiscard]] Status read(std::span<const HostRead> parts) override {
-    Status done = ok_status();
-    within([&] { done = cpu_->read(parts); });
-    return done;
+  using Device::read;
+  [[nodiscard]] Status read(std::span<const HostRead> parts, const Arrived& arrived) override {
+    std::size_t there = 0;
+    for (const HostRead& part : parts) {
+      if (before_part_) before_part_();
+      if (is_locked(part)) read_directly_ += part.bytes;
+      Status done = ok_status();
+      within([&] { done = cpu_->read(std::span(&part, 1)); });
+      PLANARIA_TRY(std::move(done));
+      arrived(there += part.bytes);
+    }
+    return ok_status();
   }
   [[nodiscard]] Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) override {
     if (!locks_) return Error(ErrorCode::exhausted, "no more pages can be locked");
     return cpu_->allocate_host(bytes);
   }
+  [[nodiscard]] Result<std::shared_ptr<void>> lock_host(std::span<std::byte> memory) override {
+    const std::scoped_lock lock(mutex_);
+    ++lock_attempts_;
+    if (!locks_) return Error(ErrorCode::unsupported, "these pages can't be locked");
+    if (!locked_.emplace(memory.data(), memory.size()).second) return Error(ErrorCode::internal, "locked already");
+    return std::shared_ptr<void>(memory.data(), [this](void* begin) { unlock(begin); });
+  }
   [[nodiscard]] Status synchronize() override { return cpu_->synchronize(); }
+
+  [[nodiscard]] std::size_t locked_bytes() const {
+    const std::scoped_lock lock(mutex_);
+    std::size_t bytes = 0;
+    for (const auto& [begin, size] : locked_) bytes += size;
+    return bytes;
+  }
+  [[nodiscard]] std::size_t lock_attempts() const {
+    const std::scoped_lock lock(mutex_);
+    return lock_attempts_;
+  }
+  // Called by who reads, before each part. Set while nobody reads.
+  void before_each_part(std::function<void()> call) { before_part_ = std::move(call); }
+  // Bytes that were read into locked memory.
+  [[nodiscard]] std::size_t read_directly() const { return read_directly_; }
 
   void embedding_forward(const EmbeddingShape& s, const std::int32_t* tokens, const float* token_table,
                          const float* position_table, float* out) override {
@@ -158,15 +196,34 @@ class FarDevice final : public TensorDevice {
     open_ += change;
     if (was_open != (open_ > 0)) ::mprotect(memory_, kBytes, open_ > 0 ? PROT_READ | PROT_WRITE : PROT_NONE);
   }
+  [[nodiscard]] bool is_locked(const HostRead& part) const {
+    const std::scoped_lock lock(mutex_);
+    auto* const target = static_cast<std::byte*>(part.target);
+    const auto after = locked_.upper_bound(target);
+    if (after == locked_.begin()) return false;
+    const auto& [begin, size] = *std::prev(after);
+    return target + part.bytes <= begin + size;
+  }
+  void unlock(void* begin) {
+    const std::scoped_lock lock(mutex_);
+    const auto locked = locked_.find(static_cast<std::byte*>(begin));
+    // Locks are let go of once, and before their memory is.
+    if (locked == locked_.end() || ::msync(begin, locked->second, MS_ASYNC) != 0) std::abort();
+    locked_.erase(locked);
+  }
   // Nothing is used twice: who reads what was given back finds it as it was, or nothing.
   void release(void*, std::size_t) override {}
 
   const std::unique_ptr<TensorDevice> cpu_;
   const bool locks_;
+  std::function<void()> before_part_;
   void* memory_ = nullptr;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::size_t used_ = 0;
   int open_ = 0;
+  std::map<std::byte*, std::size_t> locked_;
+  std::size_t lock_attempts_ = 0;
+  std::atomic<std::size_t> read_directly_{0};
 };
 
 }  // namespace planaria

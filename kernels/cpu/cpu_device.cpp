@@ -82,8 +82,12 @@ void CpuDevice::copy(void* target, const void* source, std::size_t bytes) {
   });
 }
 
-Status CpuDevice::read(std::span<const HostRead> parts) {
-  for (const HostRead& part : parts) std::memcpy(part.target, part.source, part.bytes);
+Status CpuDevice::read(std::span<const HostRead> parts, const Arrived& arrived) {
+  std::size_t there = 0;
+  for (const HostRead& part : parts) {
+    std::memcpy(part.target, part.source, part.bytes);
+    arrived(there += part.bytes);
+  }
   return ok_status();
 }
 

@@ -30,7 +30,8 @@ class CpuDevice final : public TensorDevice {
   void copy_in(void* device_target, const void* host_source, std::size_t bytes) override;
   void copy_out(void* host_target, const void* device_source, std::size_t bytes) override;
   void copy(void* target, const void* source, std::size_t bytes) override;
-  [[nodiscard]] Status read(std::span<const HostRead> parts) override;
+  using Device::read;
+  [[nodiscard]] Status read(std::span<const HostRead> parts, const Arrived& arrived) override;
   [[nodiscard]] Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) override;
   [[nodiscard]] Status synchronize() override;
 

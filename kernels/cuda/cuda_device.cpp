@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
 
@@ -20,6 +21,57 @@ constexpr int kRevision = 2;
 // Compute capability: the oldest of PLANARIA_CUDA_ARCHITECTURES.
 constexpr int kOldestMajor = 8;
 
+// Copies that are on their way; none: 0 bytes.
+struct ReadBatch {
+  ReadBatch() = default;
+  ReadBatch(const ReadBatch&) = delete;
+  ReadBatch& operator=(const ReadBatch&) = delete;
+  ~ReadBatch() {
+    if (copied != nullptr) cudaEventDestroy(copied);
+  }
+
+  cudaEvent_t copied = nullptr;
+  std::size_t bytes = 0;
+};
+
+// What is to be read, in batches.
+class ReadQueue {
+ public:
+  ReadQueue(cudaStream_t stream, std::span<const HostRead> parts) : stream_(stream), parts_(parts) {}
+
+  [[nodiscard]] bool empty() const { return parts_.empty(); }
+
+  // Of no bytes once all were started.
+  [[nodiscard]] Status start(ReadBatch& batch) {
+    batch.bytes = 0;
+    while (batch.bytes < kReadAtOnce && !parts_.empty()) {
+      const HostRead& part = parts_.front();
+      const std::size_t bytes = std::min(kReadAtOnce - batch.bytes, part.bytes - begun_);
+      PLANARIA_TRY(status_of(
+          cudaMemcpyAsync(static_cast<std::byte*>(part.target) + begun_,
+                          static_cast<const std::byte*>(part.source) + begun_, bytes, cudaMemcpyDeviceToHost, stream_),
+          "reading from the GPU"));
+      batch.bytes += bytes;
+      begun_ += bytes;
+      if (begun_ < part.bytes) continue;
+      begun_ = 0;
+      parts_ = parts_.subspan(1);
+    }
+    if (batch.bytes == 0) return ok_status();
+    if (batch.copied == nullptr) {
+      // Whoever waits sleeps: the training needs the processors.
+      constexpr unsigned kFlags = cudaEventDisableTiming | cudaEventBlockingSync;
+      PLANARIA_TRY(status_of(cudaEventCreateWithFlags(&batch.copied, kFlags), "making an event"));
+    }
+    return status_of(cudaEventRecord(batch.copied, stream_), "reading from the GPU");
+  }
+
+ private:
+  cudaStream_t stream_;
+  std::span<const HostRead> parts_;
+  std::size_t begun_ = 0;  // of the first part that is left
+};
+
 }  // namespace
 
 Status status_of(cudaError_t error, const char* attempt) {
@@ -34,6 +86,7 @@ Status status_of(cudaError_t error, const char* attempt) {
     case cudaErrorInvalidDevice:
       return Error(ErrorCode::unavailable, text);
     case cudaErrorNoKernelImageForDevice:
+    case cudaErrorNotSupported:
       return Error(ErrorCode::unsupported, text);
     default:
       return Error(ErrorCode::internal, text);
@@ -51,7 +104,10 @@ Result<std::unique_ptr<CudaDevice>> CudaDevice::create(int index) {
   std::unique_ptr<CudaDevice> device(new CudaDevice(index, properties));
   PLANARIA_TRY(device->own());
   PLANARIA_TRY(status_of(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking), "making a stream"));
-  PLANARIA_TRY(status_of(cudaStreamCreateWithFlags(&device->reads_, cudaStreamNonBlocking), "making a stream"));
+  int least = 0, greatest = 0;  // priorities: what is read gives way
+  PLANARIA_TRY(status_of(cudaDeviceGetStreamPriorityRange(&least, &greatest), "making a stream"));
+  PLANARIA_TRY(
+      status_of(cudaStreamCreateWithPriority(&device->reads_, cudaStreamNonBlocking, least), "making a stream"));
   return device;
 }
 
@@ -134,31 +190,22 @@ void CudaDevice::copy(void* target, const void* source, std::size_t bytes) {
   note(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_), "copying on the GPU");
 }
 
-Status CudaDevice::read(std::span<const HostRead> parts) {
+Status CudaDevice::read(std::span<const HostRead> parts, const Arrived& arrived) {
   PLANARIA_TRY(own());
-  std::size_t done = 0;  // of the first part that is left
-  while (!parts.empty()) {
-    const std::scoped_lock lock(reading_);
-    Status status = ok_status();
-    for (std::size_t room = kReadAtOnce; room > 0 && !parts.empty() && status;) {
-      const HostRead& part = parts.front();
-      const std::size_t bytes = std::min(room, part.bytes - done);
-      status = status_of(
-          cudaMemcpyAsync(static_cast<std::byte*>(part.target) + done,
-                          static_cast<const std::byte*>(part.source) + done, bytes, cudaMemcpyDeviceToHost, reads_),
-          "reading from the GPU");
-      room -= bytes;
-      done += bytes;
-      if (done < part.bytes) continue;
-      done = 0;
-      parts = parts.subspan(1);
-    }
-    // Also after an error: nothing is under way when this returns.
-    const Status finished = status_of(cudaStreamSynchronize(reads_), "reading from the GPU");
-    PLANARIA_TRY(std::move(status));
-    PLANARIA_TRY(finished);
+  ReadQueue queue(reads_, parts);
+  std::array<ReadBatch, 2> batches;  // on their way at a time: the copy engine has work while this thread is told
+  std::size_t there = 0;
+  Status status = ok_status();
+  for (std::size_t turn = 0; status && (!queue.empty() || batches[0].bytes + batches[1].bytes > 0); ++turn) {
+    ReadBatch& batch = batches[turn % batches.size()];
+    const std::size_t came = batch.bytes;
+    if (came > 0) status = status_of(cudaEventSynchronize(batch.copied), "reading from the GPU");
+    if (status) status = queue.start(batch);
+    if (status && came > 0) arrived(there += came);
   }
-  return ok_status();
+  // Nothing is under way when this returns.
+  if (!status) (void)status_of(cudaStreamSynchronize(reads_), "reading from the GPU");
+  return status;
 }
 
 Result<std::shared_ptr<std::byte>> CudaDevice::allocate_host(std::size_t bytes) {
@@ -167,6 +214,15 @@ Result<std::shared_ptr<std::byte>> CudaDevice::allocate_host(std::size_t bytes) 
   PLANARIA_TRY(status_of(cudaHostAlloc(&memory, std::max<std::size_t>(bytes, 1), cudaHostAllocDefault),
                          "taking page-locked memory"));
   return std::shared_ptr<std::byte>(static_cast<std::byte*>(memory), [](std::byte* given) { cudaFreeHost(given); });
+}
+
+Result<std::shared_ptr<void>> CudaDevice::lock_host(std::span<std::byte> memory) {
+  PLANARIA_TRY(own());
+  PLANARIA_TRY(status_of(cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterDefault), "locking pages"));
+  return std::shared_ptr<void>(memory.data(), [index = index_](void* locked) {
+    (void)status_of(cudaSetDevice(index), "taking the GPU");  // by whichever thread
+    (void)status_of(cudaHostUnregister(locked), "unlocking pages");
+  });
 }
 
 Result<std::unique_ptr<ModelEngine>> CudaDevice::make_engine(const ModelSpec& model, const StateMap& map,

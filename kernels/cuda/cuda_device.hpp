@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,8 +39,10 @@ class CudaDevice final : public Device {
   void copy_in(void* device_target, const void* host_source, std::size_t bytes) override;
   void copy_out(void* host_target, const void* device_source, std::size_t bytes) override;
   void copy(void* target, const void* source, std::size_t bytes) override;
-  [[nodiscard]] Status read(std::span<const HostRead> parts) override;
+  using Device::read;
+  [[nodiscard]] Status read(std::span<const HostRead> parts, const Arrived& arrived) override;
   [[nodiscard]] Result<std::shared_ptr<std::byte>> allocate_host(std::size_t bytes) override;
+  [[nodiscard]] Result<std::shared_ptr<void>> lock_host(std::span<std::byte> memory) override;
   [[nodiscard]] Result<std::unique_ptr<ModelEngine>> make_engine(const ModelSpec& model, const StateMap& map,
                                                                  const MicroBatchShape& shape,
                                                                  std::uint64_t seed) override;
@@ -87,8 +88,7 @@ class CudaDevice final : public Device {
   const int index_;
   const cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
-  std::mutex reading_;
-  cudaStream_t reads_ = nullptr;  // guarded by it
+  cudaStream_t reads_ = nullptr;
   Status error_ = ok_status();
   std::unique_ptr<MatmulTable> matmuls_;
   std::vector<Chunk> chunks_;
