@@ -88,10 +88,11 @@ struct CopyEnvelope {
 struct LentMemory {
   bool ok = true;
   std::uint32_t memory = 0;
-  std::string why;  // not
+  std::string why;                  // not
+  std::vector<std::uint32_t> gone;  // memory that isn't lent again: the system has it back once the worker lets go
   template <class V>
   void fields(V& v) {
-    v(ok, memory, why);
+    v(ok, memory, why, gone);
   }
 };
 

@@ -67,20 +67,25 @@ class Borrower {
       return Error(ErrorCode::corrupt, "it asks for memory and doesn't say who, or for none");
     // What is sealed here would be refused, and the one that is meant would wait for it.
     if (hooks_.self() != want.keeper)
-      return answer(LentMemory{false, 0, "another keeper of the host is meant"}, nullptr);
+      return answer(LentMemory{false, 0, "another keeper of the host is meant", {}}, nullptr);
     for (auto& [id, lent] : lent_) {
       if (lent.use_count() > 1 || lent->bytes().size() != want.bytes) continue;
       writing_ = id;
-      return answer(LentMemory{true, id, {}}, nullptr);
+      return answer(LentMemory{true, id, {}, {}}, nullptr);
     }
     // Of another size: a view is over that had other tiles here.
-    std::erase_if(lent_, [](const auto& entry) { return entry.second.use_count() == 1; });
+    std::vector<std::uint32_t> gone;
+    std::erase_if(lent_, [&](const auto& entry) {
+      const bool free = entry.second.use_count() == 1;
+      if (free) gone.push_back(entry.first);
+      return free;
+    });
     auto taken = memory_.take(want.bytes);
-    if (!taken) return answer(LentMemory{false, 0, taken.error().message()}, nullptr);
+    if (!taken) return answer(LentMemory{false, 0, taken.error().message(), std::move(gone)}, nullptr);
     const std::uint32_t id = next_++;
     const auto& memory = lent_[id] = std::move(*taken);
     writing_ = id;
-    return answer(LentMemory{true, id, {}}, &memory->descriptor());
+    return answer(LentMemory{true, id, {}, std::move(gone)}, &memory->descriptor());
   }
 
   Status take(const SealedTiles& sealed) {

@@ -18,6 +18,8 @@
 #include "common/streaming_copy.hpp"
 #include "common/transport/inbox.hpp"
 #include "worker/keeper/copy_link.hpp"
+#include "worker/keeper/memory_locker.hpp"
+#include "worker/keeper/tile_hashes.hpp"
 #include "worker/trainer/tile_values.hpp"
 
 namespace planaria {
@@ -67,7 +69,9 @@ class SnapshotCopier::Impl {
 
   CopyCounters counters() const {
     const std::scoped_lock lock(mutex_);
-    return counters_;
+    CopyCounters counters = counters_;
+    counters.locked_bytes = locker_.locked_bytes();
+    return counters;
   }
 
  private:
@@ -120,7 +124,11 @@ class SnapshotCopier::Impl {
   // Precondition: the mutex is held.
   void forget_connection() {
     socket_.reset();
-    mapped_.clear();
+    while (!mapped_.empty()) unmap(mapped_.begin()->first);
+  }
+
+  void unmap(std::uint32_t memory) {
+    if (auto gone = mapped_.extract(memory)) locker_.let_go(std::move(gone.mapped()));
   }
 
   Status connect() {
@@ -146,13 +154,15 @@ class SnapshotCopier::Impl {
     PLANARIA_ASSIGN(LocalMessage answer, socket_->receive());
     const auto* const begin = reinterpret_cast<const std::uint8_t*>(answer.bytes.data());
     PLANARIA_ASSIGN(const LentMemory lent, decode<LentMemory>(ByteVector(begin, begin + answer.bytes.size())));
+    for (const std::uint32_t memory : lent.gone) unmap(memory);
     if (!lent.ok) return Error(ErrorCode::exhausted, lent.why);
     if (answer.handed) {
       PLANARIA_ASSIGN(SharedMemory memory, SharedMemory::adopt(std::move(*answer.handed)));
-      mapped_.insert_or_assign(lent.memory, std::move(memory));
+      unmap(lent.memory);
+      mapped_.emplace(lent.memory, std::make_shared<MappedMemory>(std::move(memory)));
     }
     const auto known = mapped_.find(lent.memory);
-    if (known == mapped_.end() || known->second.bytes().size() < bytes) {
+    if (known == mapped_.end() || known->second->shared.bytes().size() < bytes) {
       return Error(ErrorCode::corrupt, "the keeper lends memory that it didn't hand over, or too little");
     }
     return lent.memory;
@@ -164,11 +174,16 @@ class SnapshotCopier::Impl {
     for (const std::uint64_t bytes : copy.tile_bytes) all += bytes;
     const Instant began = clock_.now();
     PLANARIA_ASSIGN(const std::uint32_t memory, borrow(all, copy.keeper));
-    const std::span<std::byte> lent = mapped_.at(memory).bytes();
+    const std::shared_ptr<MappedMemory>& mapped = mapped_.at(memory);
+    const std::span<std::byte> lent = mapped->shared.bytes();
     std::vector<Hash128> hashes;
     if (copy.device == nullptr || copy.device->host_accessible()) {
       hashes = copy_and_hash(copy, lent);
     } else {
+      if (mapped->device == nullptr) {
+        mapped->device = copy.device;
+        locker_.lock(mapped);
+      }
       PLANARIA_ASSIGN(hashes, read_and_hash(copy, lent));
     }
     PLANARIA_TRY(seal(copy, memory, hashes));
@@ -298,21 +313,18 @@ class SnapshotCopier::Impl {
     return hashes;
   }
 
-  // Hashed where it was read to: the device's memory is far.
-  static Result<std::vector<Hash128>> read_and_hash(const StateCopy& copy, std::span<std::byte> to) {
+  // Hashed where it was read to, as the device's memory is far, while what follows is read.
+  Result<std::vector<Hash128>> read_and_hash(const StateCopy& copy, std::span<std::byte> to) const {
     std::vector<HostRead> reads;
+    reads.reserve(copy.values.size());
     std::byte* target = to.data();
     for (const ConstSlice& slice : copy.values) {
       reads.push_back({target, slice.bytes.data(), slice.bytes.size()});
       target += slice.bytes.size();
     }
-    PLANARIA_TRY(copy.device->read(reads));
-    std::vector<Hash128> hashes;
-    for (const std::uint64_t bytes : copy.tile_bytes) {
-      hashes.push_back(hash_bytes(to.first(bytes)));
-      to = to.subspan(bytes);
-    }
-    return hashes;
+    TileHashes hashes(to, copy.tile_bytes, hashing_threads_);
+    PLANARIA_TRY(copy.device->read(reads, [&](std::size_t bytes) { hashes.arrived(bytes); }));
+    return hashes.take();
   }
 
   Status seal(const StateCopy& copy, std::uint32_t memory, std::span<const Hash128> hashes) {
@@ -343,9 +355,11 @@ class SnapshotCopier::Impl {
   const std::function<void(WorkerEvent)> tell_;
   const Log log_{"worker"};
   const SteadyClock clock_;
+  const std::size_t hashing_threads_ = hashing_threads();
 
   // The copying thread's.
-  std::map<std::uint32_t, SharedMemory> mapped_;
+  std::map<std::uint32_t, std::shared_ptr<MappedMemory>> mapped_;
+  MemoryLocker locker_;
   bool failing_ = false;
 
   mutable std::mutex mutex_;

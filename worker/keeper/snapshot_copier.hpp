@@ -2,8 +2,9 @@
 // it; and takes state that the worker lacks from there.
 //
 // The values are read where the trainer left them, under leases that keep them as they are. One copy is under way at a
-// time; the next one waits, and gives way to what the worker lacks. What can't be done (no keeper there, no memory,
-// other bytes than their hash says) is told to the owner, and to the log once: the state then goes over the network.
+// time; the next one waits, and gives way to what the worker lacks. Memory that a GPU's state is copied into is
+// page-locked beside the first copies. What can't be done (no keeper there, no memory, other bytes than their hash
+// says) is told to the owner, and to the log once: the state then goes over the network.
 //
 // Thread contract: any thread; calls return at once.
 #pragma once
@@ -24,6 +25,7 @@ struct CopyCounters {
   std::uint64_t bytes = 0;
   std::uint64_t attached_bytes = 0;
   std::uint64_t failed = 0;
+  std::uint64_t locked_bytes = 0;  // of the keeper's memory, now
   Duration copying{};
 };
 

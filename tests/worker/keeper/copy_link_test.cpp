@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include "common/codec.hpp"
 #include "common/local_socket.hpp"
@@ -70,7 +72,7 @@ class CopyLink : public testing::Test {
   // The same values in memory that the host can't touch.
   [[nodiscard]] StateCopy far_copy_of(Step stamp) {
     StateCopy copy = copy_of(stamp);
-    copy.device = std::make_shared<FarDevice>(std::move(make_cpu_device({})).value());
+    copy.device = far_;
     const auto memory = std::make_shared<DeviceBuffer>(std::move(copy.device->reserve(values_.size())).value());
     auto* to = static_cast<std::byte*>(memory->data());
     for (ConstSlice& slice : copy.values) {
@@ -79,6 +81,16 @@ class CopyLink : public testing::Test {
       to += slice.bytes.size();
     }
     return copy;
+  }
+  // What a thread of the copier does by itself.
+  template <class Condition>
+  static bool eventually(Condition condition) {
+    const auto deadline = std::chrono::steady_clock::now() + 20s;
+    while (!condition()) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      std::this_thread::yield();
+    }
+    return true;
   }
   template <class Condition>
   bool wait(Condition condition) {
@@ -97,6 +109,7 @@ class CopyLink : public testing::Test {
   const TemporaryDirectory directory_;
   const std::string path_ = directory_.path("keeper");
   const std::shared_ptr<SnapshotMemory> memory_;
+  std::shared_ptr<FarDevice> far_ = std::make_shared<FarDevice>(std::move(make_cpu_device({})).value());
   Bytes values_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -157,6 +170,7 @@ TEST_F(CopyLinkOfLittleMemory, ARefusalIsToldAndPasses) {
   copier_->copy(copy_of(Step(6)));
   ASSERT_TRUE(wait([this] { return failed_ == std::vector{Step(6)}; }));
   held.reset();
+  ASSERT_TRUE(eventually([this] { return memory_->used_bytes() == 0; }));  // the connection's memory is back
   copier_->copy(copy_of(Step(7)));
   EXPECT_TRUE(next());
 }
@@ -179,6 +193,83 @@ TEST_F(CopyLink, AKeeperThatIsGoneIsToldAndAnotherOneTakenUp) {
   start_lender();
   copier_->copy(copy_of(Step(7)));
   EXPECT_TRUE(next());
+}
+
+// Memory that a keeper lends to the worker of a device that locks pages, or doesn't. The device ends the test where a
+// lock is let go of twice, or after its memory.
+class LockedLink : public CopyLink {
+ protected:
+  // Once that many bytes are.
+  bool locked(std::uint64_t bytes) {
+    return eventually([&] { return copier_->counters().locked_bytes == bytes && far_->locked_bytes() == bytes; });
+  }
+  bool arrives(Step stamp) {
+    copier_->copy(far_copy_of(stamp));
+    const auto copy = next();
+    return copy && copy->stamp == stamp && std::ranges::equal(copy->memory->bytes(), values_) &&
+           copy->hashes[2] == hash_bytes(std::span<const std::byte>(values_).subspan(200));
+  }
+};
+
+TEST_F(LockedLink, EachMemoryIsLockedOnceAndThenReadInto) {
+  ASSERT_TRUE(arrives(Step(5)));
+  ASSERT_TRUE(locked(250));
+  const std::size_t before = far_->read_directly();
+  for (const std::uint64_t step : {6, 7, 8}) ASSERT_TRUE(arrives(Step(step)));
+  EXPECT_EQ(far_->read_directly(), before + 750);
+  EXPECT_EQ(far_->lock_attempts(), 1U);
+  copier_->copy(far_copy_of(Step(9)));
+  const auto held = next();
+  ASSERT_TRUE(arrives(Step(10)));
+  EXPECT_TRUE(locked(500));
+  copier_.reset();
+  EXPECT_EQ(far_->locked_bytes(), 0U);
+}
+
+TEST_F(LockedLink, WithoutLocksStateArrivesAllTheSame) {
+  far_ = std::make_shared<FarDevice>(std::move(make_cpu_device({})).value(), false);
+  for (const std::uint64_t step : {5, 6, 7}) ASSERT_TRUE(arrives(Step(step)));
+  EXPECT_TRUE(eventually([this] { return far_->lock_attempts() == 1; }));
+  EXPECT_EQ(far_->read_directly(), 0U);
+  EXPECT_EQ(copier_->counters().locked_bytes, 0U);
+  EXPECT_EQ(copier_->counters().failed, 0U);
+}
+
+TEST_F(LockedLink, LocksEndWithTheConnection) {
+  ASSERT_TRUE(arrives(Step(5)));
+  ASSERT_TRUE(locked(250));
+  lender_.reset();
+  copier_->copy(far_copy_of(Step(6)));
+  ASSERT_TRUE(wait([this] { return !failed_.empty(); }));
+  EXPECT_TRUE(locked(0));
+  start_lender();
+  ASSERT_TRUE(arrives(Step(7)));
+  EXPECT_TRUE(locked(250));
+}
+
+TEST_F(LockedLink, LocksEndWithMemoryThatIsNotLentAgain) {
+  ASSERT_TRUE(arrives(Step(5)));
+  ASSERT_TRUE(locked(250));
+  StateCopy smaller = far_copy_of(Step(6));
+  smaller.tiles = {{2, 3}};
+  smaller.tile_bytes = {33};
+  smaller.values.resize(1);
+  copier_->copy(std::move(smaller));
+  ASSERT_TRUE(next());
+  EXPECT_TRUE(locked(33));
+}
+
+TEST_F(LockedLink, AKeeperThatGoesWhileStateIsReadIsToldAndAnotherOneTakenUp) {
+  ASSERT_TRUE(arrives(Step(5)));
+  ASSERT_TRUE(locked(250));
+  far_->before_each_part([this] { lender_.reset(); });
+  copier_->copy(far_copy_of(Step(6)));
+  ASSERT_TRUE(wait([this] { return failed_ == std::vector{Step(6)}; }));
+  EXPECT_TRUE(locked(0));
+  far_->before_each_part({});
+  start_lender();
+  ASSERT_TRUE(arrives(Step(7)));
+  EXPECT_TRUE(locked(250));
 }
 
 // Tiles 3 and 4 of 24 bytes each and tile 5 of 12, in two memories.
