@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -17,14 +19,19 @@ class HostStaging::Room : public std::enable_shared_from_this<Room> {
   Result<std::shared_ptr<std::byte>> take(std::size_t bytes) {
     const std::size_t size = std::bit_ceil(std::max(bytes, kSmallest));
     std::shared_ptr<std::byte> piece;
+    std::vector<Idle> forgotten;  // the system has it back before it is asked for more
     {
       const std::scoped_lock lock(mutex_);
-      auto& free = free_[size];
-      if (!free.empty()) {
-        piece = std::move(free.back());
-        free.pop_back();
+      ++takes_;
+      auto& idle = idle_[size];
+      if (idle.empty()) {
+        forgotten = forget();
+      } else {
+        piece = std::move(idle.back().piece);
+        idle.pop_back();
       }
     }
+    forgotten.clear();
     if (piece == nullptr) {
       auto locked = device_->allocate_host(size);
       if (!locked && locked.error().code() != ErrorCode::exhausted) return locked.error();
@@ -36,7 +43,7 @@ class HostStaging::Room : public std::enable_shared_from_this<Room> {
     std::byte* const begin = piece.get();
     return std::shared_ptr<std::byte>(begin, [room = shared_from_this(), piece = std::move(piece), size](std::byte*) {
       const std::scoped_lock lock(room->mutex_);
-      room->free_[size].push_back(piece);
+      room->idle_[size].push_back({piece, room->takes_});
     });
   }
 
@@ -46,16 +53,36 @@ class HostStaging::Room : public std::enable_shared_from_this<Room> {
   }
 
  private:
+  struct Idle {
+    std::shared_ptr<std::byte> piece;
+    std::uint64_t since = 0;  // of takes_
+  };
+
+  // Under the mutex: what hasn't been used for long, as after a view in which other sizes were sent.
+  std::vector<Idle> forget() {
+    std::vector<Idle> forgotten;
+    for (auto& [size, idle] : idle_) {
+      const auto used =
+          std::ranges::find_if(idle, [&](const Idle& i) { return takes_ - i.since < kTakesUntilForgotten; });
+      bytes_ -= size * static_cast<std::size_t>(used - idle.begin());
+      std::move(idle.begin(), used, std::back_inserter(forgotten));
+      idle.erase(idle.begin(), used);
+    }
+    return forgotten;
+  }
+
   static std::shared_ptr<std::byte> pageable(std::size_t size) {
     return {static_cast<std::byte*>(std::malloc(size)), [](std::byte* piece) { std::free(piece); }};
   }
 
   static constexpr std::size_t kSmallest = std::size_t{64} << 10;
+  static constexpr std::uint64_t kTakesUntilForgotten = 4096;  // more than a step's
 
   const std::shared_ptr<Device> device_;  // outlives the pieces
   mutable std::mutex mutex_;
-  std::map<std::size_t, std::vector<std::shared_ptr<std::byte>>> free_;
+  std::map<std::size_t, std::vector<Idle>> idle_;  // the longest idle first; the shortest is taken
   std::size_t bytes_ = 0;
+  std::uint64_t takes_ = 0;
 };
 
 HostStaging::HostStaging(std::shared_ptr<Device> device)

@@ -1,5 +1,5 @@
 // What the host reads of a device's memory: the memory itself where it can, else copies in page-locked memory, which is
-// used again once the last slice of it let go.
+// used again once the last slice of it let go. What was long not needed goes back before more is taken.
 //
 // Thread contract: HostStaging from any thread; a HostLook belongs to one thread. Neither orders its reads after the
 // device's ops: what is read was finished (Device::synchronize) and is leased, so that nothing writes to it.

@@ -65,6 +65,21 @@ TEST_P(HostStagingTest, CopiesAreUsedAgainWhenLetGoAndNotBefore) {
   EXPECT_EQ(values_of(*second).front(), 51.0F);
 }
 
+TEST_P(HostStagingTest, SizesThatAreNotNeededAnyMoreGoBack) {
+  const HostStaging staging(device_);
+  constexpr std::size_t kLarge = 200'000;
+  const auto large = std::make_shared<DeviceBuffer>(std::move(device_->reserve(kLarge)).value());
+  const ConstSlice larger{{static_cast<const std::byte*>(large->data()), kLarge}, large};
+  ASSERT_TRUE(staging.readable({larger}));
+  const std::size_t before = staging.bytes();
+  for (int i = 0; i < 5000; ++i) ASSERT_TRUE(staging.readable({slice(0, 1)}));
+  const auto first = staging.readable({slice(0, 1)});
+  EXPECT_GE(staging.bytes(), before);
+  const auto second = staging.readable({slice(0, 1)});  // more than there is
+  EXPECT_EQ(staging.bytes() < before, GetParam());
+  EXPECT_EQ(values_of(*first).front(), 1.0F);
+}
+
 TEST_P(HostStagingTest, SourcesAreLetGoOnceCopied) {
   const HostStaging staging(device_);
   const auto before = memory_.use_count();
