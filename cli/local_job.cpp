@@ -285,11 +285,12 @@ std::uint64_t next_fault_number(const json& status) {
 
 namespace {
 
-// Each worker's in turn, where the job leaves open which of several GPUs; empty: as the job says.
+// GPUs, each worker's in turn; empty: workers compute as the job says.
 Result<std::vector<std::string>> devices_in_turn(const JobSpec& job) {
   PLANARIA_ASSIGN(const DeviceChoice choice, parse_device(job.cluster.device));
   std::vector<std::string> devices;
-  if (choice.kind == DeviceKind::cpu || choice.index) return devices;
+  if (choice.kind == DeviceKind::cpu) return devices;
+  if (choice.index) return std::vector{to_string(choice)};
   const auto gpus = count_gpus();
   if (!gpus && choice.kind == DeviceKind::cuda) return gpus.error().within("cluster.device = \"cuda\"");
   for (std::uint32_t i = 0; gpus && i < *gpus; ++i) devices.push_back(to_string({DeviceKind::cuda, i}));

@@ -51,6 +51,11 @@ void add_worker(CLI::App& app, int& code) {
   command->add_option("--threads", options.threads, "compute threads; default the job's")
       ->transform(whole_number(0, 1024));
   command->add_option("--device", options.device, kDeviceHelp);
+  command
+      ->add_option("--device-share", options.device_share,
+                   "workers that compute on that GPU, with this one: each reckons with its part of the GPU's memory")
+      ->capture_default_str()
+      ->transform(whole_number(1, 1024));
   command->add_option("--memory-mb", options.memory_mb, "MiB that training may use; default the job's")
       ->transform(whole_number(0, UINT32_MAX));
   command->add_option("--nic", options.nic, "class of this machine's network: for the planner");

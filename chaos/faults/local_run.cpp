@@ -212,11 +212,16 @@ class LocalRun::Loop {
     command.push_back("tcp://" + served_->at(served_->telemetry_port));
   }
 
-  // The first that the fewest workers use.
+  // The first that the fewest workers use. Precondition: there are devices.
   [[nodiscard]] std::size_t free_device() const {
-    std::vector<std::size_t> users(std::max<std::size_t>(options_.devices.size(), 1));
+    std::vector<std::size_t> users(options_.devices.size());
     for (const Worker& worker : workers_) users[worker.device] += worker.ended.empty() ? 1 : 0;
     return static_cast<std::size_t>(std::ranges::min_element(users) - users.begin());
+  }
+
+  // Once all workers that the run begins with are there.
+  [[nodiscard]] std::size_t device_share() const {
+    return std::max<std::size_t>((options_.workers + options_.devices.size() - 1) / options_.devices.size(), 1);
   }
 
   Status start_worker(std::uint32_t host) {
@@ -235,8 +240,12 @@ class LocalRun::Loop {
     if (options_.hosts > 0) {
       command.insert(command.end(), {"--host", host_name(host), "--keeper", directory_.keeper(host)});
     }
-    const std::size_t device = free_device();
-    if (!options_.devices.empty()) command.insert(command.end(), {"--device", options_.devices[device]});
+    std::size_t device = 0;
+    if (!options_.devices.empty()) {
+      device = free_device();
+      command.insert(command.end(),
+                     {"--device", options_.devices[device], "--device-share", std::to_string(device_share())});
+    }
     add_telemetry(command);
     for (const std::string& assignment : options_.assignments) {
       command.emplace_back("--set");

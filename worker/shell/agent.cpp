@@ -281,7 +281,7 @@ class WorkerAgent::Impl {
                               "weights by --pretrained"};
   }
 
-  // `own_memory`: bytes of the device that computes; 0 where that uses the host's.
+  // `own_memory`: bytes that it has of the device that computes; 0 where that uses the host's.
   [[nodiscard]] WorkerResources resources(const JobSpec& job, std::uint64_t own_memory) const {
     const std::uint64_t of_job = is_keeper() ? 0 : job.cluster.memory_mb;
     const std::uint64_t memory_mb = options_.memory_mb != 0 ? options_.memory_mb : of_job;
@@ -328,7 +328,7 @@ class WorkerAgent::Impl {
     registration.wanted = options_.wanted;
     registration.host = host();
     registration.threads = threads;
-    registration.resources = resources(job, device->memory_bytes());
+    registration.resources = resources(job, device->memory_bytes() / std::max(options_.device_share, 1U));
     // By what the device computes, not by the moment: others start beside it, and a quota isn't used up yet.
     PLANARIA_ASSIGN(const double gflops, measure_gflops(*device, ProcessorClock(device->threads())));
     registration.resources.gflops = gflops * std::min(1.0, cpu_quota() / static_cast<double>(device->threads()));

@@ -43,7 +43,8 @@ struct WorkerOptions {
   std::optional<WorkerId> wanted;  // proposed id
   std::uint32_t threads = 0;       // 0 = the job's
   std::string device;              // what to compute on (proto/device_choice.hpp); empty: the job's
-  std::uint32_t memory_mb = 0;     // likewise
+  std::uint32_t device_share = 1;  // workers that compute on that GPU: each has its part of the GPU's memory
+  std::uint32_t memory_mb = 0;     // 0 = the job's
   std::string host;                // whose keeper it has; empty: this machine
   std::string keeper_socket;       // where that keeper listens, or this one does; of a worker empty: it has none
   std::string zone;                // where this machine is, and its network's class: for the planner
