@@ -9,18 +9,18 @@
 namespace planaria::cuda {
 namespace {
 
-template <int N>
+template <int N, class T>
 __global__ void __launch_bounds__(kStripThreads)
-    sum_chunks(std::size_t rows, std::size_t width, const Bf16* __restrict__ x, float* __restrict__ chunks) {
+    sum_chunks(std::size_t rows, std::size_t width, const T* __restrict__ x, float* __restrict__ chunks) {
   __shared__ StripSums<N> strips;
   const ChunkTile<N> tile(rows, width);
   Floats<N> sums{};
   if (tile.column < width) {
-    Packed<N> packed[kStripRows];
+    Pack<N, T> packed[kStripRows];
 #pragma unroll
     for (unsigned r = 0; r < kStripRows; ++r) {
       const std::size_t row = tile.first_row + r * kStrips;
-      packed[r] = row < tile.end_row ? load<N>(x + row * width + tile.column) : Packed<N>{};
+      packed[r] = row < tile.end_row ? load<N>(x + row * width + tile.column) : Pack<N, T>{};
     }
 #pragma unroll
     for (unsigned r = 0; r < kStripRows; ++r) {
@@ -81,10 +81,15 @@ __global__ void __launch_bounds__(kAddThreads) add_up_chunks(const __grid_consta
 void column_chunks(cudaStream_t stream, std::size_t rows, std::size_t width, const __nv_bfloat16* x, float* chunks) {
   if (rows == 0 || width == 0) return;
   if (width % 8 == 0 && aligned_to_16(x)) {
-    sum_chunks<8><<<chunk_tiles<8>(rows, width), kStripThreads, 0, stream>>>(rows, width, x, chunks);
+    sum_chunks<8, Bf16><<<chunk_tiles<8>(rows, width), kStripThreads, 0, stream>>>(rows, width, x, chunks);
   } else {
-    sum_chunks<1><<<chunk_tiles<1>(rows, width), kStripThreads, 0, stream>>>(rows, width, x, chunks);
+    sum_chunks<1, Bf16><<<chunk_tiles<1>(rows, width), kStripThreads, 0, stream>>>(rows, width, x, chunks);
   }
+}
+
+void column_chunks(cudaStream_t stream, std::size_t rows, std::size_t width, const float* x, float* chunks) {
+  if (rows == 0 || width == 0) return;
+  sum_chunks<1, float><<<chunk_tiles<1>(rows, width), kStripThreads, 0, stream>>>(rows, width, x, chunks);
 }
 
 void add_chunks(cudaStream_t stream, std::span<const ChunkSum> sums) {

@@ -21,6 +21,7 @@ inline constexpr std::size_t kChunkRows = 128;
 // chunks[c][column] = the sum of x[row][column] over the rows of chunk c, row by row as kernels that write chunks
 // beside other work do. x: [rows, width].
 void column_chunks(cudaStream_t stream, std::size_t rows, std::size_t width, const __nv_bfloat16* x, float* chunks);
+void column_chunks(cudaStream_t stream, std::size_t rows, std::size_t width, const float* x, float* chunks);
 
 struct ChunkSum {
   const float* chunks = nullptr;  // [count, width]

@@ -1,5 +1,5 @@
-// The head's softmax and cross-entropy over bf16 logits, forward and backward in one pass: a row is read once and its
-// gradient written in its place.
+// The head's softmax and cross-entropy over logits, forward and backward in one pass: a row of bf16 is read once and
+// its gradient written in its place.
 //
 // Thread contract: queues work on the stream; the caller's device is current.
 #pragma once
@@ -23,6 +23,10 @@ struct Classifier {
   bool gradient = true;
 };
 void classify(cudaStream_t stream, const Classifier& call);
+// The same of fp32 logits without padding, [rows, vocab]. d_logits: null, or the gradient's place, which may be that of
+// the logits.
+void classify(cudaStream_t stream, std::size_t rows, std::size_t vocab, const float* logits,
+              const std::int32_t* targets, float* losses, float* d_logits);
 
 // sums[s] = the sum of losses over the rows of sequence s, in double, in position order. sums: device memory.
 void sum_losses(cudaStream_t stream, std::size_t sequences, std::size_t context, const float* losses, double* sums);

@@ -1,6 +1,6 @@
 // Embeddings. Forward, a thread gathers 8 columns of both tables. Backward, a warp sums 256 columns of one group of a
 // token's rows, several rows under way at once; a second kernel adds a token's groups to the table, each row of which
-// has one owner.
+// has one owner. In fp32 a block finds a token's rows by itself.
 #include "kernels/cuda/embeddings.hpp"
 
 #include "kernels/cuda/launch.cuh"
@@ -11,13 +11,14 @@
 namespace planaria::cuda {
 namespace {
 
+template <class T>
 struct Gather {
   static constexpr int kDepth = 2;
   std::size_t context, width;
   const std::int32_t* tokens;
   const float* token_table;
   const float* position_table;
-  Bf16* out;
+  T* out;
 
   template <int N>
   struct Loaded {
@@ -38,11 +39,12 @@ struct Gather {
   __device__ void finish(std::size_t, std::size_t i, Loaded<N> loaded) const {
 #pragma unroll
     for (int j = 0; j < N; ++j) loaded.token.at[j] += loaded.position.at[j];
-    store<N>(out + i, pack(loaded.token));
+    store<N>(out + i, pack_as<T>(loaded.token));
   }
 };
 
 constexpr unsigned kThreads = 128;
+constexpr unsigned kSearchThreads = 256;
 
 // A warp's work: columns [column, …) of item `item`, N a lane.
 template <int N>
@@ -113,10 +115,11 @@ __global__ void __launch_bounds__(kThreads, 8)
 }
 
 // Elements are those of the position table.
+template <class T>
 struct AddSequences {
   static constexpr int kDepth = 1;
   std::size_t sequences, elements;
-  const Bf16* d_out;
+  const T* d_out;
   float* target;
 
   template <int N>
@@ -139,6 +142,46 @@ struct AddSequences {
   }
 };
 
+// A block has the table row of one token: that of micro-batch row blockIdx.x, if no row before has the same. It looks
+// through the rows from there on, one a thread at a time, and adds those of its token one by one.
+__global__ void __launch_bounds__(kSearchThreads)
+    add_rows(std::size_t rows, std::size_t width, const std::int32_t* __restrict__ tokens,
+             const float* __restrict__ d_out, float* d_token_table) {
+  __shared__ unsigned found[kSearchThreads];  // places of the token's rows among those looked at, in order
+  __shared__ unsigned of_warps[kSearchThreads / kWarp];
+  const unsigned lane = threadIdx.x % kWarp;
+  const unsigned warp = threadIdx.x / kWarp;
+  const std::size_t own = blockIdx.x;
+  const std::int32_t token = tokens[own];
+  for (std::size_t first = 0; first < own; first += kSearchThreads) {
+    const std::size_t row = first + threadIdx.x;
+    if (__syncthreads_or(row < own && tokens[row] == token ? 1 : 0) != 0) return;
+  }
+  float* const target = d_token_table + static_cast<std::size_t>(token) * width;
+  for (std::size_t first = own; first < rows; first += kSearchThreads) {
+    const std::size_t row = first + threadIdx.x;
+    const bool here = row < rows && tokens[row] == token;
+    const unsigned lanes = __ballot_sync(kAllLanes, here);
+    if (lane == 0) of_warps[warp] = static_cast<unsigned>(__popc(lanes));
+    __syncthreads();  // also: the rows found before are added
+    unsigned place = static_cast<unsigned>(__popc(lanes & ((1U << lane) - 1)));
+    unsigned count = 0;
+    for (unsigned w = 0; w < kSearchThreads / kWarp; ++w) {
+      if (w < warp) place += of_warps[w];
+      count += of_warps[w];
+    }
+    if (here) found[place] = threadIdx.x;
+    __syncthreads();
+    if (count == 0) continue;
+    for (std::size_t column = threadIdx.x; column < width; column += kSearchThreads) {
+      float sum = target[column];
+#pragma unroll 4
+      for (unsigned k = 0; k < count; ++k) sum += d_out[(first + found[k]) * width + column];
+      target[column] = sum;
+    }
+  }
+}
+
 template <int N>
 void launch_sum_groups(cudaStream_t stream, std::size_t width, const DeviceOccurrences& at, const Bf16* d_out,
                        float* scratch) {
@@ -159,7 +202,14 @@ void embedding_forward(cudaStream_t stream, const EmbeddingShape& shape, const s
                        const float* token_table, const float* position_table, Bf16* out) {
   const bool vectors = shape.width % 8 == 0 && aligned_to_16(token_table, position_table, out);
   map<8>(stream, 1, shape.sequences * shape.context * shape.width, vectors,
-         Gather{shape.context, shape.width, tokens, token_table, position_table, out});
+         Gather<Bf16>{shape.context, shape.width, tokens, token_table, position_table, out});
+}
+
+void embedding_forward(cudaStream_t stream, const EmbeddingShape& shape, const std::int32_t* tokens,
+                       const float* token_table, const float* position_table, float* out) {
+  const bool vectors = shape.width % 4 == 0 && aligned_to_16(token_table, position_table, out);
+  map<4>(stream, 1, shape.sequences * shape.context * shape.width, vectors,
+         Gather<float>{shape.context, shape.width, tokens, token_table, position_table, out});
 }
 
 void find_occurrences(std::span<const std::int32_t> tokens, std::size_t vocab, TokenOccurrences& out) {
@@ -206,7 +256,18 @@ void embedding_backward(cudaStream_t stream, const EmbeddingShape& shape, const 
   if (d_position_table == nullptr) return;
   const std::size_t elements = shape.context * shape.width;
   map<8>(stream, 1, elements, elements % 8 == 0 && aligned_to_16(d_out, d_position_table),
-         AddSequences{shape.sequences, elements, d_out, d_position_table});
+         AddSequences<Bf16>{shape.sequences, elements, d_out, d_position_table});
+}
+
+void embedding_backward(cudaStream_t stream, const EmbeddingShape& shape, const std::int32_t* tokens,
+                        const float* d_out, float* d_token_table, float* d_position_table) {
+  const std::size_t rows = shape.sequences * shape.context;
+  if (rows == 0 || shape.width == 0) return;
+  add_rows<<<static_cast<unsigned>(rows), kSearchThreads, 0, stream>>>(rows, shape.width, tokens, d_out, d_token_table);
+  if (d_position_table == nullptr) return;
+  const std::size_t elements = shape.context * shape.width;
+  map<4>(stream, 1, elements, elements % 4 == 0 && aligned_to_16(d_out, d_position_table),
+         AddSequences<float>{shape.sequences, elements, d_out, d_position_table});
 }
 
 }  // namespace planaria::cuda

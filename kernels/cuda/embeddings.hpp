@@ -1,7 +1,8 @@
-// Token and position embeddings: fp32 tables in, bf16 rows out, gradients of both tables without atomics.
+// Token and position embeddings: fp32 tables in, rows of bf16 or fp32 out, gradients of both tables without atomics.
 //
-// A token's gradient is the sum over its positions in ascending order, in fixed groups of kOccurrences: host code sorts
-// positions by token once a micro-batch, beside the device's work.
+// A token's gradient is the sum over its positions in ascending order: for bf16 in fixed groups of kOccurrences, for
+// which host code sorts positions by token once a micro-batch, beside the device's work; for fp32 one by one, as
+// kernels/device.hpp has it.
 //
 // Thread contract: functions that take a stream queue work on it, with the caller's device current; the others are
 // pure.
@@ -19,9 +20,11 @@
 
 namespace planaria::cuda {
 
-// out[row] = bf16(token_table[tokens[row]] + position_table[row % context]); position_table may be null.
+// out[row] = token_table[tokens[row]] + position_table[row % context], rounded; position_table may be null.
 void embedding_forward(cudaStream_t stream, const EmbeddingShape& shape, const std::int32_t* tokens,
                        const float* token_table, const float* position_table, __nv_bfloat16* out);
+void embedding_forward(cudaStream_t stream, const EmbeddingShape& shape, const std::int32_t* tokens,
+                       const float* token_table, const float* position_table, float* out);
 
 inline constexpr std::size_t kOccurrences = 64;
 
@@ -50,5 +53,8 @@ struct DeviceOccurrences {
 // in order (may be null). scratch: groups * width floats.
 void embedding_backward(cudaStream_t stream, const EmbeddingShape& shape, const DeviceOccurrences& occurrences,
                         const __nv_bfloat16* d_out, float* scratch, float* d_token_table, float* d_position_table);
+// The same of fp32; tokens in device memory.
+void embedding_backward(cudaStream_t stream, const EmbeddingShape& shape, const std::int32_t* tokens,
+                        const float* d_out, float* d_token_table, float* d_position_table);
 
 }  // namespace planaria::cuda

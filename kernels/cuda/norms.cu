@@ -2,7 +2,7 @@
 // of rows, a warp a row at a time: rows to come flow into shared memory meanwhile, and the sums over rows stay in
 // registers until the chunk ends, so that everything is read once and written once.
 //
-// Widths that are no multiple of 8, or too wide for registers, take the plain kernels of wide_norms.cuh.
+// Widths that are no multiple of 8, or too wide for registers, take the plain kernels of wide_norms.cuh; fp32 always.
 #include "kernels/cuda/norms.hpp"
 
 #include <type_traits>
@@ -289,6 +289,14 @@ void norm_backward(cudaStream_t stream, const NormBackward& call) {
     const unsigned blocks = resident_blocks(kernel, kStripThreads, bytes, chunks);
     kernel<<<blocks, kStripThreads, bytes, stream>>>(call, stages);
   });
+}
+
+void norm_forward(cudaStream_t stream, const BasicNormForward<float>& call) {
+  if (call.shape.rows > 0) wide::norm_forward(stream, call);
+}
+
+void norm_backward(cudaStream_t stream, const BasicNormBackward<float>& call) {
+  if (call.shape.rows > 0) wide::norm_backward(stream, call);
 }
 
 }  // namespace planaria::cuda

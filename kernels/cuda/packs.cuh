@@ -1,4 +1,5 @@
-// Neighbouring elements of a row as a thread holds them: bf16 in memory, 16 bytes at a time, fp32 in arithmetic.
+// Neighbouring elements of a row as a thread holds them: bf16 or fp32 in memory, 16 bytes at a time, fp32 in
+// arithmetic.
 //
 // N is 8 where addresses and widths allow, 1 elsewhere (4 or 1 for fp32 vectors); it never changes a bit.
 #pragma once
@@ -8,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace planaria::cuda {
 
@@ -97,6 +99,22 @@ __device__ inline void store(float* p, const Floats<N>& f) {
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) p[i] = f.at[i];
+  }
+}
+
+// What load() makes of N elements of either format, and what store() takes.
+template <int N, class T>
+using Pack = std::conditional_t<std::is_same_v<T, float>, Floats<N>, Packed<N>>;
+template <int N>
+__device__ inline Floats<N> unpack(const Floats<N>& f) {
+  return f;
+}
+template <class T, int N>
+__device__ inline Pack<N, T> pack_as(const Floats<N>& f) {
+  if constexpr (std::is_same_v<T, float>) {
+    return f;
+  } else {
+    return pack(f);
   }
 }
 

@@ -1,6 +1,9 @@
-// Element-wise ops on bf16, 16 bytes a load, fp32 in between. Activations use the special function unit twice an
-// element; the error of 2^-21 disappears in the bf16 result's 2^-9.
+// Element-wise ops on bf16 and fp32, 16 bytes a load, fp32 in between. Activations of bf16 use the special function
+// unit twice an element; the error of 2^-21 disappears in the result's 2^-9. Those of fp32 are exact to a few units in
+// the last place.
 #include "kernels/cuda/pointwise.hpp"
+
+#include <type_traits>
 
 #include "kernels/cuda/chunk_columns.cuh"
 #include "kernels/cuda/machine.cuh"
@@ -14,31 +17,66 @@ namespace {
 constexpr float kGeluSlope = 1.5957691216057308F;  // 2 * sqrt(2 / pi): tanh(u) = 2 * sigmoid(2u) - 1
 constexpr float kGeluCubic = kGeluSlope * 0.044715F;
 
-__device__ float gelu_gate(float x) {
-  return sigmoid(x * fmaf(x * x, kGeluCubic, kGeluSlope));
+// Of elements that are stored as T.
+template <class T>
+__device__ float gate_of(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return 1.0F / (1.0F + expf(-x));
+  } else {
+    return sigmoid(x);
+  }
 }
 
+template <class T>
+__device__ float gelu_gate(float x) {
+  return gate_of<T>(x * fmaf(x * x, kGeluCubic, kGeluSlope));
+}
+
+template <class T>
 __device__ float gelu_gradient(float x, float dy) {
-  const float gate = gelu_gate(x);
+  const float gate = gelu_gate<T>(x);
   const float slope = fmaf(x * x, 3.0F * kGeluCubic, kGeluSlope);
   return dy * fmaf(x * slope, gate * (1.0F - gate), gate);
 }
 
+template <class T>
 struct GeluForward {
   static constexpr int kDepth = 4;
-  const Bf16* x;
-  Bf16* y;
+  const T* x;
+  T* y;
 
   template <int N>
-  __device__ Packed<N> load(std::size_t, std::size_t i) const {
+  __device__ Pack<N, T> load(std::size_t, std::size_t i) const {
     return cuda::load<N>(x + i);
   }
   template <int N>
-  __device__ void finish(std::size_t, std::size_t i, const Packed<N>& loaded) const {
+  __device__ void finish(std::size_t, std::size_t i, const Pack<N, T>& loaded) const {
     Floats<N> values = unpack(loaded);
 #pragma unroll
-    for (int j = 0; j < N; ++j) values.at[j] *= gelu_gate(values.at[j]);
-    store<N>(y + i, pack(values));
+    for (int j = 0; j < N; ++j) values.at[j] *= gelu_gate<T>(values.at[j]);
+    store<N>(y + i, pack_as<T>(values));
+  }
+};
+
+struct GeluBackward {
+  static constexpr int kDepth = 2;
+  const float* x;
+  const float* dy;
+  float* dx;
+
+  template <int N>
+  struct Loaded {
+    Floats<N> x, dy;
+  };
+  template <int N>
+  __device__ Loaded<N> load(std::size_t, std::size_t i) const {
+    return {cuda::load<N>(x + i), cuda::load<N>(dy + i)};
+  }
+  template <int N>
+  __device__ void finish(std::size_t, std::size_t i, Loaded<N> loaded) const {
+#pragma unroll
+    for (int j = 0; j < N; ++j) loaded.dy.at[j] = gelu_gradient<float>(loaded.x.at[j], loaded.dy.at[j]);
+    store<N>(dx + i, loaded.dy);
   }
 };
 
@@ -68,7 +106,7 @@ __global__ void __launch_bounds__(kStripThreads)
       const Floats<N> in = unpack(packed_x[r]);
       Floats<N> out = unpack(packed_dy[r]);
 #pragma unroll
-      for (int i = 0; i < N; ++i) out.at[i] = gelu_gradient(in.at[i], out.at[i]);
+      for (int i = 0; i < N; ++i) out.at[i] = gelu_gradient<Bf16>(in.at[i], out.at[i]);
       const Packed<N> rounded = pack(out);
       store<N>(dx + row * width + tile.column, rounded);
       out = unpack(rounded);
@@ -92,19 +130,20 @@ void launch_gelu_backward(cudaStream_t stream, std::size_t rows, std::size_t wid
   }
 }
 
+template <class T>
 struct SwigluForward {
   static constexpr int kDepth = 2;
   std::size_t width;
-  const Bf16* gate_up;
-  Bf16* out;
+  const T* gate_up;
+  T* out;
 
   template <int N>
   struct Loaded {
-    Packed<N> gate, up;
+    Pack<N, T> gate, up;
   };
   template <int N>
   __device__ Loaded<N> load(std::size_t row, std::size_t i) const {
-    const Bf16* gate = gate_up + row * 2 * width + i;
+    const T* gate = gate_up + row * 2 * width + i;
     return {cuda::load<N>(gate), cuda::load<N>(gate + width)};
   }
   template <int N>
@@ -112,25 +151,26 @@ struct SwigluForward {
     Floats<N> gate = unpack(loaded.gate);
     const Floats<N> up = unpack(loaded.up);
 #pragma unroll
-    for (int j = 0; j < N; ++j) gate.at[j] *= sigmoid(gate.at[j]) * up.at[j];
-    store<N>(out + row * width + i, pack(gate));
+    for (int j = 0; j < N; ++j) gate.at[j] *= gate_of<T>(gate.at[j]) * up.at[j];
+    store<N>(out + row * width + i, pack_as<T>(gate));
   }
 };
 
+template <class T>
 struct SwigluBackward {
   static constexpr int kDepth = 2;
   std::size_t width;
-  const Bf16* gate_up;
-  const Bf16* d_out;
-  Bf16* d_gate_up;
+  const T* gate_up;
+  const T* d_out;
+  T* d_gate_up;
 
   template <int N>
   struct Loaded {
-    Packed<N> gate, up, d;
+    Pack<N, T> gate, up, d;
   };
   template <int N>
   __device__ Loaded<N> load(std::size_t row, std::size_t i) const {
-    const Bf16* gate = gate_up + row * 2 * width + i;
+    const T* gate = gate_up + row * 2 * width + i;
     return {cuda::load<N>(gate), cuda::load<N>(gate + width), cuda::load<N>(d_out + row * width + i)};
   }
   template <int N>
@@ -140,33 +180,34 @@ struct SwigluBackward {
     const Floats<N> d = unpack(loaded.d);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const float s = sigmoid(gate.at[j]);
+      const float s = gate_of<T>(gate.at[j]);
       const float silu = gate.at[j] * s;
       gate.at[j] = d.at[j] * up.at[j] * fmaf(silu, 1.0F - s, s);
       up.at[j] = d.at[j] * silu;
     }
-    Bf16* d_gate = d_gate_up + row * 2 * width + i;
-    store<N>(d_gate, pack(gate));
-    store<N>(d_gate + width, pack(up));
+    T* d_gate = d_gate_up + row * 2 * width + i;
+    store<N>(d_gate, pack_as<T>(gate));
+    store<N>(d_gate + width, pack_as<T>(up));
   }
 };
 
 // Element i is a pair: of row i / row_pairs, head (i % row_pairs) / half, place i % half. Heads are read together, so
 // that a row's angles come from the first-level cache but once.
+template <class T>
 struct Rope {
   static constexpr int kDepth = 1;
   std::size_t context, row_pairs, half, qkv_width;
   float direction;
   const float* table;
-  Bf16* qkv;
+  T* qkv;
 
   template <int N>
   struct Loaded {
-    Packed<N> first, second;
+    Pack<N, T> first, second;
     Floats<N> cosine, sine;
   };
   struct Pair {
-    Bf16* first;
+    T* first;
     const float* cosine;
   };
   __device__ Pair pair(std::size_t i) const {
@@ -195,9 +236,9 @@ struct Rope {
       first.at[j] = fmaf(a, c, -(b * s));
       second.at[j] = fmaf(b, c, a * s);
     }
-    Bf16* p = pair(i).first;
-    store<N>(p, pack(first));
-    store<N>(p + half, pack(second));
+    T* p = pair(i).first;
+    store<N>(p, pack_as<T>(first));
+    store<N>(p + half, pack_as<T>(second));
   }
 };
 
@@ -220,6 +261,7 @@ __device__ uint4 philox_words(std::uint64_t key, std::uint64_t counter_high, std
 }
 
 // Rows are sequences, so that a vector's elements share two draws of four words.
+template <class T>
 struct Dropout {
   static constexpr int kDepth = 2;
   std::uint64_t key, counter_low;
@@ -227,13 +269,13 @@ struct Dropout {
   float factor;
   std::size_t elements;
   const std::uint64_t* samples;
-  const Bf16* x;
-  const Bf16* residual;
-  Bf16* y;
+  const T* x;
+  const T* residual;
+  T* y;
 
   template <int N>
   struct Loaded {
-    Packed<N> x, residual;
+    Pack<N, T> x, residual;
   };
   template <int N>
   __device__ Loaded<N> load(std::size_t row, std::size_t i) const {
@@ -268,7 +310,7 @@ struct Dropout {
 #pragma unroll
       for (int j = 0; j < N; ++j) values.at[j] += beside.at[j];
     }
-    store<N>(y + row * elements + i, pack(values));
+    store<N>(y + row * elements + i, pack_as<T>(values));
   }
 };
 
@@ -326,10 +368,72 @@ struct Widen {
   }
 };
 
+struct AddBias {
+  static constexpr int kDepth = 1;
+  std::size_t width;
+  const float* bias;
+  float* y;
+
+  template <int N>
+  struct Loaded {
+    Floats<N> y, bias;
+  };
+  template <int N>
+  __device__ Loaded<N> load(std::size_t row, std::size_t i) const {
+    return {cuda::load<N>(y + row * width + i), cuda::load<N>(bias + i)};
+  }
+  template <int N>
+  __device__ void finish(std::size_t row, std::size_t i, Loaded<N> loaded) const {
+#pragma unroll
+    for (int j = 0; j < N; ++j) loaded.y.at[j] += loaded.bias.at[j];
+    store<N>(y + row * width + i, loaded.y);
+  }
+};
+
+template <class T>
+void launch_swiglu_forward(cudaStream_t stream, const SwigluShape& shape, const T* gate_up, T* out) {
+  map<8>(stream, shape.rows, shape.width, shape.width % 8 == 0 && aligned_to_16(gate_up, out),
+         SwigluForward<T>{shape.width, gate_up, out});
+}
+
+template <class T>
+void launch_swiglu_backward(cudaStream_t stream, const SwigluShape& shape, const T* gate_up, const T* d_out,
+                            T* d_gate_up) {
+  map<8>(stream, shape.rows, shape.width, shape.width % 8 == 0 && aligned_to_16(gate_up, d_out, d_gate_up),
+         SwigluBackward<T>{shape.width, gate_up, d_out, d_gate_up});
+}
+
+template <class T>
+void launch_rope(cudaStream_t stream, const AttentionShape& shape, int direction, const float* table, T* qkv) {
+  const std::size_t half = shape.head_size / 2;
+  const std::size_t row_pairs = (shape.heads + shape.kv_heads) * half;
+  // An odd head size has no rope; with half a multiple of 8 every head of every row starts at 16 bytes.
+  map<8>(stream, 1, shape.sequences * shape.context * row_pairs, half % 8 == 0 && aligned_to_16(table, qkv),
+         Rope<T>{shape.context, row_pairs, half, shape.qkv_width(), static_cast<float>(direction), table, qkv});
+}
+
+template <class T>
+void launch_dropout(cudaStream_t stream, const DropoutKey& key, const DropoutShape& shape, const std::uint64_t* samples,
+                    const T* x, const T* residual, T* y) {
+  map<8>(stream, shape.sequences, shape.elements, shape.elements % 8 == 0 && aligned_to_16(x, residual, y),
+         Dropout<T>{.key = dropout_stream(key),
+                    .counter_low = dropout_counter(key),
+                    .threshold = dropout_threshold(shape.probability),
+                    .factor = 1.0F / (1.0F - shape.probability),
+                    .elements = shape.elements,
+                    .samples = samples,
+                    .x = x,
+                    .residual = residual,
+                    .y = y});
+}
+
 }  // namespace
 
 void gelu_forward(cudaStream_t stream, std::size_t count, const Bf16* x, Bf16* y) {
-  map<8>(stream, 1, count, aligned_to_16(x, y), GeluForward{x, y});
+  map<8>(stream, 1, count, aligned_to_16(x, y), GeluForward<Bf16>{x, y});
+}
+void gelu_forward(cudaStream_t stream, std::size_t count, const float* x, float* y) {
+  map<4>(stream, 1, count, aligned_to_16(x, y), GeluForward<float>{x, y});
 }
 
 void gelu_backward(cudaStream_t stream, std::size_t rows, std::size_t width, const Bf16* x, const Bf16* dy, Bf16* dx,
@@ -341,38 +445,44 @@ void gelu_backward(cudaStream_t stream, std::size_t rows, std::size_t width, con
     launch_gelu_backward<1>(stream, rows, width, x, dy, dx, dx_chunks);
   }
 }
+void gelu_backward(cudaStream_t stream, std::size_t count, const float* x, const float* dy, float* dx) {
+  map<4>(stream, 1, count, aligned_to_16(x, dy, dx), GeluBackward{x, dy, dx});
+}
 
 void swiglu_forward(cudaStream_t stream, const SwigluShape& shape, const Bf16* gate_up, Bf16* out) {
-  map<8>(stream, shape.rows, shape.width, shape.width % 8 == 0 && aligned_to_16(gate_up, out),
-         SwigluForward{shape.width, gate_up, out});
+  launch_swiglu_forward(stream, shape, gate_up, out);
+}
+void swiglu_forward(cudaStream_t stream, const SwigluShape& shape, const float* gate_up, float* out) {
+  launch_swiglu_forward(stream, shape, gate_up, out);
 }
 
 void swiglu_backward(cudaStream_t stream, const SwigluShape& shape, const Bf16* gate_up, const Bf16* d_out,
                      Bf16* d_gate_up) {
-  map<8>(stream, shape.rows, shape.width, shape.width % 8 == 0 && aligned_to_16(gate_up, d_out, d_gate_up),
-         SwigluBackward{shape.width, gate_up, d_out, d_gate_up});
+  launch_swiglu_backward(stream, shape, gate_up, d_out, d_gate_up);
+}
+void swiglu_backward(cudaStream_t stream, const SwigluShape& shape, const float* gate_up, const float* d_out,
+                     float* d_gate_up) {
+  launch_swiglu_backward(stream, shape, gate_up, d_out, d_gate_up);
 }
 
 void rope(cudaStream_t stream, const AttentionShape& shape, int direction, const float* table, Bf16* qkv) {
-  const std::size_t half = shape.head_size / 2;
-  const std::size_t row_pairs = (shape.heads + shape.kv_heads) * half;
-  // An odd head size has no rope; with half a multiple of 8 every head of every row starts at 16 bytes.
-  map<8>(stream, 1, shape.sequences * shape.context * row_pairs, half % 8 == 0 && aligned_to_16(table, qkv),
-         Rope{shape.context, row_pairs, half, shape.qkv_width(), static_cast<float>(direction), table, qkv});
+  launch_rope(stream, shape, direction, table, qkv);
+}
+void rope(cudaStream_t stream, const AttentionShape& shape, int direction, const float* table, float* qkv) {
+  launch_rope(stream, shape, direction, table, qkv);
 }
 
 void dropout(cudaStream_t stream, const DropoutKey& key, const DropoutShape& shape, const std::uint64_t* samples,
              const Bf16* x, const Bf16* residual, Bf16* y) {
-  map<8>(stream, shape.sequences, shape.elements, shape.elements % 8 == 0 && aligned_to_16(x, residual, y),
-         Dropout{.key = dropout_stream(key),
-                 .counter_low = dropout_counter(key),
-                 .threshold = dropout_threshold(shape.probability),
-                 .factor = 1.0F / (1.0F - shape.probability),
-                 .elements = shape.elements,
-                 .samples = samples,
-                 .x = x,
-                 .residual = residual,
-                 .y = y});
+  launch_dropout(stream, key, shape, samples, x, residual, y);
+}
+void dropout(cudaStream_t stream, const DropoutKey& key, const DropoutShape& shape, const std::uint64_t* samples,
+             const float* x, const float* residual, float* y) {
+  launch_dropout(stream, key, shape, samples, x, residual, y);
+}
+
+void add_bias(cudaStream_t stream, std::size_t rows, std::size_t width, const float* bias, float* y) {
+  map<4>(stream, rows, width, width % 4 == 0 && aligned_to_16(bias, y), AddBias{width, bias, y});
 }
 
 void add(cudaStream_t stream, std::size_t count, const Bf16* a, const Bf16* b, Bf16* out) {

@@ -1,5 +1,6 @@
-// Norms of rows that kernels/cuda/norms.cu has no registers for: any width, a block a row, element by element; later
-// passes find the row in the caches. Sums over rows are kernels of their own, which read the gradient a second time.
+// Norms of rows that kernels/cuda/norms.cu has no registers for, and of all in fp32: any width, a block a row, element
+// by element; later passes find the row in the caches. Sums over rows are kernels of their own, which read the gradient
+// a second time.
 #pragma once
 
 #include "kernels/cuda/chunk_columns.cuh"
@@ -18,12 +19,20 @@ __device__ inline void narrowed(Bf16* p, float value) {
   store<1>(p, pack(Floats<1>{{value}}));
 }
 
-static __global__ void __launch_bounds__(kThreads) forward_row(const NormForward call) {
+__device__ inline float widened(const float* p) {
+  return *p;
+}
+__device__ inline void narrowed(float* p, float value) {
+  *p = value;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) forward_row(const BasicNormForward<T> call) {
   __shared__ float of_warps[2][kThreads / kWarp];
   const std::size_t width = call.shape.width;
   const std::size_t begin = blockIdx.x * width;
   const float scale = 1.0F / static_cast<float>(width);
-  const Bf16* x = call.x + begin;
+  const T* x = call.x + begin;
   if (call.delta != nullptr) {
     x = call.sum + begin;  // each thread reads what it wrote
     for (std::size_t i = threadIdx.x; i < width; i += kThreads) {
@@ -53,7 +62,8 @@ static __global__ void __launch_bounds__(kThreads) forward_row(const NormForward
   }
 }
 
-static __global__ void __launch_bounds__(kThreads) backward_row(const NormBackward call) {
+template <class T>
+__global__ void __launch_bounds__(kThreads) backward_row(const BasicNormBackward<T> call) {
   __shared__ float of_warps[2][kThreads / kWarp];
   const std::size_t width = call.shape.width;
   const std::size_t begin = blockIdx.x * width;
@@ -78,7 +88,8 @@ static __global__ void __launch_bounds__(kThreads) backward_row(const NormBackwa
   }
 }
 
-static __global__ void __launch_bounds__(kStripThreads) backward_columns(const NormBackward call) {
+template <class T>
+__global__ void __launch_bounds__(kStripThreads) backward_columns(const BasicNormBackward<T> call) {
   __shared__ StripSums<1> strips[2];
   const std::size_t width = call.shape.width;
   const ChunkTile<1> tile(call.shape.rows, width);
@@ -96,14 +107,16 @@ static __global__ void __launch_bounds__(kStripThreads) backward_columns(const N
   add_strips<1>(strips[1], d_bias, width - tile.first_column, call.d_bias_chunks + at);
 }
 
-inline void norm_forward(cudaStream_t stream, const NormForward& call) {
-  forward_row<<<static_cast<unsigned>(call.shape.rows), kThreads, 0, stream>>>(call);
+template <class T>
+void norm_forward(cudaStream_t stream, const BasicNormForward<T>& call) {
+  forward_row<T><<<static_cast<unsigned>(call.shape.rows), kThreads, 0, stream>>>(call);
 }
 
-inline void norm_backward(cudaStream_t stream, const NormBackward& call) {
+template <class T>
+void norm_backward(cudaStream_t stream, const BasicNormBackward<T>& call) {
   const NormShape& shape = call.shape;
-  backward_columns<<<chunk_tiles<1>(shape.rows, shape.width), kStripThreads, 0, stream>>>(call);
-  backward_row<<<static_cast<unsigned>(shape.rows), kThreads, 0, stream>>>(call);
+  backward_columns<T><<<chunk_tiles<1>(shape.rows, shape.width), kStripThreads, 0, stream>>>(call);
+  backward_row<T><<<static_cast<unsigned>(shape.rows), kThreads, 0, stream>>>(call);
   if (call.dx_chunks != nullptr) column_chunks(stream, shape.rows, shape.width, call.dx, call.dx_chunks);
 }
 

@@ -15,8 +15,8 @@ struct Attended {
 // Of those that there are for a GPU, the one that is taken, and the one that runs everywhere.
 struct Variant {
   const char* name;
-  decltype(&cuda::attention_forward) forward;
-  decltype(&cuda::attention_backward) backward;
+  decltype(&cuda::portable::attention_forward) forward;
+  decltype(&cuda::portable::attention_backward) backward;
 };
 constexpr Variant kVariants[] = {{"chosen", cuda::attention_forward, cuda::attention_backward},
                                  {"portable", cuda::portable::attention_forward, cuda::portable::attention_backward}};
