@@ -67,12 +67,12 @@ cublasStatus_t expect_least_alignment(MatmulPlan& plan) {
   return set_pointers(plan, address, address);
 }
 
-Result<MatmulPlan> make_plan(const MatmulShape& s) {
+Result<MatmulPlan> make_plan(const MatmulShape& s, cudaDataType_t type) {
   PLANARIA_TRY(validate(s));
   MatmulPlan plan;
   const bool forward = is_forward(s.kind);
   const bool weight = s.kind == MatmulKind::weight_gradient;
-  plan.output = weight ? CUDA_R_32F : CUDA_R_16BF;
+  plan.output = weight ? CUDA_R_32F : type;
   plan.bias = s.bias;
   plan.auxiliary = s.kind == MatmulKind::forward_gelu || s.kind == MatmulKind::input_dgelu;
 
@@ -80,18 +80,17 @@ Result<MatmulPlan> make_plan(const MatmulShape& s) {
   const auto need = [&](cublasStatus_t next) {
     if (status == CUBLAS_STATUS_SUCCESS) status = next;
   };
-  const auto x = [&](auto& layout) { need(cublasLtMatrixLayoutInit(&layout, CUDA_R_16BF, s.in, s.rows, s.in)); };
-  const auto y = [&](auto& layout) {
-    need(cublasLtMatrixLayoutInit(&layout, CUDA_R_16BF, s.out, s.rows, s.out_stride));
+  const auto x = [&](auto& layout) { need(cublasLtMatrixLayoutInit(&layout, type, s.in, s.rows, s.in)); };
+  const auto y = [&](auto& layout) { need(cublasLtMatrixLayoutInit(&layout, type, s.out, s.rows, s.out_stride)); };
+  const auto w = [&](auto& layout, cudaDataType_t of_w) {
+    need(cublasLtMatrixLayoutInit(&layout, of_w, s.in, s.out, s.in));
   };
-  const auto w = [&](auto& layout, cudaDataType type) {
-    need(cublasLtMatrixLayoutInit(&layout, type, s.in, s.out, s.in));
-  };
-  need(cublasLtMatmulDescInit(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  const auto compute = type == CUDA_R_32F ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F;
+  need(cublasLtMatmulDescInit(&plan.operation, compute, CUDA_R_32F));
   if (weight) {
     x(plan.a), y(plan.b), w(plan.d, plan.output);
   } else {
-    w(plan.a, CUDA_R_16BF);
+    w(plan.a, type);
     forward ? (x(plan.b), y(plan.d)) : (y(plan.b), x(plan.d));
   }
   const auto set_attribute = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {

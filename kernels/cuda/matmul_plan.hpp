@@ -30,8 +30,9 @@ struct Library {
 [[nodiscard]] Status cuda_status(cudaError_t status, std::string_view attempt, const MatmulShape& shape);
 [[nodiscard]] Status library_status(cublasStatus_t status, std::string_view attempt, const MatmulShape& shape);
 
+// `type`: of x, weight and y, and of their gradients. fp32 is multiplied as such, and not in TF32.
 // invalid_argument: the shape contradicts itself.
-[[nodiscard]] Result<MatmulPlan> make_plan(const MatmulShape& shape);
+[[nodiscard]] Result<MatmulPlan> make_plan(const MatmulShape& shape, cudaDataType_t type = CUDA_R_16BF);
 // Searches and checks read no operands but take the alignment they may count on from the plan's pointers.
 [[nodiscard]] cublasStatus_t expect_least_alignment(MatmulPlan& plan);
 [[nodiscard]] cublasStatus_t launch(const Library& library, MatmulKind kind, MatmulPlan& plan, const MatmulEntry& entry,
