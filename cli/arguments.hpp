@@ -24,6 +24,10 @@ inline constexpr const char* kDeviceHelp =
     "what to compute on: cpu, cuda, cuda:0 and so on, or auto (a GPU where one can be used); default the job's "
     "(cluster.device)";
 
+// Of --precision, where it may be left out.
+inline constexpr const char* kPrecisionHelp =
+    "to train in: bf16 (GPUs only), fp32, or auto (bf16 on a GPU); default the job's (cluster.precision)";
+
 // Prints "planaria: message" on standard error and returns the error's exit code.
 int fail(const Error& error);
 

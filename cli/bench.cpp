@@ -27,7 +27,7 @@ struct BenchArguments {
   std::uint32_t rounds = 1;
   bool in_turns = false;
   std::uint32_t threads = 2;
-  std::string device;  // empty: the job's
+  std::string device, precision;  // empty: the job's
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -48,8 +48,12 @@ void await_line() {
 
 Status bench(const BenchArguments& arguments) {
   PLANARIA_ASSIGN(const JobSpec job, load_job(arguments.job.file, arguments.job.assignments, process_environment()));
+  Precision precision = job.cluster.precision;
+  if (!arguments.precision.empty()) {
+    PLANARIA_ASSIGN(precision, parse_precision(arguments.precision));
+  }
   PLANARIA_ASSIGN(const DeviceChoice choice,
-                  parse_device(arguments.device.empty() ? job.cluster.device : arguments.device));
+                  parse_device(arguments.device.empty() ? job.cluster.device : arguments.device, precision));
   PLANARIA_ASSIGN(const MadeDevice made, make_device(choice, {.threads = arguments.threads}));
   Device& device = *made.device;
   if (!made.why_not_gpu.empty()) fmt::print("on the CPU: {}\n", made.why_not_gpu);
@@ -98,6 +102,7 @@ void add_bench(CLI::App& app, int& code) {
       ->capture_default_str()
       ->transform(whole_number(1, 1024));
   command->add_option("--device", arguments->device, kDeviceHelp);
+  command->add_option("--precision", arguments->precision, kPrecisionHelp);
   command->callback([arguments, &code] {
     const Status done = bench(*arguments);
     code = done ? 0 : fail(done.error());

@@ -20,7 +20,7 @@ struct RunArguments {
   JobArguments job;
   std::optional<std::uint32_t> workers;
   std::uint32_t hosts = 0;
-  std::optional<std::string> layout, device;
+  std::optional<std::string> layout, device, precision;
   std::optional<std::uint64_t> steps, seed;
   std::string scenario, output, resume;
   bool as_json = false;
@@ -64,6 +64,7 @@ int run(const RunArguments& arguments) {
   }
   if (arguments.workers) assignments.push_back(fmt::format("cluster.workers={}", *arguments.workers));
   if (arguments.device) assignments.push_back(fmt::format("cluster.device={}", *arguments.device));
+  if (arguments.precision) assignments.push_back(fmt::format("cluster.precision={}", *arguments.precision));
   if (arguments.steps) assignments.push_back(fmt::format("train.steps={}", *arguments.steps));
   if (arguments.seed) assignments.push_back(fmt::format("train.seed={}", *arguments.seed));
   const auto job = load_job(arguments.job.file, assignments, process_environment());
@@ -122,6 +123,7 @@ void add_run(CLI::App& app, int& code) {
                    "as if on so many machines: workers in turns, each machine with a keeper; default one without")
       ->transform(whole_number(0, 1 << 16));
   command->add_option("--device", arguments->device, kDeviceHelp);
+  command->add_option("--precision", arguments->precision, kPrecisionHelp);
   command->add_option("--steps", arguments->steps, "steps (train.steps)")->transform(whole_number(1, INT64_MAX));
   command->add_option("--seed", arguments->seed, "seed (train.seed)")->transform(whole_number(0, INT64_MAX));
   command->add_option("--scenario", arguments->scenario, "faults that strike the run (TOML)");

@@ -1,10 +1,12 @@
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <string>
 
 #include "cli/agent_command.hpp"
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
 #include "common/config.hpp"
+#include "proto/device_choice.hpp"
 #include "proto/job_config.hpp"
 
 namespace planaria {
@@ -13,6 +15,7 @@ namespace {
 struct WorkerArguments {
   JobArguments job;
   AgentArguments agent;
+  std::string precision;  // empty: the job's
 };
 
 Result<WorkerOptions> prepare(const WorkerArguments& arguments) {
@@ -23,6 +26,9 @@ Result<WorkerOptions> prepare(const WorkerArguments& arguments) {
   }
   if (!arguments.job.file.empty()) {
     PLANARIA_ASSIGN(options.job, load_job(arguments.job.file, arguments.job.assignments, process_environment()));
+  }
+  if (!arguments.precision.empty()) {
+    PLANARIA_ASSIGN(options.precision, parse_precision(arguments.precision));
   }
   return options;
 }
@@ -56,6 +62,7 @@ void add_worker(CLI::App& app, int& code) {
                    "workers that compute on that GPU, with this one: each reckons with its part of the GPU's memory")
       ->capture_default_str()
       ->transform(whole_number(1, 1024));
+  command->add_option("--precision", arguments->precision, kPrecisionHelp);
   command->add_option("--memory-mb", options.memory_mb, "MiB that training may use; default the job's")
       ->transform(whole_number(0, UINT32_MAX));
   command->add_option("--nic", options.nic, "class of this machine's network: for the planner");

@@ -9,6 +9,7 @@
 
 #include "common/result.hpp"
 #include "kernels/device.hpp"
+#include "proto/precision.hpp"
 
 namespace planaria {
 
@@ -17,8 +18,8 @@ struct DevicePlugin {
   const char* build = nullptr;
   // Devices of this machine. unavailable: no driver, or none of the device's kind.
   Result<std::uint32_t> (*count)() = nullptr;
-  // unavailable: there is no such device; unsupported: this build has no code for it, by its name.
-  Result<std::unique_ptr<Device>> (*make)(std::uint32_t index) = nullptr;
+  // `automatic` is bf16. unavailable: there is no such device; unsupported: this build has no code for it, by its name.
+  Result<std::unique_ptr<Device>> (*make)(std::uint32_t index, Precision precision) = nullptr;
 };
 
 // What `build` is of the code that calls this.

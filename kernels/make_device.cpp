@@ -42,9 +42,9 @@ Result<const DevicePlugin*> load_plugin() {
   return plugin;
 }
 
-Result<std::unique_ptr<Device>> make_gpu(std::uint32_t index) {
+Result<std::unique_ptr<Device>> make_gpu(const DeviceChoice& choice) {
   PLANARIA_ASSIGN(const DevicePlugin* const plugin, load_plugin());
-  return plugin->make(index);
+  return plugin->make(choice.index.value_or(0), choice.precision);
 }
 
 Result<std::unique_ptr<Device>> make_cpu(const CpuOptions& options) {
@@ -57,13 +57,17 @@ Result<std::unique_ptr<Device>> make_cpu(const CpuOptions& options) {
 Result<MadeDevice> make_device(const DeviceChoice& choice, const CpuOptions& cpu) {
   MadeDevice made;
   if (choice.kind != DeviceKind::cpu) {
-    auto gpu = make_gpu(choice.index.value_or(0));
+    auto gpu = make_gpu(choice);
     if (gpu) return MadeDevice{std::move(*gpu), {}};
     // One that is there and can't be used is worth an error, also to who would do without.
     const ErrorCode code = gpu.error().code();
     const bool none = code == ErrorCode::not_found || code == ErrorCode::unavailable;
     if (choice.kind == DeviceKind::cuda || !none) return gpu.error().within(to_string(choice));
     made.why_not_gpu = gpu.error().message();
+    if (choice.precision == Precision::bf16) {
+      return Error(ErrorCode::unsupported,
+                   "a CPU trains in fp32 only, not in bf16, and no GPU can be used: " + made.why_not_gpu);
+    }
   }
   PLANARIA_ASSIGN(made.device, make_cpu(cpu));
   return made;

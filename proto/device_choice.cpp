@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 
 namespace planaria {
 namespace {
@@ -11,10 +13,14 @@ constexpr std::string_view kCuda = "cuda";
 
 }  // namespace
 
-Result<DeviceChoice> parse_device(std::string_view text) {
-  if (text == "cpu") return DeviceChoice{};
-  if (text == "auto") return DeviceChoice{DeviceKind::automatic, {}};
-  if (text == kCuda) return DeviceChoice{DeviceKind::cuda, {}};
+Result<DeviceChoice> parse_device(std::string_view text, Precision precision) {
+  if (text == "cpu") {
+    if (precision != Precision::bf16) return DeviceChoice{DeviceKind::cpu, {}, precision};
+    return Error(ErrorCode::invalid_argument,
+                 "a CPU trains in fp32 only, not in bf16: ask for \"fp32\", for \"auto\", or for a GPU");
+  }
+  if (text == "auto") return DeviceChoice{DeviceKind::automatic, {}, precision};
+  if (text == kCuda) return DeviceChoice{DeviceKind::cuda, {}, precision};
   const Error unknown(
       ErrorCode::invalid_argument,
       fmt::format("\"{}\" is no device: \"cpu\", \"cuda\", \"cuda:0\" and so on, or \"auto\" are", text));
@@ -24,7 +30,16 @@ Result<DeviceChoice> parse_device(std::string_view text) {
   std::uint32_t index = 0;
   const auto [rest, error] = std::from_chars(begin, end, index);
   if (error != std::errc{} || rest != end) return unknown;
-  return DeviceChoice{DeviceKind::cuda, index};
+  return DeviceChoice{DeviceKind::cuda, index, precision};
+}
+
+Result<Precision> parse_precision(std::string_view text) {
+  const auto* const found = std::ranges::find(kPrecisionNames, text);
+  if (found != kPrecisionNames.end()) {
+    return static_cast<Precision>(std::distance(kPrecisionNames.begin(), found));
+  }
+  return Error(ErrorCode::invalid_argument,
+               fmt::format("\"{}\" is no precision: \"auto\", \"bf16\" and \"fp32\" are", text));
 }
 
 std::string to_string(const DeviceChoice& choice) {

@@ -89,6 +89,7 @@ void visit_job_keys(Visitor& v, Job& job) {
   v.key("min_workers", job.cluster.min_workers, IntegerRange{1, 1 << 16});
   v.key("threads", job.cluster.threads, IntegerRange{1, 1024});
   v.key("device", job.cluster.device);
+  v.key("precision", job.cluster.precision, Names(kPrecisionNames));
   v.path("kernels", job.cluster.kernels);
   v.key("heartbeat_ms", job.cluster.heartbeat_ms, milliseconds);
   v.key("lease_ms", job.cluster.lease_ms, milliseconds);

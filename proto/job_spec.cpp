@@ -212,6 +212,11 @@ void check_cluster(const JobSpec& job, Problems& problems) {
   }
   if (const auto device = parse_device(cluster.device); !device) {
     problems.add("cluster.device: " + device.error().message());
+  } else if (const auto both = parse_device(cluster.device, cluster.precision); !both) {
+    problems.add("cluster.precision: " + both.error().message());
+  }
+  if (cluster.precision == Precision::fp32 && !cluster.kernels.empty()) {
+    problems.add("cluster.kernels are of bf16's products, but cluster.precision = \"fp32\"; leave one of them out");
   }
   if (const auto depths = pipeline_depths(cluster.layout); !depths) {
     problems.add("cluster.layout: " + depths.error().message());

@@ -15,6 +15,7 @@
 
 #include "common/hash.hpp"
 #include "common/result.hpp"
+#include "proto/precision.hpp"
 
 namespace planaria {
 
@@ -146,11 +147,12 @@ struct TrainSpec {
 };
 
 struct ClusterSpec {
-  std::uint32_t workers = 3;      // started by `run`, and awaited before the first step
-  std::uint32_t min_workers = 1;  // below this the job waits
-  std::uint32_t threads = 1;      // compute threads of a worker
-  std::string device = "cpu";     // what a worker computes on (proto/device_choice.hpp)
-  std::string kernels;            // a file of kernels that an earlier run chose; empty: the first worker chooses
+  std::uint32_t workers = 3;                   // started by `run`, and awaited before the first step
+  std::uint32_t min_workers = 1;               // below this the job waits
+  std::uint32_t threads = 1;                   // compute threads of a worker
+  std::string device = "cpu";                  // what a worker computes on (proto/device_choice.hpp)
+  Precision precision = Precision::automatic;  // that it trains in; the numeric class tells which
+  std::string kernels;  // a file of kernels that an earlier run chose; empty: the first worker chooses
   std::uint32_t heartbeat_ms = 100;
   std::uint32_t lease_ms = 1000;
   std::uint32_t suspect_grace_ms = 40;         // lease that is left after evidence of death, to answer a probe
@@ -169,9 +171,9 @@ struct ClusterSpec {
 
   template <class V>
   void fields(V& v) {
-    v(workers, min_workers, threads, device, kernels, heartbeat_ms, lease_ms, suspect_grace_ms, prepare_timeout_ms,
-      stall_timeout_ms, join_timeout_ms, reconnect_timeout_ms, rebalance_gain, worker_life_h, layout, memory_mb, listen,
-      control_port, http_port, telemetry_port);
+    v(workers, min_workers, threads, device, precision, kernels, heartbeat_ms, lease_ms, suspect_grace_ms,
+      prepare_timeout_ms, stall_timeout_ms, join_timeout_ms, reconnect_timeout_ms, rebalance_gain, worker_life_h,
+      layout, memory_mb, listen, control_port, http_port, telemetry_port);
   }
   // Of so many workers together, as expected.
   [[nodiscard]] double losses_per_s(std::size_t of_workers) const {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/fp32_device.hpp"
 
 namespace planaria::cuda {
 namespace {
@@ -19,11 +20,15 @@ Result<std::uint32_t> count() {
   return static_cast<std::uint32_t>(devices);
 }
 
-Result<std::unique_ptr<Device>> make(std::uint32_t index) {
+Result<std::unique_ptr<Device>> make(std::uint32_t index, Precision precision) {
   PLANARIA_ASSIGN(const std::uint32_t devices, count());
   if (index >= devices) {
     return Error(ErrorCode::unavailable,
                  "there is no GPU " + std::to_string(index) + ": this machine has " + std::to_string(devices));
+  }
+  if (precision == Precision::fp32) {
+    PLANARIA_ASSIGN(auto device, Fp32Device::create(static_cast<int>(index)));
+    return std::unique_ptr<Device>(std::move(device));
   }
   PLANARIA_ASSIGN(auto device, CudaDevice::create(static_cast<int>(index)));
   return std::unique_ptr<Device>(std::move(device));

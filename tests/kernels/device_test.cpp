@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/make_device.hpp"
+
 namespace planaria {
 namespace {
 
@@ -52,6 +54,20 @@ TEST(CpuDevice, ThreadCountsOutOfRangeAreRefused) {
     ASSERT_FALSE(device.ok());
     EXPECT_EQ(device.error().code(), ErrorCode::invalid_argument);
   }
+}
+
+// This test's executable has no library of devices beside it.
+TEST(MakeDevice, WithoutGpusAutoIsTheCpuUnlessThatCannotTrainAsAsked) {
+  for (const Precision precision : {Precision::automatic, Precision::fp32}) {
+    const auto made = make_device({DeviceKind::automatic, {}, precision}, {.threads = 1});
+    ASSERT_TRUE(made.ok()) << made.error().describe();
+    EXPECT_EQ(made->device->name(), "cpu");
+    EXPECT_FALSE(made->why_not_gpu.empty());
+  }
+  const auto refused = make_device({DeviceKind::automatic, {}, Precision::bf16}, {.threads = 1});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), ErrorCode::unsupported);
+  EXPECT_NE(refused.error().message().find("no GPU can be used"), std::string::npos);
 }
 
 }  // namespace

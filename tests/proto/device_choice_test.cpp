@@ -24,5 +24,29 @@ TEST(DeviceChoice, OthersAreRefusedByName) {
   }
 }
 
+TEST(Precision, IsReadAndWrittenAlike) {
+  for (const char* text : {"auto", "bf16", "fp32"}) {
+    const auto precision = parse_precision(text);
+    ASSERT_TRUE(precision) << text;
+    EXPECT_EQ(to_string(*precision), text);
+  }
+  for (const char* text : {"", "FP32", "fp16", "float"}) {
+    const auto precision = parse_precision(text);
+    ASSERT_FALSE(precision) << text;
+    EXPECT_NE(precision.error().message().find("\"bf16\""), std::string::npos);
+  }
+}
+
+TEST(Precision, OfACpuIsFp32) {
+  for (const Precision precision : {Precision::automatic, Precision::fp32}) {
+    EXPECT_EQ(parse_device("cpu", precision)->precision, precision);
+  }
+  const auto refused = parse_device("cpu", Precision::bf16);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find("trains in fp32 only"), std::string::npos);
+  for (const char* text : {"cuda", "cuda:1", "auto"})
+    EXPECT_EQ(parse_device(text, Precision::bf16)->precision, Precision::bf16);
+}
+
 }  // namespace
 }  // namespace planaria

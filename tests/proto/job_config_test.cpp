@@ -141,6 +141,7 @@ TEST(JobHash, IgnoresHowAndWhereTheJobRuns) {
   job.cluster.workers = 5;
   job.cluster.threads = 2;
   job.cluster.device = "cuda";
+  job.cluster.precision = Precision::fp32;
   job.checkpoint.every_steps = 1;
   job.metrics.jsonl = false;
   job.security.insecure = true;
@@ -213,6 +214,15 @@ INSTANTIATE_TEST_SUITE_P(
                       },
                       "2^62"},
         Contradiction{"Device", [](JobSpec& j) { j.cluster.device = "gpu"; }, "\"gpu\" is no device"},
+        Contradiction{"Bf16OnACpu", [](JobSpec& j) { j.cluster.precision = Precision::bf16; },
+                      "cluster.precision: a CPU trains in fp32 only"},
+        Contradiction{"KernelsOfBf16ForFp32",
+                      [](JobSpec& j) {
+                        j.cluster.device = "cuda";
+                        j.cluster.precision = Precision::fp32;
+                        j.cluster.kernels = "kernels.bin";
+                      },
+                      "leave one of them out"},
         Contradiction{"MinWorkers", [](JobSpec& j) { j.cluster.min_workers = 4; }, "never start"},
         Contradiction{"HeartbeatsPerLease", [](JobSpec& j) { j.cluster.heartbeat_ms = 500; },
                       "raise the lease to 1500"},

@@ -315,7 +315,8 @@ class WorkerAgent::Impl {
 
     const std::uint32_t threads = options_.threads != 0 ? options_.threads : job.cluster.threads;
     PLANARIA_ASSIGN(const DeviceChoice choice,
-                    parse_device(options_.device.empty() ? job.cluster.device : options_.device));
+                    parse_device(options_.device.empty() ? job.cluster.device : options_.device,
+                                 options_.precision.value_or(job.cluster.precision)));
     PLANARIA_ASSIGN(MadeDevice made, make_device(choice, {.threads = threads}));
     if (!made.why_not_gpu.empty()) log_.info("computes on the CPU", {{"why", made.why_not_gpu}});
     const std::shared_ptr<Device> device = std::move(made.device);

@@ -38,16 +38,17 @@ struct WorkerOptions {
   std::string pretrained;      // and of the directory of pretrained weights
   SecuritySpec security;       // join token and TLS files; the job's own when `job` is given and this is empty
   std::string out_directory = "out";
-  std::string checkpoint_root;     // empty: <out>/checkpoints
-  std::string snapshot_root;       // empty: <out>/snapshots
-  std::optional<WorkerId> wanted;  // proposed id
-  std::uint32_t threads = 0;       // 0 = the job's
-  std::string device;              // what to compute on (proto/device_choice.hpp); empty: the job's
-  std::uint32_t device_share = 1;  // workers that compute on that GPU: each has its part of the GPU's memory
-  std::uint32_t memory_mb = 0;     // 0 = the job's
-  std::string host;                // whose keeper it has; empty: this machine
-  std::string keeper_socket;       // where that keeper listens, or this one does; of a worker empty: it has none
-  std::string zone;                // where this machine is, and its network's class: for the planner
+  std::string checkpoint_root;         // empty: <out>/checkpoints
+  std::string snapshot_root;           // empty: <out>/snapshots
+  std::optional<WorkerId> wanted;      // proposed id
+  std::uint32_t threads = 0;           // 0 = the job's
+  std::string device;                  // what to compute on (proto/device_choice.hpp); empty: the job's
+  std::uint32_t device_share = 1;      // workers that compute on that GPU: each has its part of the GPU's memory
+  std::optional<Precision> precision;  // that it trains in; nothing: the job's
+  std::uint32_t memory_mb = 0;         // 0 = the job's
+  std::string host;                    // whose keeper it has; empty: this machine
+  std::string keeper_socket;           // where that keeper listens, or this one does; of a worker empty: it has none
+  std::string zone;                    // where this machine is, and its network's class: for the planner
   std::string nic;
   std::string data_devices = "lo";           // network devices of the data plane (UCX_NET_DEVICES)
   std::string telemetry_endpoint;            // "tcp://host:port" of the coordinator; empty = none
