@@ -24,6 +24,10 @@ inline constexpr const char* kDeviceHelp =
     "what to compute on: cpu, cuda, cuda:0 and so on, or auto (a GPU where one can be used); default the job's "
     "(cluster.device)";
 
+// Of --device, where fp32 is computed and a CPU is the default.
+inline constexpr const char* kModelDeviceHelp =
+    "what to compute on, in fp32: cpu, cuda, cuda:0 and so on, or auto (a GPU where one can be used)";
+
 // Of --precision, where it may be left out.
 inline constexpr const char* kPrecisionHelp =
     "to train in: bf16 (GPUs only), fp32, or auto (bf16 on a GPU); default the job's (cluster.precision)";

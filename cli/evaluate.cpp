@@ -10,6 +10,7 @@
 
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
+#include "cli/model_device.hpp"
 #include "storage/pretrained.hpp"
 #include "storage/safetensors.hpp"
 
@@ -20,6 +21,7 @@ struct EvaluateArguments {
   std::string directory, tokens, logits;
   std::uint32_t context = 0;
   std::uint32_t threads = 1;
+  std::string device = "cpu";
   bool as_json = false;
 };
 
@@ -56,9 +58,10 @@ Status evaluate_model(const EvaluateArguments& arguments) {
   PLANARIA_ASSIGN(const ImportedModel imported, import_model(posix_file_system(), arguments.directory, kTileElements));
   const StateMap map(imported.model, kTileElements);
   PLANARIA_ASSIGN(const Dataset dataset, open_tokens(arguments, imported.model));
-  PLANARIA_ASSIGN(const auto device, make_cpu_device({.threads = arguments.threads}));
+  PLANARIA_ASSIGN(const ModelDevice device,
+                  ModelDevice::create(arguments.device, arguments.threads, imported.parameters));
   const auto run = [&](const LogitsSink& logits) {
-    return evaluate(*device, imported.model, map, imported.parameters.data(), dataset, logits);
+    return evaluate(device.ops(), imported.model, map, device.parameters(), dataset, logits);
   };
   PLANARIA_ASSIGN(const Evaluation done, arguments.logits.empty()
                                              ? run({})
@@ -93,6 +96,7 @@ void add_evaluate(CLI::App& app, int& code) {
   command->add_option("--threads", arguments->threads, "compute threads")
       ->capture_default_str()
       ->transform(whole_number(1, 1024));
+  command->add_option("--device", arguments->device, kModelDeviceHelp)->capture_default_str();
   command->add_flag("--json", arguments->as_json, "one JSON object");
   command->callback([arguments, &code] {
     const Status done = evaluate_model(*arguments);

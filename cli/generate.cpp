@@ -7,6 +7,7 @@
 
 #include "cli/arguments.hpp"
 #include "cli/commands.hpp"
+#include "cli/model_device.hpp"
 #include "cli/run_directory.hpp"
 #include "worker/data/tokenizer.hpp"
 
@@ -17,6 +18,7 @@ struct GenerateArguments {
   std::string from;
   std::string prompt = "The ";
   std::uint32_t threads = 1;
+  std::string device = "cpu";
   GenerateOptions options;
 };
 
@@ -24,11 +26,11 @@ Status generate_from(const GenerateArguments& arguments) {
   PLANARIA_ASSIGN(const RunModel run, open_run(arguments.from));
   tell_refused(run.refused);
   PLANARIA_ASSIGN(const auto tokenizer, open_tokenizer(run.job.data));
-  PLANARIA_ASSIGN(const auto device, make_cpu_device({.threads = arguments.threads}));
+  PLANARIA_ASSIGN(const ModelDevice device, ModelDevice::create(arguments.device, arguments.threads, run.state.master));
   const std::vector<TokenId> encoded = tokenizer->encode(arguments.prompt);
   const std::vector<std::int32_t> prompt(encoded.begin(), encoded.end());
   PLANARIA_ASSIGN(const auto tokens,
-                  generate(*device, run.job.model, run.map, run.state.master.data(), prompt, arguments.options));
+                  generate(device.ops(), run.job.model, run.map, device.parameters(), prompt, arguments.options));
   const std::vector<TokenId> ids(tokens.begin(), tokens.end());
   PLANARIA_ASSIGN(const std::string text, tokenizer->decode(ids));
   fmt::print("{}{}\n", arguments.prompt, text);
@@ -58,6 +60,7 @@ void add_generate(CLI::App& app, int& code) {
   command->add_option("--threads", arguments->threads, "compute threads")
       ->capture_default_str()
       ->transform(whole_number(1, 1024));
+  command->add_option("--device", arguments->device, kModelDeviceHelp)->capture_default_str();
   command->callback([arguments, &code] {
     const Status done = generate_from(*arguments);
     code = done ? 0 : fail(done.error());
