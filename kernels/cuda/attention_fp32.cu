@@ -125,7 +125,7 @@ __device__ void add_weighted(const float (&weights)[kOwn], const unsigned (&live
   }
 }
 
-// To row r of a head of stride row_width.
+// target[c] = factor · the sum of channel c, by the lanes that own them.
 template <int kColumns>
 __device__ void store_row(const float (&sums)[kColumns], float factor, unsigned size, float* target) {
 #pragma unroll

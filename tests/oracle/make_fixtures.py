@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Writes the fixtures that tests/worker/model/oracle_test.cpp compares with: tests/oracle/{gpt2,llama}.bin.
+"""Writes the fixtures that tests/worker/model/oracle_suite.hpp compares with: tests/oracle/{gpt2,llama}.bin.
 
 PyTorch in double precision computes the logits' sum of squares, the loss and all gradients of one step, and the losses
 and gradient norms of 50 training steps (AdamW, clipping, warm-up + cosine). Weights and tokens are not stored: both sides

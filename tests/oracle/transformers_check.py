@@ -11,6 +11,7 @@ Prints a line for each check, and exits with 0 when all hold, 1 when one doesn't
 
     tests/oracle/transformers_check.py --planaria build/release/planaria
     tests/oracle/transformers_check.py --planaria ./planaria --libraries ./lib --gpt2 export-gpt2 --llama export-llama
+    tests/oracle/transformers_check.py --planaria-device cuda
 """
 import argparse
 import array
@@ -61,8 +62,9 @@ prepare_timeout_ms = 6000
 
 
 class Planaria:
-    def __init__(self, binary, libraries):
+    def __init__(self, binary, libraries, device):
         self.binary = os.path.abspath(binary)
+        self.device = device
         self.environment = dict(os.environ)
         if libraries:  # not for this process: its own libraries may be others
             self.environment["LD_LIBRARY_PATH"] = os.path.abspath(libraries)
@@ -78,10 +80,10 @@ class Planaria:
 
     def evaluate(self, model, tokens, logits):
         return json.loads(self("evaluate", model, "--tokens", tokens, "--context", CONTEXT, "--logits", logits,
-                               "--json").splitlines()[-1])
+                               "--device", self.device, "--json").splitlines()[-1])
 
     def train(self, job, output, exported):
-        self("run", job, "--out", output, "--quiet")
+        self("run", job, "--out", output, "--device", self.device, "--precision", "fp32", "--quiet")
         self("export", "--from", output, "--to", exported)
 
 
@@ -231,6 +233,8 @@ def main():
     parser.add_argument("--llama", metavar="DIR", help="the same of a Llama; both take tokens below %d and a context of "
                                                        "at least %d" % (VOCAB, CONTEXT))
     parser.add_argument("--device", default="cpu", help="where transformers computes (default: %(default)s)")
+    parser.add_argument("--planaria-device", default="cpu",
+                        help="where planaria computes, in fp32: cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="of each value (default: %(default)s)")
     parser.add_argument("--work", metavar="DIR", help="working directory, which stays; default: a temporary one")
     arguments = parser.parse_args()
@@ -247,7 +251,7 @@ def main():
         return 2
     torch.backends.cuda.matmul.allow_tf32 = False  # 10 bits would not do
     torch.backends.cudnn.allow_tf32 = False
-    planaria = Planaria(arguments.planaria, arguments.libraries)
+    planaria = Planaria(arguments.planaria, arguments.libraries, arguments.planaria_device)
     print("%stransformers %s, torch %s, python %s" % (planaria("--version"), transformers.__version__,
                                                       torch.__version__, sys.version.split()[0]), flush=True)
     folder = arguments.work or tempfile.mkdtemp(prefix="transformers-check-")
