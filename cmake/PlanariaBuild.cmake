@@ -83,6 +83,8 @@ function(planaria_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE planaria_options ${ARG_LINKS} GTest::gtest GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE PLANARIA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  # What is tested is optimized in its library; to optimize the test so takes longer than the test gains.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
   # gtest_discover_tests would take a list of variables apart and set the first one only.
