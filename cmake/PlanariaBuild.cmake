@@ -33,6 +33,12 @@ target_compile_options(planaria_options INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:${planaria_cxx_options}>" $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:--param=ggc-min-heapsize=524288>)
 
+# Sources that include much the same are compiled in batches: less to do for a build of all, more after a change to one.
+option(PLANARIA_UNITY "Compile the tests' and the subcommands' sources in batches" OFF)
+function(planaria_batches target)
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ${PLANARIA_UNITY} UNITY_BUILD_BATCH_SIZE 8)
+endfunction()
+
 set(PLANARIA_SANITIZE "" CACHE STRING "Sanitizer build: empty, 'address' (with undefined), 'thread' or 'fuzzer' (clang)")
 if(PLANARIA_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
@@ -85,6 +91,7 @@ function(planaria_test name)
   target_compile_definitions(${name} PRIVATE PLANARIA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   # What is tested is optimized in its library; to optimize the test so takes longer than the test gains.
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  planaria_batches(${name})
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
   # gtest_discover_tests would take a list of variables apart and set the first one only.
@@ -117,6 +124,10 @@ function(planaria_headers_alone)
   get_property(libraries GLOBAL PROPERTY PLANARIA_LIBRARIES)
   set(proven)
   foreach(library IN LISTS libraries)
+    get_target_property(in_batches ${library} UNITY_BUILD)
+    if(in_batches)
+      continue()
+    endif()
     get_target_property(folder ${library} SOURCE_DIR)
     get_target_property(sources ${library} SOURCES)
     list(FILTER sources INCLUDE REGEX "^[a-z].*\\.cpp$")  # none that is generated

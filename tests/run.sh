@@ -57,7 +57,7 @@ fuzz() {
 }
 
 if [ "$install" = yes ]; then deploy/install-packages.sh; fi
-cmake --preset "$preset" -DPLANARIA_BUILD_TESTS=ON >/dev/null
+cmake --preset "$preset" -DPLANARIA_BUILD_TESTS=ON -DPLANARIA_UNITY=ON >/dev/null
 if [ "$preset" = release ]; then
   cmake --build --preset "$preset" --target all headers_alone
 else

@@ -19,7 +19,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr std::uint32_t kSlots = 8;
+constexpr std::uint32_t kJobSlots = 8;
 const Hash128 kRight{1, 1};
 const Hash128 kWrong{2, 2};
 
@@ -31,7 +31,7 @@ class Recovery : public testing::Test {
     previous.view = ViewNumber(1);
     std::vector<WorkerId> ids;
     for (std::uint32_t i = 0; i < workers; ++i) ids.emplace_back(i);
-    previous.stages = single_stages(blocks(), ids, split_slots(kSlots, std::vector<double>(workers, 1.0)));
+    previous.stages = single_stages(blocks(), ids, split_slots(kJobSlots, std::vector<double>(workers, 1.0)));
     previous.shards = split_shards(map_, previous.stages);
     previous.resume.step = Step(2);
     for (const WorkerId id : ids) {
@@ -48,11 +48,11 @@ class Recovery : public testing::Test {
     input_.view = ViewNumber(2);
     input_.previous = previous_;
     input_.reached = Step(5);
-    input_.slots = kSlots;
+    input_.slots = kJobSlots;
     input_.total_steps = Step(20);
     input_.map = &map_;
     job_.model = small_model();
-    job_.batch.slots = job_.batch.micro_batches = kSlots;
+    job_.batch.slots = job_.batch.micro_batches = kJobSlots;
     input_.job = &job_;
     input_.block_shares.assign(blocks(), 1.0 / blocks());
   }
@@ -253,7 +253,7 @@ TEST_F(RecoveryOfAHost, ItsStateIsMadeAgainFromFragmentsAndNothingIsRolledBack) 
   const ViewRecord& record = decision->record;
   EXPECT_EQ(record.resume.step, Step(6));
   EXPECT_EQ(record.resume.tier, 0U);
-  EXPECT_TRUE(check_view(record, map_, kSlots)) << check_view(record, map_, kSlots).error().message();
+  EXPECT_TRUE(check_view(record, map_, kJobSlots)) << check_view(record, map_, kJobSlots).error().message();
   TileSet made;
   for (const FragmentRebuild& rebuild : record.resume.rebuilds) {
     EXPECT_EQ(record.member(rebuild.worker)->role, Role::worker);
@@ -304,8 +304,8 @@ TEST_F(RecoveryBehindACommit, TheStepIsFinishedAgainFromTheWorkThatIsKept) {
   EXPECT_EQ(plan.step, Step(6));
   EXPECT_EQ(plan.tier, 0U);
   EXPECT_FALSE(plan.discard);
-  EXPECT_TRUE(check_view(decision->record, map_, kSlots))
-      << check_view(decision->record, map_, kSlots).error().message();
+  EXPECT_TRUE(check_view(decision->record, map_, kJobSlots))
+      << check_view(decision->record, map_, kJobSlots).error().message();
   TileSet made;
   for (const FragmentRebuild& rebuild : plan.rebuilds) {
     EXPECT_EQ(rebuild.snapshot.step, Step(5));
@@ -430,7 +430,7 @@ TEST_F(Recovery, MembersThatDisagreeGoBackToWhatAllHadAlike) {
     EXPECT_EQ(fetch.source, StateSource::peer);
     EXPECT_NE(fetch.from, WorkerId(1));
   }
-  EXPECT_TRUE(check_view(decision->record, map_, kSlots).ok());
+  EXPECT_TRUE(check_view(decision->record, map_, kJobSlots).ok());
 }
 
 TEST_F(Recovery, TheMajorityIsNotBelieved) {

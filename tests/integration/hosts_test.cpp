@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* kSteps = "24";
 
-nlohmann::json run_tiny(const std::string& output, std::vector<std::string> more) {
+nlohmann::json run_steps(const std::string& output, std::vector<std::string> more) {
   std::vector<std::string> arguments{"run", tiny_job(), "--out", output, "--quiet", "--json", "--steps", kSteps};
   arguments.insert(arguments.end(), more.begin(), more.end());
   const ProgramResult result = planaria_program(arguments);
@@ -39,12 +39,12 @@ class Hosts : public testing::Test {
 
   const ScratchDirectory scratch_;
   const std::string scenario_ = scratch_.path("s.toml");
-  const nlohmann::json alone_ = run_tiny(scratch_.path("alone"), {"--workers", "1"});
+  const nlohmann::json alone_ = run_steps(scratch_.path("alone"), {"--workers", "1"});
 };
 
 TEST_F(Hosts, ThatAreLostAreMadeGoodFromFragments) {
   lose({{8, 2}, {18, 1}});
-  const auto run = run_tiny(scratch_.path("run"), on_hosts("4", scenario_, {}));
+  const auto run = run_steps(scratch_.path("run"), on_hosts("4", scenario_, {}));
   EXPECT_EQ(run["faults_fired"].size(), 2U);
   EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
   for (const auto& recovery : run["recoveries"]) EXPECT_EQ(recovery["tier"], 0) << recovery;
@@ -68,10 +68,10 @@ class HostsWithDamage : public Hosts {
                << "how = \"" << how << "\"\n"
                << "[[fault]]\nkind = \"kill_host\"\nat_step = 15\nphase = \"forward\"\nhost = 2\nobserver = 0\n";
     }
-    auto run =
-        run_tiny(scratch_.path("run"), on_hosts("4", scenario_,
-                                                {"--set", "snapshot.every_steps=6", "--set", "checkpoint.every_steps=3",
-                                                 "--set", "snapshot.data=2", "--set", "snapshot.parity=" + parity}));
+    auto run = run_steps(scratch_.path("run"),
+                         on_hosts("4", scenario_,
+                                  {"--set", "snapshot.every_steps=6", "--set", "checkpoint.every_steps=3", "--set",
+                                   "snapshot.data=2", "--set", "snapshot.parity=" + parity}));
     EXPECT_EQ(run["faults_fired"].size(), 2U);
     EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
     return run;
@@ -100,9 +100,10 @@ TEST_F(Hosts, MoreThanParitiesFallBackToASnapshotThatKeepersSaved) {
   // Nobody waits for the disk: one snapshot at least shall be there before the loss.
   std::ofstream(scenario_, std::ios::app)
       << "[[fault]]\nkind = \"slow\"\nat_step = 6\nworker = 0\ncpu_fraction = 0.1\n";
-  const auto run = run_tiny(scratch_.path("run"), on_hosts("3", scenario_,
-                                                           {"--set", "snapshot.durable=true", "--set",
-                                                            "checkpoint.every_steps=4", "--set", "snapshot.parity=1"}));
+  const auto run = run_steps(
+      scratch_.path("run"),
+      on_hosts("3", scenario_,
+               {"--set", "snapshot.durable=true", "--set", "checkpoint.every_steps=4", "--set", "snapshot.parity=1"}));
   EXPECT_EQ(run["faults_fired"].size(), 3U);
   EXPECT_EQ(run["weights_hash"], alone_["weights_hash"]);
   bool fell_back = false;

@@ -21,7 +21,7 @@ namespace {
 using testing_states::kTileElements;
 using testing_states::random_state;
 using testing_states::same;
-using testing_states::small_model;
+using testing_states::two_layer_model;
 
 constexpr std::uint64_t kFileLimit = 64 << 20;
 
@@ -72,7 +72,7 @@ class CheckpointTest : public testing::Test {
   }
 
   const ModelSpec model_ = [] {
-    ModelSpec model = small_model();  // smaller still: some tests write it thousands of times
+    ModelSpec model = two_layer_model();  // smaller still: some tests write it thousands of times
     model.heads = model.kv_heads = 2;
     model.width = model.ffn_width = 8;
     model.vocab = 11;
@@ -239,7 +239,7 @@ TEST_F(CheckpointTest, OtherJobOrNumericClassIsRefusedByName) {
   EXPECT_THAT(job.error().message(), testing::HasSubstr("is of job"));
   const auto numeric = load_newest_valid(*disk_, "ck", map_, identity_.job_hash, "avx512");
   EXPECT_THAT(numeric.error().message(), testing::HasSubstr("is of numeric class avx2, this is avx512"));
-  const StateMap deeper(small_model(ModelFamily::llama), kTileElements);
+  const StateMap deeper(two_layer_model(ModelFamily::llama), kTileElements);
   EXPECT_FALSE(load_newest_valid(*disk_, "ck", deeper, identity_.job_hash, "avx2"));
 }
 

@@ -15,7 +15,7 @@ namespace {
 using testing_states::kTileElements;
 using testing_states::random_state;
 using testing_states::same;
-using testing_states::small_model;
+using testing_states::two_layer_model;
 
 class CheckpointWriterTest : public testing::Test {
  protected:
@@ -46,7 +46,7 @@ class CheckpointWriterTest : public testing::Test {
     return found && found->loaded ? found->loaded->state.step.value() : 0;
   }
 
-  const ModelSpec model_ = small_model();
+  const ModelSpec model_ = two_layer_model();
   const StateMap map_{model_, kTileElements};
   const Hash128 job_hash_{1, 2};
   SteadyClock clock_;

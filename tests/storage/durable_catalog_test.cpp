@@ -24,10 +24,6 @@ using testing::IsEmpty;
 
 constexpr std::uint64_t kFileLimit = 16 << 20;
 
-constexpr SnapshotName named(std::uint64_t step, std::uint64_t view = 1) {
-  return {Step(step), ViewNumber(view)};
-}
-
 class DurableCatalogTest : public testing::Test {
  protected:
   // The two keepers' tiles: halves.

@@ -19,6 +19,10 @@
 
 namespace planaria {
 
+constexpr SnapshotName named(std::uint64_t step, std::uint64_t view = 1) {
+  return {Step(step), ViewNumber(view)};
+}
+
 class DurableKeepers {
  public:
   static constexpr std::uint32_t kTileElements = 128;

@@ -15,10 +15,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr SnapshotName named(std::uint64_t step, std::uint64_t view = 1) {
-  return {Step(step), ViewNumber(view)};
-}
-
 class DurableStoreTest : public testing::Test {
  protected:
   void SetUp() override { reopen(); }

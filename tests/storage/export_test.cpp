@@ -21,7 +21,7 @@ namespace {
 
 using testing_states::kTileElements;
 using testing_states::random_vector;
-using testing_states::small_model;
+using testing_states::two_layer_model;
 
 std::vector<std::string> names_of(const ModelSpec& model) {
   std::vector<std::string> names;
@@ -31,7 +31,7 @@ std::vector<std::string> names_of(const ModelSpec& model) {
 
 class ExportTest : public testing::TestWithParam<std::tuple<ModelFamily, bool>> {
  protected:
-  const ModelSpec model_ = small_model(std::get<0>(GetParam()), std::get<1>(GetParam()));
+  const ModelSpec model_ = two_layer_model(std::get<0>(GetParam()), std::get<1>(GetParam()));
   const StateMap map_{model_, kTileElements};
   std::vector<float> parameters_ = [this] {
     auto values = random_vector(map_, 5);
@@ -112,7 +112,7 @@ INSTANTIATE_TEST_SUITE_P(Families, ExportTest,
                          testing::Combine(testing::Values(ModelFamily::gpt2, ModelFamily::llama), testing::Bool()));
 
 TEST(ExportNames, Gpt2HasConv1dShapesAndNoHeadWhenTied) {
-  const ModelSpec model = small_model();
+  const ModelSpec model = two_layer_model();
   const StateMap map(model, kTileElements);
   const auto parameters = random_vector(map, 1);
   MemoryFileSystem fs;
@@ -127,11 +127,11 @@ TEST(ExportNames, Gpt2HasConv1dShapesAndNoHeadWhenTied) {
   }
   EXPECT_EQ(file->find("lm_head.weight"), nullptr);
   EXPECT_EQ(file->header().metadata.at("format"), "pt");
-  EXPECT_THAT(names_of(small_model(ModelFamily::gpt2, false)), testing::Contains("lm_head.weight"));
+  EXPECT_THAT(names_of(two_layer_model(ModelFamily::gpt2, false)), testing::Contains("lm_head.weight"));
 }
 
 TEST(ExportNames, LlamaSplitsPackedRowsInOrder) {
-  const ModelSpec model = small_model(ModelFamily::llama);
+  const ModelSpec model = two_layer_model(ModelFamily::llama);
   const StateMap map(model, kTileElements);
   const auto parameters = random_vector(map, 1);
   MemoryFileSystem fs;
@@ -149,7 +149,7 @@ TEST(ExportNames, LlamaSplitsPackedRowsInOrder) {
 }
 
 TEST(Import, ConfigThatTheModelCannotExpressIsRefusedByKey) {
-  std::string config = hugging_face_config(small_model(ModelFamily::llama));
+  std::string config = hugging_face_config(two_layer_model(ModelFamily::llama));
   const auto with = [&](const std::string& from, const std::string& to) {
     std::string changed = config;
     changed.replace(changed.find(from), from.size(), to);
@@ -169,7 +169,7 @@ TEST(Import, ConfigThatTheModelCannotExpressIsRefusedByKey) {
 
 // As transformers 5 writes it, and those before.
 TEST(Import, RopesBaseIsFoundInBothPlaces) {
-  ModelSpec model = small_model(ModelFamily::llama);
+  ModelSpec model = two_layer_model(ModelFamily::llama);
   model.rope_theta = 5e5;
   std::string config = hugging_face_config(model);
   EXPECT_EQ(parse_hugging_face_config(config)->rope_theta, 5e5);

@@ -24,7 +24,7 @@ namespace {
 using testing::HasSubstr;
 using testing_states::kTileElements;
 using testing_states::random_vector;
-using testing_states::small_model;
+using testing_states::two_layer_model;
 
 std::vector<float> random_parameters(const StateMap& map) {
   auto parameters = random_vector(map, 5);
@@ -108,7 +108,7 @@ class PretrainedTest : public testing::TestWithParam<std::tuple<ModelFamily, boo
 
   Result<PretrainedModel> opened() { return PretrainedModel::open(fs_, "hf", kTileElements); }
 
-  const ModelSpec model_ = small_model(std::get<0>(GetParam()), std::get<1>(GetParam()));
+  const ModelSpec model_ = two_layer_model(std::get<0>(GetParam()), std::get<1>(GetParam()));
   const StateMap map_{model_, kTileElements};
   const std::vector<float> parameters_ = random_parameters(map_);
   MemoryFileSystem fs_;
@@ -185,7 +185,7 @@ std::size_t guard_pages(const std::string& path, std::span<const ElementRange> w
 class PretrainedRanges : public testing::TestWithParam<ModelFamily> {};
 
 TEST_P(PretrainedRanges, ABlockIsReadFromItsOwnPagesAlone) {
-  ModelSpec model = small_model(GetParam());
+  ModelSpec model = two_layer_model(GetParam());
   model.width = 64;
   model.ffn_width = 256;
   const StateMap map(model, kTileElements);
@@ -225,7 +225,7 @@ class PretrainedDamage : public testing::Test {
     return model ? "none" : model.error().message();
   }
 
-  const ModelSpec model_ = small_model(ModelFamily::llama, false);
+  const ModelSpec model_ = two_layer_model(ModelFamily::llama, false);
   const StateMap map_{model_, kTileElements};
   MemoryFileSystem fs_;
   std::optional<Rewriter> files_;
@@ -326,7 +326,7 @@ TEST_F(PretrainedDamage, ConfigOfManyTinyLayersIsRefusedWithoutTheMemory) {
 }
 
 TEST(Pretrained, PublishedGpt2NamesAndBuffersAreTaken) {
-  const ModelSpec model = small_model();
+  const ModelSpec model = two_layer_model();
   const StateMap map(model, kTileElements);
   auto parameters = random_vector(map, 1);
   MemoryFileSystem fs;
@@ -357,7 +357,7 @@ class PretrainedJob : public testing::Test {
 
   JobSpec job_ = [] {
     JobSpec job;
-    job.model = small_model(ModelFamily::llama);
+    job.model = two_layer_model(ModelFamily::llama);
     job.train.tile_elements = kTileElements;
     return job;
   }();
@@ -413,7 +413,7 @@ TEST_F(PretrainedJob, AnotherArchitectureIsRefusedByKey) {
 }
 
 TEST(PretrainedArchitecture, AGpt2KnowsItsPositionsButNotItsDropout) {
-  const ModelSpec theirs = small_model();
+  const ModelSpec theirs = two_layer_model();
   ModelSpec ours = theirs;
   ours.dropout = 0.1;
   EXPECT_TRUE(check_architecture(ours, theirs));

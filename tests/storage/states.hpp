@@ -13,7 +13,7 @@ namespace planaria::testing_states {
 
 inline constexpr std::uint32_t kTileElements = 256;
 
-inline ModelSpec small_model(ModelFamily family = ModelFamily::gpt2, bool tied = true) {
+inline ModelSpec two_layer_model(ModelFamily family = ModelFamily::gpt2, bool tied = true) {
   ModelSpec model;
   model.family = family;
   model.layers = 2;

@@ -11,7 +11,7 @@ namespace {
 
 using worker_action::RebuildState;
 
-struct Bytes final : Payload {};
+struct Answer final : Payload {};
 
 // A stripe of 2 + 1: worker 0 has lost tiles 0 to 4, worker 1 holds the shorter 5 to 8, worker 2 the parity.
 class Fetch : public testing::Test {
@@ -56,7 +56,7 @@ TEST_F(Fetch, AChunkIsMadeWhenAllItsPartsAreHere) {
     EXPECT_FALSE(fetch.done());
     EXPECT_EQ(request.lost, 0U);
     const std::vector<Hash128> told(request.part.fragment == 2 ? 2 : 0, Hash128{7, request.part.offset});
-    if (const auto action = fetch.take({request.part, true, told}, std::make_shared<Bytes>())) {
+    if (const auto action = fetch.take({request.part, true, told}, std::make_shared<Answer>())) {
       ASSERT_EQ(action->inputs.size(), 2U);
       EXPECT_EQ(action->layout, rebuild_.layout);
       EXPECT_EQ(action->hashes, std::vector(2, Hash128{7, action->offset})) << "as the parity's keeper told";
