@@ -332,7 +332,7 @@ void Bf16Pass::run_backward(BlockRange blocks, const float* parameters, Gradient
         engine_.d_boundary_chunks_[current].floats()};
     {
       const BlockTimer timer(*this, b);
-      clear_padding(block, sums);
+      if (b > 0) clear_padding(block, sums);  // the embedding's is cleared as a whole
       if (b == engine_.head()) {
         if (deltas == nullptr) backward_head_weights(sums);
         backward_head_input(parameters + offset, to, sums);
