@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <ostream>
 #include <string>
 
 #include "tests/kernels/kernel_fixture.hpp"
@@ -19,6 +20,10 @@ struct TestedDevice {
   std::string name;
   std::function<std::unique_ptr<TensorDevice>()> make;  // null: there is none here
 };
+// Without it the names of tests hold bytes of the function, others in each process.
+void PrintTo(const TestedDevice& device, std::ostream* out) {
+  *out << device.name;
+}
 
 class TensorOps : public testing::TestWithParam<TestedDevice> {
  protected:

@@ -9,6 +9,8 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <ostream>
+#include <string>
 #include <tuple>
 
 #include "model_test_support.hpp"
@@ -51,6 +53,10 @@ struct OracleDevice {
   std::string name;
   std::function<std::unique_ptr<TensorDevice>()> make;  // null: there is none here
 };
+// Without it the names of tests hold bytes of the function, others in each process.
+void PrintTo(const OracleDevice& device, std::ostream* out) {
+  *out << device.name;
+}
 
 class OracleTest : public ::testing::TestWithParam<std::tuple<ModelFamily, OracleDevice>> {
  protected:
